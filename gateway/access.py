@@ -1,0 +1,180 @@
+"""Who may use the gateway, and what pays for their request.
+
+Owns: client tokens, the rules for a client's own credential, and the narrow door of a gateway without tokens.
+Pure: headers in, a Caller or an error out; any thread.
+
+Clients differ in where they put a token (older SDKs send `api_key` as `x-api-key`, the newest as Bearer), so a
+header says nothing here, only the value does. The one exception is `X-Gateway-Token`: whoever uses it says
+that the other headers hold a credential of their own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import urlsplit
+
+from gateway.credential import AuthHeader, CredentialKind, Secret
+from gateway.errors import PermissionDenied, Unauthenticated
+from gateway.headers import TOKEN_HEADER
+
+ANTHROPIC_PREFIX = "sk-ant-"
+_TOKEN_LINE = re.compile(r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?")
+_FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+class ByokMode(Enum):
+    """Whether clients may bring their own credential: yes, no, or nothing else."""
+
+    ALLOWED = "true"
+    FORBIDDEN = "false"
+    ONLY = "only"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientToken:
+    """One line of the token file: the name that is recorded, the digest, and whether it opens operators' pages."""
+
+    name: str
+    digest: str
+    is_operator: bool
+
+
+class TokenFileError(ValueError):
+    """The token file has a line that cannot be read; the message names the line."""
+
+
+def parse_tokens(text: str) -> tuple[ClientToken, ...]:
+    """Read `name sha256:<hex> [operator]` lines; blank lines and `#` comments are skipped.
+
+    Raises TokenFileError for anything else and for a name that stands twice.
+    """
+    tokens: dict[str, ClientToken] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.partition("#")[0].strip()
+        if not stripped:
+            continue
+        match = _TOKEN_LINE.fullmatch(stripped)
+        if match is None:
+            raise TokenFileError(f"line {number}: expected `name sha256:<64 hex digits> [operator]`")
+        if match["name"] in tokens:
+            raise TokenFileError(f"line {number}: the name {match['name']} stands twice")
+        tokens[match["name"]] = ClientToken(match["name"], match["digest"], match["role"] is not None)
+    return tuple(tokens.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An admitted client: its token's name (None on an open gateway), and what pays.
+
+    `own` holds the client's credentials, each under the header it came in; it is empty when the pool pays.
+    """
+
+    token_name: str | None
+    is_operator: bool
+    own: tuple[AuthHeader, ...] = ()
+
+    @property
+    def credential(self) -> CredentialKind:
+        """What pays for the interception."""
+        return CredentialKind.BYOK if self.own else CredentialKind.POOLED
+
+
+def authenticate(headers: Mapping[str, str], tokens: Iterable[ClientToken] | None, byok: ByokMode) -> Caller:
+    """Decide who is calling and what pays; `headers` has lower-case names, `tokens` is None on an open gateway.
+
+    Raises Unauthenticated and PermissionDenied. Every token is compared, in constant time each.
+    """
+    offered = _offered(headers)
+    if tokens is None:
+        own = tuple(header for header in offered if header.secret.has_prefix(ANTHROPIC_PREFIX))
+        return _with_credential(None, own, byok)
+    known = tuple(tokens)
+    given = headers.get(TOKEN_HEADER)
+    if given is not None:
+        token = _find(Secret(given.strip()), known)
+        own = tuple(header for header in offered if _find(header.secret, known) is None)
+    else:
+        found = [match for header in offered if (match := _find(header.secret, known)) is not None]
+        token, own = (found[0] if found else None), ()
+    if token is None:
+        raise Unauthenticated(_refusal(given is not None or bool(offered)))
+    return _with_credential(token, own, byok)
+
+
+def _refusal(was_offered: bool) -> str:
+    if was_offered:
+        return "the gateway token is not known here, or was revoked"
+    return "a gateway token is required, in X-Gateway-Token, x-api-key or Authorization: Bearer"
+
+
+def _with_credential(token: ClientToken | None, own: tuple[AuthHeader, ...], byok: ByokMode) -> Caller:
+    if own and byok is ByokMode.FORBIDDEN:
+        raise PermissionDenied("this gateway does not take clients' own credentials; send none")
+    if not own and byok is ByokMode.ONLY:
+        raise Unauthenticated(
+            "this gateway has no keys of its own; send your own credential in x-api-key or Authorization"
+        )
+    if token is None:
+        return Caller(None, is_operator=False, own=own)
+    return Caller(token.name, token.is_operator, own)
+
+
+def _offered(headers: Mapping[str, str]) -> list[AuthHeader]:
+    offered = []
+    api_key = headers.get("x-api-key", "").strip()
+    if api_key:
+        offered.append(AuthHeader("x-api-key", "", Secret(api_key)))
+    scheme, _, value = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        offered.append(AuthHeader("authorization", "Bearer ", Secret(value.strip())))
+    return offered
+
+
+def _find(secret: Secret, tokens: tuple[ClientToken, ...]) -> ClientToken | None:
+    found = None
+    for token in tokens:
+        if secret.matches_digest(token.digest):
+            found = token
+    return found
+
+
+def refuse_unless_local(headers: Mapping[str, str]) -> None:
+    """The door of a gateway without tokens: only a program on this machine that speaks to it directly.
+
+    Raises PermissionDenied, saying why: a proxy on this machine or a page in a local browser (DNS rebinding
+    included) would otherwise open the pool to the world.
+    """
+    for name in _FORWARDING:
+        if name in headers:
+            raise PermissionDenied(
+                f"a gateway without a token file does not serve proxied requests ({name} is set); "
+                "set GATEWAY_CLIENT_TOKENS_FILE"
+            )
+    if not is_loopback_host(_host_of(f"//{headers.get('host', '')}")):
+        raise PermissionDenied(
+            "a gateway without a token file answers only to a loopback Host; set GATEWAY_CLIENT_TOKENS_FILE"
+        )
+    origin = headers.get("origin")
+    if origin is not None and not is_loopback_host(_host_of(origin)):
+        raise PermissionDenied("a gateway without a token file does not serve web pages of another origin")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host name or address, without port, stands for this machine alone."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -1,0 +1,78 @@
+"""The WSGI application.
+
+Owns: building it, and what becomes of an exception that a view lets out. Web layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+
+from gateway import launch
+from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, NotFound
+from gateway.responses import CLIENT_GONE_STATUS, error_response, is_rejection
+from gateway.routes import HEAD_PATHS, routes
+from gateway.service import Gateway
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None, gateway: Gateway | None = None) -> Flask:
+    """The application over a gateway made from `settings`; without any, from this process's configuration.
+
+    Raises SettingsError if the configuration is unusable.
+    """
+    # sseclient-py quotes every event it decodes in its debug lines: answers do not belong in a log at any level.
+    logging.getLogger("sseclient").setLevel(logging.INFO)
+    if gateway is None:
+        gateway = Gateway(settings or launch.settings(), reload_ok=launch.reload_board.is_ok)
+    app = Flask("gateway", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    app.extensions["gateway"] = gateway
+    app.register_blueprint(routes)
+    app.register_error_handler(GatewayError, _refused)
+    app.register_error_handler(ClientGone, _gone)
+    app.register_error_handler(HTTPException, _unroutable)
+    app.register_error_handler(Exception, _failed)
+    gateway.lifecycle.serve()
+    return app
+
+
+def _refused(error: GatewayError) -> Response:
+    gateway: Gateway = current_app.extensions["gateway"]
+    if is_rejection(error):
+        gateway.metrics.rejections.labels(error.kind).inc()
+    if error.request_id is None:  # it was never admitted, so nobody has counted it
+        route = (request.endpoint or "unknown").rpartition(".")[2]
+        gateway.metrics.requests.labels(route, "none", error.status).inc()
+    return error_response(error, request.environ, 2 * gateway.configuration.settings.max_body_bytes)
+
+
+def _gone(_: ClientGone) -> Response:
+    return Response(status=CLIENT_GONE_STATUS)
+
+
+def _unroutable(error: HTTPException) -> Response:
+    if isinstance(error, WerkzeugMethodNotAllowed):
+        methods = set(error.valid_methods or ())
+        if request.path not in HEAD_PATHS:
+            methods.discard("HEAD")
+        allow = ", ".join(sorted(methods))
+        return _refused(MethodNotAllowed(f"{request.path} takes {allow}, not {request.method}", allow=allow))
+    if error.code == 404:
+        return _refused(NotFound(f"there is no {request.path} here"))
+    return _refused(InvalidRequest(error.description or error.name))
+
+
+def _failed(error: Exception) -> Response:
+    log.error("%s %s failed inside the gateway", request.method, request.path, exc_info=error)
+    return _refused(GatewayError("the gateway failed to serve this request; its log says why"))

@@ -1,0 +1,50 @@
+"""A client's connection with deadlines.
+
+Owns: how long a client may take to send what was begun, and how long it may take none of what is sent to it.
+Edge layer; a socket belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+import time
+from typing import Any
+
+
+class ReadDeadlineExceeded(Exception):
+    """The client did not send what it began in time. No OSError: the connection itself is well."""
+
+
+class ClientSocket(socket.socket):
+    """An accepted socket. `read_deadline_at` is a monotonic time; past it `recv` raises ReadDeadlineExceeded."""
+
+    read_deadline_at: float | None = None
+
+    @classmethod
+    def adopt(cls, accepted: socket.socket, write_timeout_seconds: float) -> ClientSocket:
+        """Take an accepted socket over; the given object is empty afterwards."""
+        client = cls(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        whole, fraction = divmod(write_timeout_seconds, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(whole), int(fraction * 1e6)))
+        if client.family != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive, within the deadline if there is one."""
+        if self.read_deadline_at is not None:
+            poll = select.poll()
+            poll.register(self, select.POLLIN)
+            if not poll.poll(max(0.0, self.read_deadline_at - time.monotonic()) * 1000):
+                raise ReadDeadlineExceeded
+        return super().recv(bufsize, flags)
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Send everything; a client that takes nothing for too long counts as gone."""
+        try:
+            super().sendall(data, flags)
+        except BlockingIOError as error:  # the kernel's send timeout
+            raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from error

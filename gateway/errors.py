@@ -1,0 +1,153 @@
+"""The errors that the gateway makes itself, and how they look on the wire.
+
+Owns: one class for everything that can end a request, and its two renderings, a JSON body before a stream
+has begun and an SSE event after. Pure: values in, bytes out; any thread.
+
+The shapes are Anthropic's, https://docs.claude.com/en/api/errors, because clients match on them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """A request ends with this: `message` is safe to show to the client and to log.
+
+    `status` is the HTTP status, `kind` is Anthropic's error type, `retry_after_seconds` becomes the
+    `Retry-After` header when it is not None (whole seconds, at least 1).
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "api_error"
+
+    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.request_id: str | None = None  # set once the request has one
+
+
+class InvalidRequest(GatewayError):
+    """The request cannot be understood; nothing was sent upstream."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class Unauthenticated(GatewayError):
+    """The client's token is missing, wrong or revoked."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class PermissionDenied(GatewayError):
+    """The client may not do this, and retrying will not help."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class NotFound(GatewayError):
+    """There is no such route."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class MethodNotAllowed(GatewayError):
+    """The route exists and does not take this method; `allow` lists those it takes."""
+
+    status = 405
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class RequestTimedOut(GatewayError):
+    """The client did not send its whole request before the read deadline."""
+
+    status = 408
+    kind = "timeout_error"
+
+
+class RequestTooLarge(GatewayError):
+    """The body is over the limit."""
+
+    status = 413
+    kind = "request_too_large"
+
+
+class RateLimited(GatewayError):
+    """Every usable key is cooling down."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+class Overloaded(GatewayError):
+    """This gateway has no thread to spare, or is stopping."""
+
+    status = 529
+    kind = "overloaded_error"
+
+
+class Stopping(Overloaded):
+    """The gateway is stopping and the time that streams may run on is over."""
+
+
+class AuthenticationExhausted(GatewayError):
+    """Every key is retired. Not the client's fault, so not a 401."""
+
+    status = 502
+
+
+class UpstreamError(GatewayError):
+    """One exchange with the upstream failed: unreachable, refused, broken, unreadable."""
+
+    status = 502
+
+
+class UpstreamTimedOut(UpstreamError):
+    """The upstream did not answer in time."""
+
+    status = 504
+    kind = "timeout_error"
+
+
+class UpstreamSilent(UpstreamTimedOut):
+    """The upstream has sent nothing for longer than the read-idle limit."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection: there is nobody to answer. Not a GatewayError for that reason."""
+
+
+def error_body(kind: str, message: str, request_id: str) -> bytes:
+    """Anthropic's error document as JSON bytes."""
+    document = {
+        "type": "error",
+        "error": {"type": kind, "message": message},
+        "request_id": request_id,
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def error_event(kind: str, message: str, request_id: str) -> bytes:
+    """The same document as one whole SSE event, for a stream that has begun."""
+    return b"event: error\ndata: " + error_body(kind, message, request_id) + b"\n\n"
+
+
+def upstream_error_event(status: int, body: bytes, request_id: str) -> bytes:
+    """An upstream's HTTP error as an SSE event: its own document when it is one, else its status in words."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and document.get("type") == "error" and "error" in document:
+        return b"event: error\ndata: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+    return error_event("api_error", f"the upstream answered with status {status}", request_id)

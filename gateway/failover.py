@@ -1,0 +1,121 @@
+"""The one walk over the pool: the only place where keys are tried and marked.
+
+Owns: the order of trying, the marking, and what exhaustion means. May use the pure layer and the pool; knows
+nothing of HTTP, sockets or threads. A walk belongs to one turn of one request; it holds no lock, and the attempt
+it is given does the waiting.
+
+An attempt is a generator because an upstream may keep everybody waiting before it shows whether it accepted the
+key: what it yields is passed on untouched (a ping, the word that the response head is due), what it returns is
+the answer and its verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from gateway.credential import Key
+from gateway.errors import AuthenticationExhausted, GatewayError, RateLimited, UpstreamError
+from gateway.pool import KeyState, KeyStatus, Pool
+from gateway.verdict import Outcome
+
+
+class Discardable(Protocol):
+    """An answer that can be thrown away so that its connection is reused or freed."""
+
+    def discard(self) -> None: ...
+
+
+Signal = TypeVar("Signal")
+Answer = TypeVar("Answer", bound=Discardable)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools."""
+
+    outcome: Outcome
+    cooldown_seconds: float = 0.0
+
+
+Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]
+
+
+class WalkObserver(Protocol):
+    """Whoever logs and counts what a walk does."""
+
+    def attempted(self, key: Key, verdict: Verdict) -> None:
+        """An attempt has ended, with an answer or a transport error."""
+
+    def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:
+        """This walk's mark changed the key's state; told once however many walks raced to it."""
+
+    def failed_over(self, key: Key, verdict: Verdict) -> None:
+        """The answer of this key is thrown away and another key is tried."""
+
+    def walked(self, attempts: int) -> None:
+        """A walk has ended with an answer or a transport error, after so many attempts."""
+
+    def exhausted(self, error: GatewayError, attempts: int) -> None:
+        """A walk has found no usable key."""
+
+
+def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -> Generator[Signal, None, Answer]:
+    """Try the valid keys in order until one is neither limited nor refused, and return that answer.
+
+    No key is tried twice. Each step looks at all keys anew, so a key that recovers meanwhile is found before the
+    walk gives up. Raises RateLimited or AuthenticationExhausted when no key is left, and whatever the attempt
+    raises.
+    """
+    tried: set[Key] = set()
+    refused: tuple[Key, Verdict] | None = None
+    while True:
+        status = _next_valid(pool, tried)
+        if status is None:
+            error = _exhaustion(pool)
+            observer.exhausted(error, len(tried))
+            raise error
+        if refused is not None:
+            observer.failed_over(*refused)
+        tried.add(status.key)
+        try:
+            answer, verdict = yield from attempt(status.key)
+        except UpstreamError:
+            observer.attempted(status.key, Verdict(Outcome.TRANSPORT_ERROR))
+            observer.walked(len(tried))
+            raise
+        observer.attempted(status.key, verdict)
+        if not verdict.outcome.fails_over:
+            observer.walked(len(tried))
+            return answer
+        _mark(pool, status, verdict, observer)
+        answer.discard()
+        refused = (status.key, verdict)
+
+
+def _next_valid(pool: Pool, tried: set[Key]) -> KeyStatus | None:
+    for status in pool.statuses():
+        if status.state is KeyState.VALID and status.key not in tried:
+            return status
+    return None
+
+
+def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserver) -> None:
+    reason = verdict.outcome.value
+    if verdict.outcome.cools:
+        changed = pool.cool(status.key, verdict.cooldown_seconds, status.generation, reason)
+        state = KeyState.TEMPORARY
+    else:
+        changed = pool.retire(status.key, status.generation, reason)
+        state = KeyState.PERMANENT
+    if changed:
+        observer.transitioned(status.key, state, verdict)
+
+
+def _exhaustion(pool: Pool) -> GatewayError:
+    waits = [s.remaining_seconds for s in pool.statuses() if s.state is not KeyState.PERMANENT]
+    if not waits:
+        return AuthenticationExhausted("all configured keys failed authentication")
+    return RateLimited("all configured keys are rate-limited", retry_after_seconds=max(1, math.ceil(min(waits))))

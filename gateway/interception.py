@@ -1,0 +1,143 @@
+"""One client request to `/v1/messages`, from the first byte in to the last byte out.
+
+Owns: relaying a turn to the client and saying how it ended. Flow layer; belongs to one thread. `run` is a generator
+of one Head and then bytes; closing it at any point frees the upstream's connection and records what was seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from enum import Enum
+
+from gateway.errors import (
+    ClientGone,
+    GatewayError,
+    Stopping,
+    UpstreamError,
+    UpstreamSilent,
+    error_event,
+    upstream_error_event,
+)
+from gateway.messages import Tally
+from gateway.metrics import Metrics
+from gateway.pace import Output, Pace
+from gateway.stream import EventStream
+from gateway.turn import Turn, TurnMaker
+from gateway.upstream import Call
+
+log = logging.getLogger(__name__)
+
+# How long a stream may stay open behind its last event before it is ended on the upstream's behalf.
+_LINGER_SECONDS = 1.0
+
+
+class StreamOutcome(Enum):
+    """How a stream ended; the values are the metric's `outcome` label."""
+
+    COMPLETED = "completed"
+    UPSTREAM_ERROR = "upstream_error"
+    TRUNCATED = "truncated"
+    CLIENT_DISCONNECTED = "client_disconnected"
+    IDLE_TIMEOUT = "idle_timeout"
+    DRAINED = "drained"
+
+
+class Interception:
+    """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head."""
+
+    def __init__(
+        self,
+        call: Call,
+        turns: TurnMaker,
+        pace: Pace,
+        metrics: Metrics,
+        started_at: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._call = call
+        self._turns = turns
+        self._pace = pace
+        self._metrics = metrics
+        self._started_at = started_at
+        self._clock = clock
+        self._tally = Tally()
+
+    def run(self) -> Generator[Output, None, None]:
+        """The response: its Head, then the bytes of its body, if it is a stream.
+
+        Raises GatewayError and ClientGone before the head; BrokenPipeError after it when the client has gone.
+        """
+        outcome = StreamOutcome.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
+        try:
+            outcome = yield from self._answer()
+        except ClientGone:
+            if not self._pace.has_begun:
+                raise
+            # The server must not end the response cleanly, in case the client has only stopped sending.
+            raise BrokenPipeError(errno.EPIPE, "the client is gone") from None
+        except GatewayError as error:
+            if not self._pace.has_begun:
+                raise
+            outcome = _outcome_of(error)
+            log.warning("%s: stream ended: %s", self._pace.request_id, error.message)
+            yield self._error(error)
+        finally:
+            if self._pace.has_begun:
+                self._metrics.streams_ended.labels(outcome.value).inc()
+            self._metrics.count_tokens(self._tally.model, self._tally.tokens)
+
+    def _answer(self) -> Generator[Output, None, StreamOutcome]:
+        turn = yield from self._turns.obtain(self._call, self._pace, self._tally)
+        with closing(turn.reply):
+            if turn.stream is None:
+                return (yield from self._whole(turn))
+            return (yield from self._streamed(turn.stream, turn.opening))
+
+    def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+        if self._pace.has_begun:
+            yield upstream_error_event(turn.reply.status, turn.body, self._pace.request_id)
+            return StreamOutcome.UPSTREAM_ERROR
+        if turn.reply.status == 200 and not self._tally.observe_whole(turn.body):
+            raise UpstreamError("the upstream's answer is not a JSON object")
+        yield self._pace.whole(turn.reply, turn.body)
+        return StreamOutcome.COMPLETED
+
+    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
+        if not self._pace.has_begun:
+            yield self._pace.begin(stream.reply)
+        self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
+        batch: bytes | None = opening
+        while batch:
+            yield self._pace.sent(batch)
+            if self._tally.has_ended:
+                yield from self._lingered(stream)
+                return StreamOutcome.COMPLETED if self._tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+            while (batch := stream.receive(self._pace.left_seconds)) is None:
+                yield self._pace.signal(stream.reply)
+        raise UpstreamError("the upstream's stream ended before message_stop")
+
+    def _lingered(self, stream: EventStream) -> Generator[Output, None, None]:
+        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long."""
+        deadline = self._clock() + _LINGER_SECONDS
+        try:
+            while batch := stream.receive(deadline - self._clock()):
+                yield self._pace.sent(batch)
+        except (UpstreamError, Stopping, ClientGone) as error:
+            log.debug("%s: after the last event: %r", self._pace.request_id, error)
+
+    def _error(self, error: GatewayError) -> bytes:
+        return error_event(error.kind, error.message, self._pace.request_id)
+
+
+def _outcome_of(error: GatewayError) -> StreamOutcome:
+    if isinstance(error, Stopping):
+        return StreamOutcome.DRAINED
+    if isinstance(error, UpstreamSilent):
+        return StreamOutcome.IDLE_TIMEOUT
+    if isinstance(error, UpstreamError):
+        return StreamOutcome.TRUNCATED
+    return StreamOutcome.UPSTREAM_ERROR

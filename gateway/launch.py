@@ -1,0 +1,96 @@
+"""What one start of the gateway shares between its master and its workers.
+
+Owns: the configuration this process was started with, the reload board, logging. Web layer. The master reads the
+configuration before it forks, so that a worker that is replaced later starts from what is in force, not from
+whatever half-edited files hold by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import logging.config
+import mmap
+import os
+
+from gateway.settings import Settings, SettingsError, load_settings
+
+log = logging.getLogger(__name__)
+
+_settings: Settings | None = None
+
+
+class ReloadBoard:
+    """What the master tells all workers of the last reload: whether it was good, and of which contents.
+
+    Anonymous shared memory, made before the fork; one writer, the master.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1 + hashlib.sha256().digest_size)
+        self._memory[0] = 1
+
+    def publish(self, digest: str | None) -> None:
+        """The master has checked a configuration: its digest, or None if it was unusable."""
+        if digest is not None:
+            self._memory[1:] = bytes.fromhex(digest)
+        self._memory[0] = int(digest is not None)
+
+    def is_ok(self) -> bool:
+        """Whether the last reload was applied; true before the first."""
+        return bool(self._memory[0])
+
+    def expects(self, digest: str) -> bool:
+        """Whether these are the contents that the master has checked."""
+        return self._memory[1:] == bytes.fromhex(digest)
+
+
+reload_board = ReloadBoard()
+
+
+def settings() -> Settings:
+    """The configuration in force in this process, read on the first call. Raises SettingsError."""
+    global _settings
+    if _settings is None:
+        _settings = read_settings()
+    return _settings
+
+
+def read_settings() -> Settings:
+    """Read the configuration anew: the environment as it was at the start, the files as they are now."""
+    return load_settings(os.environ, _read_file)
+
+
+def adopt(new: Settings) -> None:
+    """What workers that are forked from now on start with."""
+    global _settings
+    _settings = new
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def complain(error: SettingsError) -> None:
+    """Log one line for each fault."""
+    for line in error.complaints:
+        log.error("configuration: %s", line)
+
+
+def configure_logging(level: str) -> None:
+    """Log the gateway's own lines to standard error, in gunicorn's form."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "line": {
+                    "format": "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
+                    "datefmt": "%Y-%m-%d %H:%M:%S %z",
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "loggers": {"gateway": {"level": level.upper(), "handlers": ["stderr"], "propagate": False}},
+        }
+    )

@@ -1,0 +1,91 @@
+"""gunicorn's master process, as a gateway needs it: the hooks that gunicorn.conf.py names.
+
+Owns: the checks before the first fork, and SIGHUP. Web layer; runs in the master's only thread. gunicorn's own reload
+starts new workers from whatever the files hold, which halts the master when they are broken and loses the state of
+the keys; here the master checks the files, and only then are the running workers told to read them.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import socket
+from types import MethodType
+from typing import Any, NoReturn
+
+from gateway import launch
+from gateway.settings import Settings, SettingsError, is_local_address, settle
+
+log = logging.getLogger(__name__)
+
+# Idle connections count against this too, so it is far above the threads.
+_CONNECTIONS_BESIDE_THREADS = 1000
+_DESCRIPTORS_BESIDE_CONNECTIONS = 200
+
+
+def worker_connections(settings: Settings) -> int:
+    """How many connections, idle ones included, one worker holds."""
+    return settings.threads + _CONNECTIONS_BESIDE_THREADS
+
+
+def on_starting(server: Any) -> None:
+    """Before anything is bound: the command line must not undo what the settings promise."""
+    settings = launch.settings()
+    for name, configured, wanted in (
+        ("--threads", server.cfg.threads, settings.threads),
+        ("--workers", server.cfg.workers, settings.workers),
+    ):
+        if configured != wanted:
+            _refuse(f"{name} is {configured}; use GATEWAY_{name[2:].upper()} instead, so that admission agrees")
+    if server.cfg.worker_class_str != "gateway.worker.GatewayWorker":
+        _refuse("--worker-class: only gateway.worker.GatewayWorker keeps the gateway's promises")
+    if server.cfg.is_ssl:
+        _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
+    _raise_descriptor_limit(settings)
+    launch.reload_board.publish(settings.digest)
+    server.handle_hup = MethodType(_handle_hup, server)
+
+
+def when_ready(server: Any) -> None:
+    """The sockets are bound: an open gateway must not be reachable from elsewhere, wherever they came from."""
+    if not launch.settings().is_open:
+        return
+    for listener in server.LISTENERS:
+        address = listener.sock.getsockname()
+        if listener.sock.family in (socket.AF_INET, socket.AF_INET6) and not is_local_address(f"{address[0]}:0"):
+            _refuse(
+                f"{address[0]}:{address[1]} is not a loopback address, and without "
+                "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
+            )
+
+
+def _handle_hup(server: Any) -> None:
+    """Check the configuration; if it is good, keep it for future workers and tell the running ones."""
+    try:
+        found = launch.read_settings()
+        settled = settle(launch.settings(), found)
+    except SettingsError as error:
+        launch.complain(error)
+        log.error("reload refused: nothing has changed")
+        launch.reload_board.publish(None)
+        return
+    for name in found.changed_needing_restart(launch.settings()):
+        log.warning("%s has changed; that needs a restart", name)
+    launch.adopt(settled)
+    launch.reload_board.publish(settled.digest)
+    server.kill_workers(signal.SIGHUP)
+
+
+def _raise_descriptor_limit(settings: Settings) -> None:
+    wanted = 2 * settings.threads + worker_connections(settings) + _DESCRIPTORS_BESIDE_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+        if granted < wanted:
+            log.warning("%d open files are allowed; %d threads may need %d", granted, settings.threads, wanted)
+
+
+def _refuse(why: str) -> NoReturn:
+    raise SystemExit(f"gateway: {why}")

@@ -1,0 +1,151 @@
+"""What the gateway reads of a Messages request and of its answer; all the rest passes through unread.
+
+Owns: the check of a request body, the usage counts of an answer, and whether a stream reached its end. Pure; a
+Tally belongs to one stream and so to one thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.events import Event
+
+# Usage counts that are worth counting, by the name of the metric's `type` label.
+TOKEN_TYPES = {
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cache_read_input_tokens": "cache_read",
+    "cache_creation_input_tokens": "cache_write",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSummary:
+    """The two members of a request body that the gateway acts on."""
+
+    model: str
+    is_streaming: bool
+
+
+class _Envelope(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+
+
+def read_request(body: bytes) -> RequestSummary:
+    """Check a request body and read its model and whether a stream is asked for.
+
+    Raises InvalidRequest, naming what is wrong: empty, not JSON, not an object, no `model`. Nothing else is
+    validated: unknown fields, roles and values are the upstream's affair.
+    """
+    if not body.strip():
+        raise InvalidRequest("the request body is empty; a JSON object was expected")
+    try:
+        envelope = msgspec.json.decode(body, type=_Envelope)
+        model, stream = envelope.model, envelope.stream
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        model, stream = _read_leniently(body)
+    if model is None:
+        raise InvalidRequest("model: this field is required")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model: a non-empty string was expected")
+    return RequestSummary(model, stream is True)
+
+
+def _read_leniently(body: bytes) -> tuple[Any, Any]:
+    """For what msgspec refuses and clients send all the same (lone surrogates), and to say what is wrong."""
+    try:
+        document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the request body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"the request body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except RecursionError as error:
+        raise InvalidRequest("the request body is not valid JSON: nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("the request body is not a JSON object")
+    return document.get("model"), document.get("stream")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one answer has said so far: its usage, its end, its error.
+
+    `tokens` maps a metric's token type to its count; a turn's counts are cumulative, so later ones replace
+    earlier ones (https://docs.claude.com/en/docs/build-with-claude/streaming).
+    """
+
+    tokens: dict[str, int] = field(default_factory=dict)
+    model: str | None = None
+    has_stopped: bool = False
+    error_kind: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last event was seen: `message_stop`, or an `error`."""
+        return self.has_stopped or self.error_kind is not None
+
+    def observe(self, event: Event) -> None:
+        """Take in one event; data that cannot be read is left to the client to judge."""
+        document = _object_or_none(event.data)
+        kind = document.get("type") if document is not None else None
+        if event.name == "message_stop" or kind == "message_stop":
+            self.has_stopped = True
+        elif event.name == "error" or kind == "error":
+            self.error_kind = error_kind(document)
+        elif document is not None and kind == "message_start":
+            self._observe_message(document.get("message"))
+        elif document is not None and kind == "message_delta":
+            self._replace_usage(document.get("usage"))
+
+    def observe_whole(self, body: bytes) -> bool:
+        """Take in a whole answer's JSON; False if it is not a JSON object."""
+        document = _object_or_none(body)
+        if document is None:
+            return False
+        self._observe_message(document)
+        self.has_stopped = True
+        return True
+
+    def _observe_message(self, message: object) -> None:
+        if isinstance(message, dict):
+            model = message.get("model")
+            self.model = model if isinstance(model, str) else None
+            self._replace_usage(message.get("usage"))
+
+    def _replace_usage(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        for name, token_type in TOKEN_TYPES.items():
+            count = usage.get(name)
+            if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+                self.tokens[token_type] = count
+
+
+def error_kind(document: Mapping[str, Any] | None) -> str:
+    """The Anthropic error type that an error document names; `api_error` when it names none."""
+    error = document.get("error") if document is not None else None
+    kind = error.get("type") if isinstance(error, dict) else None
+    return kind if isinstance(kind, str) else "api_error"
+
+
+def _object_or_none(text: str | bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

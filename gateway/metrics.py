@@ -1,0 +1,148 @@
+"""Everything that the gateway counts, and how Prometheus reads it.
+
+Owns: the registry and every metric's name, labels and buckets; README's table and a test hold them to each
+other. May use the pure layer, the pool and admission. Thread-safe: prometheus-client's metrics lock themselves;
+what belongs to the present moment (key states, places, phase) is read at scrape and never stored.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.pool import KeyState, KeyStatus
+
+# Their `_created` series would double what Prometheus stores, and nothing here reads them.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OTHER = "other"
+
+_DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_RATE_LIMIT = re.compile(r"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining)")
+
+
+class BoundedLabels:
+    """Keeps a label's values to the first `limit` ones seen; later ones are `other`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()  # guards _seen
+        self._seen: set[str] = set()
+
+    def fold(self, value: str) -> str:
+        """The value itself, or `other` past the limit."""
+        if value in self._seen:
+            return value
+        with self._lock:
+            if len(self._seen) < self._limit:
+                self._seen.add(value)
+                return value
+        return OTHER
+
+
+class _Moment(Collector):
+    """Key states and the reload's result as they are when Prometheus asks."""
+
+    def __init__(self, statuses: Callable[[], Iterable[KeyStatus]], reload_ok: Callable[[], bool]) -> None:
+        self._statuses = statuses
+        self._reload_ok = reload_ok
+
+    def collect(self) -> Iterable[Metric]:
+        states = GaugeMetricFamily(
+            "gateway_key_state", "1 for the state a key is in, 0 for the others.", labels=["key", "state"]
+        )
+        cooldowns = GaugeMetricFamily(
+            "gateway_key_cooldown_seconds", "Time until a cooling key is tried again; else 0.", labels=["key"]
+        )
+        for status in self._statuses():
+            for state in KeyState:
+                states.add_metric([status.key.name, state.value], float(status.state is state))
+            cooldowns.add_metric([status.key.name], status.remaining_seconds)
+        reload_ok = GaugeMetricFamily(
+            "gateway_config_reload_success", "Whether the last reload was applied; 1 before the first."
+        )
+        reload_ok.add_metric([], float(self._reload_ok()))
+        return [states, cooldowns, reload_ok]
+
+
+class Metrics:
+    """The gateway's metrics, by name. Units are in the names; label values come from bounded sets."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._models = BoundedLabels(limit=100)
+        self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
+        self.key_failovers = self._counter(
+            "key_failovers", "Answers of a key thrown away for another key's.", "key", "reason"
+        )
+        self.key_transitions = self._counter("key_transitions", "Changes of a key's state by a mark.", "key", "state")
+        self.pool_exhaustions = self._counter("pool_exhaustions", "Turns that found no usable key.", "outcome")
+        self.failover_attempts = Histogram(
+            "gateway_failover_attempts",
+            "Keys tried in a turn.",
+            buckets=(1, 2, 3, 4, 5, 10, 25),
+            registry=self.registry,
+        )
+        self.requests = self._counter("requests", "Answered requests.", "route", "credential", "status")
+        self.requests_inflight = self._gauge("requests_inflight", "Requests being served.", "route")
+        self.request_duration = self._histogram(
+            "request_duration_seconds", "From a request's head to the last byte.", "route", "mode"
+        )
+        self.time_to_first_event = self._histogram(
+            "time_to_first_event_seconds", "From a request's head to the first event relayed."
+        )
+        self.streams_ended = self._counter("streams_ended", "Streams by how they ended.", "outcome")
+        self.rejections = self._counter("rejections", "Requests refused without an upstream call.", "reason")
+        self.tokens = self._counter("tokens", "Tokens that answers reported.", "model", "type")
+        self.key_ratelimit_limit = self._gauge(
+            "key_ratelimit_limit", "The upstream's limit, as its last answer gave it.", "key", "limit"
+        )
+        self.key_ratelimit_remaining = self._gauge(
+            "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "key", "limit"
+        )
+        self.admission_limit = self._gauge("admission_limit", "Interceptions a worker serves at once.")
+        self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "version")
+
+    def watch(self, statuses: Callable[[], Iterable[KeyStatus]], reload_ok: Callable[[], bool]) -> None:
+        """Read key states and the last reload's result from these at every scrape."""
+        self.registry.register(_Moment(statuses, reload_ok))
+
+    def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
+        """Add one answer's usage."""
+        name = self._models.fold(model or "unknown")
+        for token_type, count in tokens.items():
+            self.tokens.labels(name, token_type).inc(count)
+
+    def note_rate_limits(self, key: str, headers: Mapping[str, str]) -> None:
+        """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key."""
+        for name, value in headers.items():
+            match = _RATE_LIMIT.fullmatch(name)
+            if match is not None and value.isascii() and value.isdigit():
+                gauge = self.key_ratelimit_limit if match[2] == "limit" else self.key_ratelimit_remaining
+                gauge.labels(key, match[1].replace("-", "_")).set(int(value))
+
+    def render(self) -> bytes:
+        """The text exposition format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"gateway_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
+        return Histogram(f"gateway_{name}", meaning, labels, buckets=_DURATION_BUCKETS, registry=self.registry)

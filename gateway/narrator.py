@@ -1,0 +1,65 @@
+"""What is told of one request's walk: the log's lines and the metrics' counts, in one place.
+
+Owns: the words. Flow layer; belongs to one request. It is the walk's observer, so that the walk itself neither logs
+nor counts. Logs carry names and hints; never a secret, a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from gateway.credential import Key
+from gateway.errors import GatewayError, RateLimited
+from gateway.failover import Verdict
+from gateway.metrics import Metrics
+from gateway.pool import KeyState
+
+log = logging.getLogger(__name__)
+
+
+class Narrator:
+    """Logs and counts for the request that `request_id` names."""
+
+    def __init__(self, metrics: Metrics, request_id: str) -> None:
+        self._metrics = metrics
+        self._request_id = request_id
+
+    def answered(self, key: Key, headers: Mapping[str, str]) -> None:
+        """A key's answer has come; its headers say how much is left of the key's limits."""
+        self._metrics.note_rate_limits(key.name, headers)
+
+    def attempted(self, key: Key, verdict: Verdict) -> None:
+        """One attempt has ended."""
+        log.debug("%s: key %s (%s): %s", self._request_id, key.name, key.hint, verdict.outcome.value)
+        self._metrics.key_attempts.labels(key.name, verdict.outcome.value).inc()
+
+    def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:
+        """A mark changed a key's state."""
+        reason = verdict.outcome.value
+        if state is KeyState.TEMPORARY:
+            log.info(
+                "key %s (%s) is cooling down for %.1f s: %s",
+                key.name,
+                key.hint,
+                verdict.cooldown_seconds,
+                reason,
+            )
+        else:
+            log.warning("key %s (%s) is retired: %s", key.name, key.hint, reason)
+        self._metrics.key_transitions.labels(key.name, state.value).inc()
+
+    def failed_over(self, key: Key, verdict: Verdict) -> None:
+        """Another key is tried instead."""
+        self._metrics.key_failovers.labels(key.name, verdict.outcome.value).inc()
+
+    def walked(self, attempts: int) -> None:
+        """A walk has its answer."""
+        self._metrics.failover_attempts.observe(attempts)
+
+    def exhausted(self, error: GatewayError, attempts: int) -> None:
+        """A walk found no usable key."""
+        outcome = "rate_limited" if isinstance(error, RateLimited) else "auth_failed"
+        log.warning("%s: %s, after %d attempts", self._request_id, error.message, attempts)
+        self._metrics.pool_exhaustions.labels(outcome).inc()
+        self._metrics.failover_attempts.observe(attempts)

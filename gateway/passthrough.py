@@ -1,0 +1,25 @@
+"""Requests that are relayed whole: `count_tokens` and `models`, with the same walk as messages.
+
+Owns: nothing but the absence of a stream. Flow layer; belongs to one thread.
+"""
+
+from __future__ import annotations
+
+from gateway.messages import Tally
+from gateway.pace import Head, Pace
+from gateway.turn import TurnMaker
+from gateway.upstream import Call
+
+
+def relay_whole(call: Call, turns: TurnMaker, pace: Pace) -> Head:
+    """The upstream's answer as a whole. Raises GatewayError and ClientGone."""
+    turning = turns.obtain(call, pace, Tally())
+    while True:
+        try:
+            next(turning)
+        except StopIteration as stop:
+            turn = stop.value
+            break
+    body = turn.body
+    turn.reply.close()
+    return pace.whole(turn.reply, body)

@@ -1,0 +1,85 @@
+"""Reading a client's request body, in time and within bounds, or throwing it away.
+
+Owns: everything that is read of a body. Web layer; runs in the request's thread. The deadline works where bytes are
+received, in the ClientSocket: a WSGI server's `read` loops until it has all it was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gunicorn.http.errors import ParseException
+
+from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
+from gateway.errors import ClientGone, InvalidRequest, RequestTimedOut, RequestTooLarge
+
+_PIECE_BYTES = 256 * 1024
+_DISCARD_SECONDS = 5.0
+
+
+def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole request body.
+
+    Raises RequestTooLarge (before reading, if the length is announced), RequestTimedOut, InvalidRequest for a
+    malformed chunk, ClientGone if the client hangs up before its end.
+    """
+    length = _announced_bytes(environ)
+    if length is not None and length > limit_bytes:
+        raise _too_large(limit_bytes)
+    wanted = limit_bytes + 1 if length is None else length
+    try:
+        with _deadline(environ, timeout_seconds):
+            body: bytes = environ["wsgi.input"].read(wanted) if wanted else b""
+    except ReadDeadlineExceeded as error:
+        raise RequestTimedOut(f"the request body did not arrive within {timeout_seconds:g} s") from error
+    except OSError as error:
+        raise ClientGone from error
+    except ParseException as error:
+        raise InvalidRequest("the request body's chunked coding is malformed") from error
+    if len(body) > limit_bytes:
+        raise _too_large(limit_bytes)
+    if length is not None and len(body) < length:
+        raise ClientGone
+    return body
+
+
+def discard_body(environ: Mapping[str, Any], limit_bytes: int) -> None:
+    """Throw away what is left of a body, bounded in size and time, so that the connection can be kept.
+
+    A body that is not at its end by then, or breaks, leaves it to the server to close the connection.
+    """
+    left = limit_bytes
+    try:
+        with _deadline(environ, _DISCARD_SECONDS):
+            while left > 0 and (piece := environ["wsgi.input"].read(_PIECE_BYTES)):
+                left -= len(piece)
+    except (OSError, ParseException, ReadDeadlineExceeded):
+        return
+
+
+def _announced_bytes(environ: Mapping[str, Any]) -> int | None:
+    """The Content-Length; None for a chunked body, 0 for none."""
+    if "chunked" in str(environ.get("HTTP_TRANSFER_ENCODING", "")).lower():
+        return None
+    length = environ.get("CONTENT_LENGTH")
+    return int(length) if length else 0
+
+
+@contextmanager
+def _deadline(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
+    client = environ.get("gunicorn.socket")
+    if not isinstance(client, ClientSocket):  # another WSGI server, or a test client: its reads are its own affair
+        yield
+        return
+    client.read_deadline_at = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        client.read_deadline_at = None
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the request body is larger than {limit_bytes} bytes")

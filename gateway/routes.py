@@ -1,0 +1,181 @@
+"""The gateway's routes: where a request comes in, and the way it takes.
+
+Owns: who is let in, what is asked of the upstream, and the responses. Web layer; a view runs in its request's
+thread. The order of things, for every route that calls upstream:
+
+    open gateway? -> local callers only      refuse_unless_local
+    who is it, what pays                     authenticate
+    is there a place                         Admission, before the body is read
+    body, in time and within bounds          read_body, read_request
+    attempts over the pool                   TurnMaker, walk
+    the answer                               Interception (messages) or relay_whole (the rest)
+
+A view returns once the response's head is known; what follows runs in the generator that it hands to the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from urllib.parse import quote
+
+from flask import Blueprint, Response, current_app, request
+
+from gateway import __version__
+from gateway.access import Caller, authenticate, refuse_unless_local
+from gateway.errors import MethodNotAllowed, NotFound, Overloaded
+from gateway.headers import for_upstream, from_environ
+from gateway.interception import Interception
+from gateway.lifecycle import Phase
+from gateway.messages import read_request
+from gateway.metrics import CONTENT_TYPE
+from gateway.narrator import Narrator
+from gateway.pace import Output, Pace
+from gateway.passthrough import relay_whole
+from gateway.request_body import read_body
+from gateway.responses import Exchange, json_response, relayed, text_response
+from gateway.service import Gateway
+from gateway.turn import TurnMaker
+from gateway.upstream import Call
+from gateway.watch import Watch
+
+routes = Blueprint("routes", __name__)
+
+HEAD_PATHS = ("/", "/healthz", "/readyz")
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
+
+
+@routes.post("/v1/messages", endpoint="messages")
+def messages() -> Response:
+    """Relay a message, streamed or whole, failing over."""
+    exchange = _admitted()
+    with exchange.guarding():
+        body = _body(exchange)
+        summary = read_request(body)
+        exchange.mode = "streamed" if summary.is_streaming else "whole"
+        call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
+        turns, pace = _turns(exchange)
+        interception = Interception(call, turns, pace, exchange.gateway.metrics, exchange.started_at)
+        return relayed(exchange, interception.run())
+
+
+@routes.post("/v1/messages/count_tokens", endpoint="count_tokens")
+def count_tokens() -> Response:
+    """Relay a count of tokens, failing over."""
+    exchange = _admitted()
+    with exchange.guarding():
+        body = _body(exchange)
+        read_request(body)
+        return _passed_through(exchange, Call("POST", _target("/v1/messages/count_tokens"), _headers(), body))
+
+
+@routes.get("/v1/models", endpoint="models")
+def models() -> Response:
+    """Relay the list of models, failing over."""
+    exchange = _admitted()
+    with exchange.guarding():
+        return _passed_through(exchange, Call("GET", _target("/v1/models"), _headers()))
+
+
+@routes.get("/v1/models/<model_id>", endpoint="model")
+def model(model_id: str) -> Response:
+    """Relay one model's description, failing over. Its id is checked: keys may open more than models."""
+    if not _MODEL_ID.fullmatch(model_id):
+        raise NotFound("there is no such model here: the id has characters that no model id has")
+    exchange = _admitted()
+    with exchange.guarding():
+        target = _target(f"/v1/models/{quote(model_id, safe=':@')}")
+        return _passed_through(exchange, Call("GET", target, _headers()))
+
+
+@routes.get("/", endpoint="root")
+def root() -> Response:
+    """Say what this is; no upstream call."""
+    return json_response(200, {"name": "messages-gateway", "version": __version__})
+
+
+@routes.get("/healthz", endpoint="healthz")
+def healthz() -> Response:
+    """Alive: a thread took the request."""
+    return text_response(200, "ok\n")
+
+
+@routes.get("/readyz", endpoint="readyz")
+def readyz() -> Response:
+    """Ready for traffic: not while starting or stopping; key states do not matter."""
+    phase = _gateway().lifecycle.phase
+    return text_response(200 if phase is Phase.SERVING else 503, f"{phase.value}\n")
+
+
+@routes.get("/metrics", endpoint="metrics")
+def metrics() -> Response:
+    """Everything that is counted, for Prometheus."""
+    return Response(_gateway().metrics.render(), content_type=CONTENT_TYPE)
+
+
+@routes.before_app_request
+def refuse_strangers() -> None:
+    """What holds for every path: an open gateway serves this machine alone, and HEAD is for few."""
+    if _gateway().configuration.settings.is_open:
+        refuse_unless_local(dict(from_environ(request.environ)))
+    if request.method == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
+        allowed = (request.url_rule.methods or set()) - {"HEAD"}
+        raise MethodNotAllowed(f"{request.path} does not take HEAD", allow=", ".join(sorted(allowed)))
+
+
+def _gateway() -> Gateway:
+    gateway: Gateway = current_app.extensions["gateway"]
+    return gateway
+
+
+def _admitted() -> Exchange:
+    """Let the caller in: a known one, if there is a place."""
+    gateway = _gateway()
+    configuration = gateway.configuration
+    settings = configuration.settings
+    started_at = gateway.clock()
+    caller: Caller = authenticate(dict(from_environ(request.environ)), configuration.tokens(), settings.allow_byok)
+    if not gateway.admission.enter():
+        raise Overloaded(
+            f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
+            retry_after_seconds=1,
+        )
+    return Exchange(gateway, configuration, caller, request.endpoint.rpartition(".")[2], started_at)  # type: ignore[union-attr]
+
+
+def _body(exchange: Exchange) -> bytes:
+    settings = exchange.configuration.settings
+    return read_body(request.environ, settings.max_body_bytes, settings.body_timeout_seconds)
+
+
+def _headers() -> list[tuple[str, str]]:
+    return for_upstream(from_environ(request.environ))
+
+
+def _target(path: str) -> str:
+    query = request.environ.get("QUERY_STRING", "")
+    return f"{path}?{query}" if query else path
+
+
+def _turns(exchange: Exchange) -> tuple[TurnMaker, Pace]:
+    gateway, configuration = exchange.gateway, exchange.configuration
+    settings = configuration.settings
+    turns = TurnMaker(
+        configuration.upstream,
+        configuration.pool,
+        exchange.caller,
+        Watch(request.environ.get("gunicorn.socket"), gateway.lifecycle),
+        Narrator(gateway.metrics, exchange.request_id),
+        settings.default_cooldown_seconds,
+        gateway.wall_clock,
+    )
+    return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)
+
+
+def _passed_through(exchange: Exchange, call: Call) -> Response:
+    turns, pace = _turns(exchange)
+
+    def run() -> Generator[Output, None, None]:
+        yield relay_whole(call, turns, pace)
+
+    return relayed(exchange, run())

@@ -1,0 +1,120 @@
+"""What a running gateway is made of: what lives as long as its process, and what one configuration makes.
+
+Owns: the wiring of settings to everything that acts on them, and their exchange at a reload. Thread-safe: requests
+take the present Configuration once and keep it to their end, so a reload changes nothing under them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from gateway import __version__
+from gateway.access import ClientToken
+from gateway.admission import Admission
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import Metrics
+from gateway.pool import KeyStatus, Pool
+from gateway.settings import Settings, settle
+from gateway.store import MemoryStore, Store
+from gateway.token_file import TokenFile
+from gateway.upstream import Upstream
+from gateway.upstream.connections import Route
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One configuration in force, and what was made from it."""
+
+    settings: Settings
+    pool: Pool
+    upstream: Upstream
+    token_file: TokenFile | None = field(repr=False)
+
+    def tokens(self) -> tuple[ClientToken, ...] | None:
+        """The client tokens now; None on an open gateway."""
+        return self.token_file.tokens() if self.token_file is not None else None
+
+
+class Gateway:
+    """One worker's gateway. `wall_clock` gives epoch seconds and `clock` monotonic ones."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        reload_ok: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.lifecycle = Lifecycle()
+        self.admission = Admission(settings.admission_limit)
+        self.metrics = Metrics()
+        self._store = store if store is not None else MemoryStore()
+        self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
+        self.configuration = self._configured(settings, None)
+        self.metrics.watch(self._statuses, reload_ok)
+        self.metrics.admission_limit.set(settings.admission_limit)
+        self.metrics.build_info.labels(__version__).set(1)
+
+    def reload(self, settings: Settings) -> None:
+        """Put new settings in force for requests that come from now on.
+
+        What is fixed while the gateway runs keeps its value. Raises SettingsError, with nothing changed, if the new
+        settings do not go with what is fixed.
+        """
+        with self._lock:
+            before = self.configuration
+            self.configuration = self._configured(settle(before.settings, settings), before)
+        if self.configuration.upstream is not before.upstream:
+            before.upstream.close()
+        names = ", ".join(key.name for key in self.configuration.pool.keys) or "none"
+        log.info("configuration reloaded; keys: %s", names)
+
+    def tick(self) -> None:
+        """Housekeeping, about once a second."""
+        self.configuration.upstream.drop_stale()
+
+    def drain(self) -> None:
+        """Begin to stop: what runs may run on for the drain time."""
+        seconds = self.configuration.settings.drain_seconds
+        if self.lifecycle.drain(seconds):
+            log.info("stopping: %d requests may run on for %g s", self.admission.taken, seconds)
+
+    def _configured(self, settings: Settings, before: Configuration | None) -> Configuration:
+        token_file = None
+        if settings.client_tokens_file is not None and settings.tokens is not None:
+            token_file = TokenFile(settings.client_tokens_file, settings.tokens, self.clock)
+        route = _route(settings)
+        read_idle_seconds = settings.read_idle_timeout_seconds
+        if before is not None and (route, read_idle_seconds) == (
+            _route(before.settings),
+            before.settings.read_idle_timeout_seconds,
+        ):
+            upstream = before.upstream  # its connections are worth keeping
+        else:
+            upstream = Upstream(route, read_idle_seconds)
+        return Configuration(settings, Pool(settings.keys, self._store, self.wall_clock), upstream, token_file)
+
+    def _statuses(self) -> Iterable[KeyStatus]:
+        return self.configuration.pool.statuses()
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.lifecycle.phase.value} {self.configuration.pool!r} {self.admission!r}>"
+
+
+def _route(settings: Settings) -> Route:
+    return Route(
+        url=settings.upstream_url,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        idle_seconds=settings.idle_connection_seconds,
+        ca_file=settings.upstream_ca_file,
+        proxy=settings.upstream_proxy,
+    )

@@ -1,0 +1,372 @@
+"""The gateway's settings: one table of names, types and defaults, read from the environment and a TOML file.
+
+Owns: parsing and checking. Pure: the environment and the files' contents come in, an immutable Settings or a
+list of complaints comes out, so that the master can check a configuration before anything acts on it. The
+environment wins over the file. Only the wiring reads Settings; everyone else is given the values they need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.access import ByokMode, ClientToken, TokenFileError, is_loopback_host, parse_tokens
+from gateway.credential import Key, Secret
+
+PREFIX = "GATEWAY_"
+CONFIG_NAME = "GATEWAY_CONFIG"
+# Kubernetes injects these for a Service that is called `gateway`.
+_FOREIGN = re.compile(r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*")
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SECRET = re.compile(r"[\x21-\x7e]+")
+
+ReadFile = Callable[[str], bytes]
+
+
+class SettingsError(ValueError):
+    """The configuration is unusable; `complaints` has one clear line for each fault."""
+
+    def __init__(self, complaints: list[str]) -> None:
+        super().__init__("\n".join(complaints))
+        self.complaints = complaints
+
+
+class _Bad(ValueError):
+    """One value is unusable; the message completes `NAME: ...` and never quotes a secret."""
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or not raw.strip():
+        raise _Bad("a non-empty text was expected")
+    return raw.strip()
+
+
+def _seconds(raw: object) -> float:
+    try:
+        value = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else None
+    except ValueError:
+        value = None
+    if value is None or not 0 < value < 1e9:
+        raise _Bad(f"a positive number of seconds was expected, not {raw!r}")
+    return value
+
+
+def _count(least: int) -> Callable[[object], int]:
+    def parse(raw: object) -> int:
+        try:
+            value = int(raw) if isinstance(raw, str | int) and not isinstance(raw, bool) else None
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise _Bad(f"a whole number of at least {least} was expected, not {raw!r}")
+        return value
+
+    return parse
+
+
+def _byok(raw: object) -> ByokMode:
+    text = str(raw).lower()
+    try:
+        return ByokMode(text)
+    except ValueError as error:
+        raise _Bad(f"true, false or only was expected, not {raw!r}") from error
+
+
+def _base_url(raw: object) -> str:
+    text = _text(raw).rstrip("/")
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or parts.username or parts.password:
+        raise _Bad("a URL such as https://api.anthropic.com was expected, without user, query or fragment")
+    return text
+
+
+def _proxy_url(raw: object) -> str:
+    text = _text(raw).rstrip("/")
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        usable = False
+    if not usable or parts.path:
+        raise _Bad("a proxy URL such as http://proxy.internal:3128 was expected")
+    return text
+
+
+def _bind(raw: object) -> str:
+    text = _text(raw)
+    if text.startswith("unix:"):
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise _Bad(f"HOST:PORT or unix:PATH was expected, not {text!r}")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One row of the settings table. `applies` says whether a reload is enough or a restart is needed."""
+
+    parse: Callable[[object], Any]
+    meaning: str
+    needs_restart: bool = False
+
+
+def _setting(default: Any, parse: Callable[[object], Any], meaning: str, *, restart: bool = False) -> Any:
+    return field(default=default, metadata={"spec": Spec(parse, meaning, restart)})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A checked configuration. Durations are in seconds, sizes in bytes.
+
+    `keys` are in failover order; `tokens` is None when there is no token file, which leaves the gateway open on
+    loopback; `digest` identifies the contents of everything that was read.
+    """
+
+    upstream_url: str = _setting("https://api.anthropic.com", _base_url, "the Anthropic-compatible upstream")
+    api_keys: str | None = _setting(
+        None, _text, "the pool: comma-separated `secret` or `name=secret`, in failover order"
+    )
+    api_keys_file: str | None = _setting(None, _text, "the same in a file, one a line, `#` comments")
+    client_tokens_file: str | None = _setting(
+        None, _text, "who may use the gateway: `name sha256:<hex> [operator]` a line"
+    )
+    allow_byok: ByokMode = _setting(
+        ByokMode.ALLOWED, _byok, "whether clients may bring their own credential: `true`, `false`, `only`"
+    )
+    bind: str = _setting("127.0.0.1:8080", _bind, "the address to listen on", restart=True)
+    workers: int = _setting(1, _count(1), "worker processes", restart=True)
+    threads: int = _setting(256, _count(2), "threads of a worker; a stream holds one", restart=True)
+    reserved_threads: int = _setting(16, _count(1), "threads kept free for health, metrics and refusals", restart=True)
+    head_timeout_seconds: float = _setting(
+        15.0, _seconds, "how long a client may take to send a request's head", restart=True
+    )
+    body_timeout_seconds: float = _setting(60.0, _seconds, "how long a client may take to send its body")
+    write_timeout_seconds: float = _setting(
+        60.0, _seconds, "how long a client may take none of the bytes sent to it", restart=True
+    )
+    upstream_proxy: str | None = _setting(None, _proxy_url, "an HTTP proxy on the way to the upstream")
+    upstream_ca_file: str | None = _setting(None, _text, "a PEM file of the authorities to trust upstream")
+    default_cooldown_seconds: float = _setting(60.0, _seconds, "rest of a limited key when the upstream names none")
+    ping_seconds: float = _setting(10.0, _seconds, "silence after which a stream gets a ping")
+    connect_timeout_seconds: float = _setting(5.0, _seconds, "how long connecting to the upstream may take")
+    read_idle_timeout_seconds: float = _setting(600.0, _seconds, "upstream silence that ends a request")
+    idle_connection_seconds: float = _setting(30.0, _seconds, "age at which an idle upstream connection is dropped")
+    max_body_bytes: int = _setting(33554432, _count(1024), "the largest request body")
+    drain_seconds: float = _setting(300.0, _seconds, "how long streams may run on after SIGTERM", restart=True)
+    log_level: str = _setting("info", lambda raw: _log_level(raw), "debug, info, warning or error", restart=True)
+
+    keys: tuple[Key, ...] = ()
+    tokens: tuple[ClientToken, ...] | None = None
+    digest: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Settings {self.upstream_url} keys={[key.name for key in self.keys]} digest={self.digest[:12]}>"
+
+    @property
+    def admission_limit(self) -> int:
+        """How many interceptions one worker serves at once."""
+        return self.threads - self.reserved_threads
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the gateway asks for no token, and so serves this machine alone."""
+        return self.tokens is None
+
+    def changed_needing_restart(self, other: Settings) -> list[str]:
+        """The names of settings that differ from `other` and are fixed while the gateway runs."""
+        return [
+            PREFIX + name.upper()
+            for name, spec in setting_specs()
+            if spec.needs_restart and getattr(self, name) != getattr(other, name)
+        ]
+
+    def conflicts(self) -> list[str]:
+        """A line for each way in which the settings, each good alone, do not go together."""
+        lines = []
+        if not self.keys and self.allow_byok is not ByokMode.ONLY:
+            lines.append(
+                "there are no keys: set GATEWAY_API_KEYS or GATEWAY_API_KEYS_FILE "
+                "(or GATEWAY_ALLOW_BYOK=only, to have every client bring its own)"
+            )
+        if self.keys and self.allow_byok is ByokMode.ONLY:
+            lines.append("GATEWAY_ALLOW_BYOK=only leaves the pool without use: give no keys, or allow_byok=true")
+        if self.reserved_threads >= self.threads:
+            lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
+        if self.workers > 1:
+            lines.append("GATEWAY_WORKERS: only 1 is supported: the keys' state lives in one process")
+        if self.is_open and not is_local_address(self.bind):
+            lines.append(
+                f"GATEWAY_BIND: {self.bind} is not a loopback address, and without "
+                "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
+            )
+        return lines
+
+
+def _log_level(raw: object) -> str:
+    text = _text(raw).lower()
+    if text not in ("debug", "info", "warning", "error"):
+        raise _Bad(f"debug, info, warning or error was expected, not {text!r}")
+    return text
+
+
+def setting_specs() -> Iterator[tuple[str, Spec]]:
+    """Every setting's field name (lower case, as in the TOML file) and its row of the table."""
+    for item in fields(Settings):
+        if "spec" in item.metadata:
+            yield item.name, item.metadata["spec"]
+
+
+def load_settings(environ: Mapping[str, str], read_file: ReadFile) -> Settings:
+    """Read and check the whole configuration.
+
+    `read_file` returns a file's bytes or raises OSError. Raises SettingsError with every fault found.
+    """
+    return _Loader(environ, read_file).load()
+
+
+def settle(running: Settings, new: Settings) -> Settings:
+    """The new settings as they can be put in force on a running gateway: what is fixed keeps its value.
+
+    Raises SettingsError if the two do not go together, as when a gateway on a public address lost its tokens.
+    """
+    fixed = {name: getattr(running, name) for name, spec in setting_specs() if spec.needs_restart}
+    settled = replace(new, **fixed)
+    if conflicts := settled.conflicts():
+        raise SettingsError(conflicts)
+    return settled
+
+
+class _Loader:
+    """One reading of the configuration: collects complaints, and digests what it read."""
+
+    def __init__(self, environ: Mapping[str, str], read_file: ReadFile) -> None:
+        self._environ = environ
+        self._read_file = read_file
+        self._complaints: list[str] = []
+        self._digest = hashlib.sha256()
+
+    def load(self) -> Settings:
+        raw = self._file_values() | self._environment_values()
+        values: dict[str, Any] = {}
+        for name, spec in setting_specs():
+            if name in raw:
+                label, value = raw[name]
+                self._digest.update(f"{name}={value!r}\n".encode("utf-8", "surrogateescape"))
+                try:
+                    values[name] = spec.parse(value)
+                except _Bad as error:
+                    self._complaints.append(f"{label}: {error}")
+        keys = self._keys(values)
+        tokens = self._tokens(values.get("client_tokens_file"))
+        if self._complaints:
+            raise SettingsError(self._complaints)
+        settings = Settings(**values, keys=keys, tokens=tokens, digest=self._digest.hexdigest())
+        if conflicts := settings.conflicts():
+            raise SettingsError(conflicts)
+        return settings
+
+    def _environment_values(self) -> dict[str, tuple[str, object]]:
+        known = {name for name, _ in setting_specs()}
+        found: dict[str, tuple[str, object]] = {}
+        for label, value in self._environ.items():
+            if not label.startswith(PREFIX) or label == CONFIG_NAME or _FOREIGN.fullmatch(label):
+                continue
+            name = label[len(PREFIX) :].lower()
+            if name not in known or label != label.upper():
+                self._complaints.append(f"{label}: there is no such setting")
+            elif value.strip():
+                found[name] = (label, value)
+        return found
+
+    def _file_values(self) -> dict[str, tuple[str, object]]:
+        path = self._environ.get(CONFIG_NAME, "").strip()
+        if not path:
+            return {}
+        text = self._read_text(CONFIG_NAME, path)
+        try:
+            document = tomllib.loads(text or "")
+        except tomllib.TOMLDecodeError as error:
+            self._complaints.append(f"{path}: not valid TOML: {error}")
+            return {}
+        known = {name for name, _ in setting_specs()}
+        found: dict[str, tuple[str, object]] = {}
+        for name, value in document.items():
+            if name not in known:
+                self._complaints.append(f"{path}: {name}: there is no such setting")
+            elif name == "api_keys" and isinstance(value, list):
+                found[name] = (f"{path}: {name}", ",".join(str(entry) for entry in value))
+            else:
+                found[name] = (f"{path}: {name}", value)
+        return found
+
+    def _read_text(self, label: str, path: str) -> str | None:
+        try:
+            content = self._read_file(path)
+            self._digest.update(content)
+            return content.decode()
+        except OSError as error:
+            self._complaints.append(f"{label}: cannot read {path}: {error.strerror or error}")
+        except UnicodeDecodeError:
+            self._complaints.append(f"{label}: {path} is not UTF-8 text")
+        return None
+
+    def _keys(self, values: Mapping[str, Any]) -> tuple[Key, ...]:
+        entries: list[tuple[str, str]] = []
+        for entry in (values.get("api_keys") or "").split(","):
+            if entry.strip():
+                entries.append((f"GATEWAY_API_KEYS, entry {len(entries) + 1}", entry.strip()))
+        path = values.get("api_keys_file")
+        if path:
+            text = self._read_text("GATEWAY_API_KEYS_FILE", path) or ""
+            for number, line in enumerate(text.splitlines(), start=1):
+                stripped = line.strip()
+                if stripped and not stripped.startswith("#"):
+                    entries.append((f"GATEWAY_API_KEYS_FILE, line {number}", stripped))
+        return self._checked_keys(entries)
+
+    def _checked_keys(self, entries: list[tuple[str, str]]) -> tuple[Key, ...]:
+        keys: list[Key] = []
+        for position, (label, entry) in enumerate(entries, start=1):
+            name, separator, secret = entry.partition("=")
+            if not separator:
+                name, secret = f"key-{position}", entry
+            name, secret = name.strip(), secret.strip()
+            twin = next((key for key in keys if key.secret == Secret(secret)), None)
+            if not _KEY_NAME.fullmatch(name):
+                self._complaints.append(f"{label}: a key's name has letters, digits, `.`, `_` and `-`, at most 63")
+            elif not _SECRET.fullmatch(secret):
+                self._complaints.append(f"{label}: the secret of {name} is empty or has spaces or odd characters")
+            elif twin is not None:
+                self._complaints.append(f"{label}: {name} has the same secret as {twin.name}")
+            elif any(key.name == name for key in keys):
+                self._complaints.append(f"{label}: the name {name} stands twice")
+            else:
+                keys.append(Key(name, Secret(secret)))
+        return tuple(keys)
+
+    def _tokens(self, path: str | None) -> tuple[ClientToken, ...] | None:
+        if not path:
+            return None
+        text = self._read_text("GATEWAY_CLIENT_TOKENS_FILE", path)
+        try:
+            return parse_tokens(text or "")
+        except TokenFileError as error:
+            self._complaints.append(f"{path}: {error}")
+            return None
+
+
+def is_local_address(bind: str) -> bool:
+    """Whether an address to listen on (`HOST:PORT`, `unix:PATH`) can be reached from this machine alone."""
+    if bind.startswith("unix:"):
+        return True
+    return is_loopback_host(bind.rpartition(":")[0].strip("[]"))

@@ -1,0 +1,56 @@
+"""One upstream answer as a stream of whole events.
+
+Owns: reading a Reply event-wise, and looking into the few events that must be looked into. Flow layer; belongs to
+one thread. The fast path decodes nothing: a run of whole events passes through as the bytes that arrived.
+"""
+
+from __future__ import annotations
+
+import time
+
+from gateway.errors import UpstreamError
+from gateway.events import Event, EventSplitter, EventTooLarge, decode_event, has_notable, split_events
+from gateway.messages import Tally
+from gateway.upstream import Reply
+
+
+class EventStream:
+    """The events of one Reply. `tally` is brought up to date with every batch that is handed out."""
+
+    def __init__(self, reply: Reply, tally: Tally) -> None:
+        self.reply = reply
+        self.tally = tally
+        self._splitter = EventSplitter()
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        """Whole events as soon as there are any; b"" at the end; None if none was complete in time.
+
+        Half an event at the end is not handed out. Raises as Reply.receive does.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            data = self.reply.receive(deadline - time.monotonic())
+            if not data:
+                return data
+            try:
+                batch = self._splitter.feed(data)
+            except EventTooLarge as error:
+                raise UpstreamError(f"the upstream sent {error}") from error
+            if batch:
+                if has_notable(batch):
+                    self._observe(batch)
+                return batch
+            if deadline <= time.monotonic():
+                return None
+
+    def _observe(self, batch: bytes) -> None:
+        for raw in split_events(batch):
+            if has_notable(raw):
+                event = decode_event(raw)
+                if event is not None:
+                    self.tally.observe(event)
+
+
+def first_event(batch: bytes) -> Event | None:
+    """The first event of a run of whole events that carries data; None if there are only comments."""
+    return next((event for raw in split_events(batch) if (event := decode_event(raw)) is not None), None)

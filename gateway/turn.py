@@ -1,0 +1,137 @@
+"""Obtaining one upstream answer: the attempts of a turn, over the pool or with the client's own credential.
+
+Owns: what an attempt is. Every route that calls upstream comes through here, and through the one walk. Flow layer;
+a TurnMaker belongs to one request and its thread.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from gateway.access import Caller
+from gateway.credential import AuthHeader, Key, key_header
+from gateway.errors import UpstreamError
+from gateway.failover import Verdict, walk
+from gateway.messages import Tally
+from gateway.narrator import Narrator
+from gateway.pace import Output, Pace
+from gateway.pool import Pool
+from gateway.stream import EventStream, first_event
+from gateway.upstream import Call, Reply, Upstream
+from gateway.verdict import Outcome, cooldown_seconds, outcome_of
+from gateway.watch import Watch
+
+
+@dataclass(slots=True)
+class Turn:
+    """One answer obtained: either whole, in `body`, or a stream of which `opening` holds the first events."""
+
+    reply: Reply
+    body: bytes = b""
+    stream: EventStream | None = None
+    opening: bytes = b""
+
+    def discard(self) -> None:
+        """Throw the answer away; its connection is kept if that is quick."""
+        self.reply.discard()
+
+
+class TurnMaker:
+    """Makes the turns of one request.
+
+    `default_cooldown_seconds` is a limited key's rest when the upstream names none; `wall_clock` gives epoch seconds.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        pool: Pool,
+        caller: Caller,
+        watch: Watch,
+        narrator: Narrator,
+        default_cooldown_seconds: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._upstream = upstream
+        self._pool = pool
+        self._caller = caller
+        self._watch = watch
+        self._narrator = narrator
+        self._default_cooldown_seconds = default_cooldown_seconds
+        self._wall_clock = wall_clock
+
+    def obtain(self, call: Call, pace: Pace, tally: Tally) -> Generator[Output, None, Turn]:
+        """One turn: yields what the client must hear meanwhile, returns the answer.
+
+        A stream of events is opened as such if the call may have one, and read whole as any other answer if not.
+
+        Raises RateLimited, AuthenticationExhausted, UpstreamError, ClientGone, Stopping.
+        """
+        if self._caller.own:
+            turn, _ = yield from self._attempt(call, self._caller.own, pace, tally, None)
+            return turn
+
+        def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
+            return self._attempt(call, (key_header(key),), pace, tally, key)
+
+        return (yield from walk(self._pool, attempt, self._narrator))
+
+    def _attempt(
+        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, tally: Tally, key: Key | None
+    ) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        reply = self._upstream.send(call, credentials, self._watch)
+        try:
+            if key is not None:
+                self._narrator.answered(key, dict(reply.headers))
+            if call.may_stream and reply.is_event_stream:
+                return (yield from self._opened(EventStream(reply, tally), pace))
+            verdict = self._verdict(outcome_of(reply.status), reply)
+            if key is not None and verdict.outcome.fails_over:
+                return Turn(reply), verdict
+            return Turn(reply, body=_checked(reply, reply.read_whole())), verdict
+        except BaseException:
+            reply.close()
+            raise
+
+    def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        """Wait for a stream's first event: it still decides whether the key was limited."""
+        pace.upstream_head_came()
+        opening = b""
+        while True:
+            batch = stream.receive(pace.left_seconds)
+            if batch is None:
+                yield pace.signal(stream.reply)
+                continue
+            if not batch:
+                raise UpstreamError("the upstream's stream ended before its first event")
+            opening += batch
+            event = first_event(opening)
+            if event is not None:
+                break
+        is_limited = event.name == "error" and stream.tally.error_kind == "rate_limit_error"
+        outcome = Outcome.RATE_LIMITED if is_limited else Outcome.OK
+        return Turn(stream.reply, stream=stream, opening=opening), self._verdict(outcome, stream.reply)
+
+    def _verdict(self, outcome: Outcome, reply: Reply) -> Verdict:
+        if not outcome.cools:
+            return Verdict(outcome)
+        rest = cooldown_seconds(dict(reply.headers), self._wall_clock(), self._default_cooldown_seconds)
+        return Verdict(outcome, rest)
+
+
+def _checked(reply: Reply, body: bytes) -> bytes:
+    """A whole answer's body. Raises UpstreamError for a success that is no JSON: SDKs would take it for an answer."""
+    if reply.status != 200:
+        return body
+    if not body.strip():
+        raise UpstreamError("the upstream's answer is empty")
+    if "json" not in reply.content_type:
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError) as error:
+            kind = reply.content_type or "no content type"
+            raise UpstreamError(f"the upstream's answer is not JSON ({kind})") from error
+    return body

@@ -1,0 +1,188 @@
+"""One exchange with the upstream, behind requests' transport interface.
+
+Owns: writing a prepared request and reading an answer's head. Edge layer; thread-safe: an exchange's state is in
+its connection and parser. requests' own HTTPAdapter waits in places that neither a client's hang-up nor a ping
+interval can interrupt, and holds back what has arrived; this one waits only in the request's Watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from requests import PreparedRequest, Response
+from requests.adapters import BaseAdapter
+from requests.exceptions import ChunkedEncodingError, ReadTimeout
+from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.structures import CaseInsensitiveDict
+
+from gateway.upstream.connections import Connection, Connections, Route
+from gateway.watch import Watch
+from gateway.wire import ResponseParser, WireError
+
+
+class _ClosedUnanswered(Exception):
+    """The connection was found closed before any byte of an answer."""
+
+
+class WireBody:
+    """The body of an answer that is being read; the `raw` of the Response. Belongs to one thread."""
+
+    def __init__(self, connection: Connection, parser: ResponseParser, connections: Connections) -> None:
+        self._connection: Connection | None = connection
+        self._parser = parser
+        self._connections = connections
+
+    def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
+        """Body bytes as soon as there are any; b"" at the body's end; None if nothing came in time.
+
+        Raises requests' ChunkedEncodingError or ConnectionError if the body breaks off.
+        """
+        while True:
+            data = self._parser.take_body()
+            if data or self._parser.is_complete or self._connection is None:
+                return data
+            try:
+                arrived = self._connection.receive(watch, timeout_seconds)
+            except OSError as error:
+                raise RequestsConnectionError("the upstream's connection broke") from error
+            if arrived is None:
+                return None
+            _feed(self._parser, arrived)
+
+    def close(self, watch: Watch) -> None:
+        """Keep the connection if the answer was read to its end, else close it; may be called again."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        watch.forget()
+        if self._parser.is_reusable and connection.has_sent_all:
+            self._connections.put(connection)
+        else:
+            connection.close()
+
+
+def _feed(parser: ResponseParser, arrived: bytes) -> None:
+    try:
+        if arrived:
+            parser.feed(arrived)
+        else:
+            parser.end()
+    except WireError as error:
+        raise ChunkedEncodingError(str(error)) from error
+
+
+class SocketAdapter(BaseAdapter):
+    """requests' transport over the gateway's own connections to one upstream."""
+
+    def __init__(self, route: Route) -> None:
+        super().__init__()
+        self._connections = Connections(route)
+        self._is_forwarded = route.proxy is not None and route.url.startswith("http:")
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = True,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+        *,
+        watch: Watch | None = None,
+    ) -> Response:
+        """Send a request and read the answer's head; the body is left in `raw`, a WireBody.
+
+        `timeout` is the read-idle limit in seconds; TLS and proxies are the route's, not the call's. A kept
+        connection found closed before any byte of an answer is replaced once. Raises requests' exceptions,
+        ClientGone and Stopping.
+        """
+        if watch is None:
+            raise TypeError("this transport needs the request's watch")
+        kept = self._connections.take()
+        if kept is not None:
+            try:
+                return self._exchange(kept, request, timeout, watch)
+            except _ClosedUnanswered:
+                pass
+        try:
+            return self._exchange(self._connections.dial(), request, timeout, watch)
+        except _ClosedUnanswered as error:
+            raise RequestsConnectionError("the upstream closed the connection without an answer") from error
+
+    def drop_stale(self) -> None:
+        """Close connections that have been idle for too long."""
+        self._connections.drop_stale()
+
+    def close(self) -> None:
+        """Close the idle connections, and the others when their answers have been read."""
+        self._connections.close()
+
+    def _exchange(
+        self, connection: Connection, request: PreparedRequest, timeout_seconds: float, watch: Watch
+    ) -> Response:
+        parser = ResponseParser()
+        body = WireBody(connection, parser, self._connections)
+        try:
+            _converse(connection, parser, self._written(request), timeout_seconds, watch)
+        except BaseException:
+            watch.forget()
+            connection.close()
+            raise
+        return _response(request, parser, body)
+
+    def _written(self, request: PreparedRequest) -> bytes:
+        url = str(request.url)
+        target = url if self._is_forwarded else request.path_url
+        lines = [f"{request.method} {target} HTTP/1.1", f"host: {urlsplit(url).netloc}"]
+        lines.extend(f"{name}: {value}" for name, value in request.headers.items())
+        body = request.body or b""
+        if body or request.method == "POST":
+            lines.append(f"content-length: {len(body)}")
+        head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+        return head + body if isinstance(body, bytes) else head + body.encode()
+
+
+def _converse(
+    connection: Connection, parser: ResponseParser, request: bytes, timeout_seconds: float, watch: Watch
+) -> None:
+    """Write the request and read until the answer's head is there."""
+    arrived: bytes | None = None
+    has_arrived = False
+    try:
+        arrived = connection.send(request, watch, timeout_seconds) or None
+    except OSError as error:
+        # The upstream may have answered before it closed; that answer is worth more than our broken pipe.
+        if isinstance(error, ReadTimeout):
+            raise
+    while parser.head is None:
+        if arrived is None:
+            try:
+                arrived = connection.receive(watch, timeout_seconds)
+            except OSError as error:
+                if has_arrived:
+                    raise RequestsConnectionError("the upstream's connection broke") from error
+                raise _ClosedUnanswered from error
+        if arrived is None:
+            raise ReadTimeout("the upstream did not answer in time")
+        if not arrived and not has_arrived:
+            raise _ClosedUnanswered
+        has_arrived = True
+        _feed(parser, arrived)
+        arrived = None
+
+
+def _response(request: PreparedRequest, parser: ResponseParser, body: WireBody) -> Response:
+    head = parser.head
+    assert head is not None  # _converse returns with one
+    response = Response()
+    response.status_code = head.status
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    for name, value in head.headers:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    response.headers = headers
+    response.raw = body
+    response.request = request
+    response.url = request.url or ""
+    return response

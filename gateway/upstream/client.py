@@ -1,0 +1,72 @@
+"""Calls to the upstream.
+
+Owns: turning a client's request into the upstream's, with a credential; the only module that reveals a secret.
+Edge layer; thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from requests import PreparedRequest
+from requests.structures import CaseInsensitiveDict
+
+from gateway.credential import AuthHeader
+from gateway.headers import Headers
+from gateway.upstream.adapter import SocketAdapter
+from gateway.upstream.connections import Route
+from gateway.upstream.reply import Reply, translated
+from gateway.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of the upstream, whichever credential pays. `target` is a path with its query string.
+
+    `may_stream` tells calls whose answer may be a stream of events from those that have only whole ones.
+    """
+
+    method: str
+    target: str
+    headers: Headers = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    may_stream: bool = False
+
+
+class Upstream:
+    """One Anthropic-compatible upstream, over kept connections.
+
+    `read_idle_seconds` bounds the upstream's silence, before the head as after it.
+    """
+
+    def __init__(self, route: Route, read_idle_seconds: float) -> None:
+        self._base_url = route.url
+        self._read_idle_seconds = read_idle_seconds
+        self._adapter = SocketAdapter(route)
+
+    def send(self, call: Call, credentials: Sequence[AuthHeader], watch: Watch) -> Reply:
+        """Send a call and read the answer's head. Raises UpstreamError, ClientGone, Stopping."""
+        headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(call.headers)
+        headers["accept-encoding"] = "identity"
+        for credential in credentials:
+            headers[credential.name] = credential.scheme + credential.secret.reveal()
+        request = PreparedRequest()
+        request.method = call.method
+        request.url = self._base_url + call.target
+        request.headers = headers
+        request.body = call.body
+        with translated():
+            response = self._adapter.send(request, timeout=self._read_idle_seconds, watch=watch)
+        return Reply(response, watch, self._read_idle_seconds)
+
+    def drop_stale(self) -> None:
+        """Close connections that have been idle for too long."""
+        self._adapter.drop_stale()
+
+    def close(self) -> None:
+        """Close the idle connections; exchanges under way end undisturbed."""
+        self._adapter.close()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._base_url}>"

@@ -1,0 +1,160 @@
+"""An upstream's answer being read.
+
+Owns: the answer's status and headers, its body as it arrives, and giving the connection back. Edge layer. A Reply
+belongs to one thread; who opens it closes it. requests' exceptions end here: what leaves is a GatewayError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+from requests import Response
+from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
+from urllib3.exceptions import DecodeError
+from urllib3.response import ContentDecoder, HTTPResponse, MultiDecoder
+
+from gateway.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, UpstreamTimedOut
+from gateway.headers import Headers
+from gateway.watch import Watch
+
+LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
+_DISCARD_BYTES = 64 * 1024
+_DISCARD_SECONDS = 0.05
+
+
+class Body(Protocol):
+    """What an answer's `raw` can do; see adapter.WireBody."""
+
+    def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None: ...
+
+    def close(self, watch: Watch) -> None: ...
+
+
+class Reply:
+    """One answer. `headers` have lower-case names, as they came; the body is decoded whatever its coding.
+
+    `read_idle_seconds` is the longest silence of the upstream that is borne.
+    """
+
+    def __init__(self, response: Response, watch: Watch, read_idle_seconds: float) -> None:
+        self.status: int = response.status_code
+        self.headers: Headers = list(response.headers.items())
+        self._raw = cast(Body, response.raw)
+        self._watch = watch
+        self._read_idle_seconds = read_idle_seconds
+        self._heard_at = time.monotonic()
+        self._is_ended = False
+        self._decoder = _decoder(response.headers.get("content-encoding", ""))
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of events rather than one document."""
+        return self.status == 200 and self.content_type == "text/event-stream"
+
+    @property
+    def content_type(self) -> str:
+        """The media type, lower case, without parameters; empty when there is none."""
+        value = next((value for name, value in self.headers if name == "content-type"), "")
+        return value.partition(";")[0].strip().lower()
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.
+
+        Raises UpstreamError if the body breaks, UpstreamSilent past the read-idle limit, ClientGone, Stopping.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while not self._is_ended:
+            limit = min(deadline, self._heard_at + self._read_idle_seconds)
+            with translated():
+                data = self._raw.receive(self._watch, limit - time.monotonic())
+            if data is None:
+                if time.monotonic() >= self._heard_at + self._read_idle_seconds:
+                    raise UpstreamSilent("the upstream has gone silent")
+                return None
+            self._heard_at = time.monotonic()
+            self._is_ended = not data
+            decoded = self._decode(data)
+            if decoded:
+                return decoded
+        return b""
+
+    def read_whole(self) -> bytes:
+        """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
+        pieces: list[bytes] = []
+        size = 0
+        while data := self.receive(self._read_idle_seconds):
+            pieces.append(data)
+            size += len(data)
+            if size > LARGEST_WHOLE_BYTES:
+                raise UpstreamError("the upstream's answer is too large")
+        return b"".join(pieces)
+
+    def discard(self) -> None:
+        """Throw the answer away: what is left of it is read if that is quick, so that the connection is kept."""
+        left_bytes = _DISCARD_BYTES
+        deadline = time.monotonic() + _DISCARD_SECONDS
+        try:
+            while left_bytes > 0 and (left := deadline - time.monotonic()) > 0:
+                data = self._raw.receive(self._watch, left)
+                if not data:
+                    break
+                left_bytes -= len(data)
+        except (RequestException, ClientGone, Stopping):
+            pass  # the next wait of this request meets the same and says so; here only the connection matters
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the connection back, or close it if the answer was not read to its end; may be called again."""
+        self._raw.close(self._watch)
+
+    def _decode(self, data: bytes) -> bytes:
+        if self._decoder is None:
+            return data
+        try:
+            return self._decoder.decompress(data) if data else self._decoder.flush()
+        except DecodeError as error:
+            raise UpstreamError("the upstream's answer cannot be decoded") from error
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status} {self.content_type}{' ended' if self._is_ended else ''}>"
+
+
+def _decoder(coding: str) -> ContentDecoder | None:
+    codings = [name.strip().lower() for name in coding.split(",") if name.strip()]
+    codings = [name for name in codings if name != "identity"]
+    if not codings:
+        return None
+    unknown = [name for name in codings if name not in HTTPResponse.CONTENT_DECODERS]
+    if unknown:
+        return _Undecodable(unknown[0])
+    return MultiDecoder(",".join(codings))
+
+
+class _Undecodable(ContentDecoder):
+    """Stands for a coding nobody here can undo; says so when the body is read, not before it is needed."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        raise UpstreamError(f"the upstream's answer has an unknown content coding: {self._coding}")
+
+    def flush(self) -> bytes:
+        return b""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn requests' exceptions into the gateway's, whose messages may be shown."""
+    try:
+        yield
+    except ConnectTimeout as error:
+        raise UpstreamTimedOut(str(error)) from error
+    except ReadTimeout as error:
+        raise UpstreamSilent("the upstream did not answer in time") from error
+    except RequestException as error:
+        raise UpstreamError(str(error)) from error

@@ -1,0 +1,112 @@
+"""What an upstream's answer says about the key that was used, and for how long.
+
+Owns: the classification of a status and the reading of cooldown headers. Pure: the clock's time is an argument.
+Only 429, 401 and 403 say anything about a key; everything else is the upstream's own affair and is relayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum
+
+LONGEST_COOLDOWN_SECONDS = 24 * 3600.0
+
+
+class Outcome(Enum):
+    """How one attempt ended; the values are the metric's `outcome` label."""
+
+    OK = "ok"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server_error"
+    CLIENT_ERROR = "client_error"
+    TRANSPORT_ERROR = "transport_error"
+
+    @property
+    def cools(self) -> bool:
+        """Whether the key rests for a while and the next one is tried."""
+        return self is Outcome.RATE_LIMITED
+
+    @property
+    def retires(self) -> bool:
+        """Whether the key is refused for good and the next one is tried."""
+        return self in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
+
+    @property
+    def fails_over(self) -> bool:
+        """Whether the next key is tried."""
+        return self.cools or self.retires
+
+
+_BY_STATUS = {
+    401: Outcome.UNAUTHORIZED,
+    403: Outcome.FORBIDDEN,
+    429: Outcome.RATE_LIMITED,
+    529: Outcome.OVERLOADED,
+}
+
+
+def outcome_of(status: int) -> Outcome:
+    """Classify an HTTP status."""
+    named = _BY_STATUS.get(status)
+    if named is not None:
+        return named
+    if status >= 500:
+        return Outcome.SERVER_ERROR
+    return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK
+
+
+def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
+    """How long a rate-limited key rests, in seconds, at most 24 hours.
+
+    `headers` has lower-case names; `now` is epoch seconds. The first header that can be read and lies ahead wins:
+    `retry-after-ms`, `retry-after` (seconds or an HTTP-date, RFC 9110 section 10.2.3),
+    `anthropic-ratelimit-unified-reset` (epoch seconds); else the default.
+    """
+    candidates = (
+        _scaled(headers.get("retry-after-ms"), 0.001),
+        _retry_after(headers.get("retry-after"), now),
+        _until(headers.get("anthropic-ratelimit-unified-reset"), now),
+    )
+    for seconds in candidates:
+        if seconds is not None and seconds > 0:
+            return min(seconds, LONGEST_COOLDOWN_SECONDS)
+    return min(default_seconds, LONGEST_COOLDOWN_SECONDS)
+
+
+def _number(text: str | None) -> float | None:
+    if text is None or not text.strip().isascii() or "_" in text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _scaled(text: str | None, factor: float) -> float | None:
+    value = _number(text)
+    return None if value is None else value * factor
+
+
+def _until(text: str | None, now: float) -> float | None:
+    value = _number(text)
+    return None if value is None else value - now
+
+
+def _retry_after(text: str | None, now: float) -> float | None:
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return at.timestamp() - now

@@ -1,0 +1,72 @@
+"""Waiting on an upstream without forgetting the client.
+
+Owns: the one place where a request's thread sleeps on sockets. A Watch belongs to one request and its thread.
+Every wait for the upstream, to send or to receive, also watches the client's connection and the end of the drain
+time, so the kernel wakes the thread for whichever comes first; nothing polls at intervals.
+
+The client's socket is watched for its hang-up alone (POLLRDHUP): bytes of a pipelined next request are none of
+our business here, and a client that shuts its sending side is taken for gone, as nginx does too.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+
+from gateway.errors import ClientGone, Stopping
+from gateway.lifecycle import Lifecycle
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere POLLHUP, which poll reports unasked
+_LONGEST_WAIT_SECONDS = 1e6
+_GONE = _HANG_UP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class Watch:
+    """Waits for one request's upstream socket, its client's, and the end of the drain time.
+
+    `client` is the client's connection, or None where there is none to watch.
+    """
+
+    def __init__(self, client: socket.socket | None, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._client_fd = client.fileno() if client is not None else None
+        self._poll = select.poll()
+        if self._client_fd is not None:
+            self._poll.register(self._client_fd, _HANG_UP)
+        self._poll.register(lifecycle.fileno(), select.POLLIN)
+        self._upstream: tuple[int, int] | None = None
+
+    def wait(self, descriptor: int, events: int, timeout_seconds: float) -> int:
+        """Wait until the upstream's descriptor is READABLE or WRITABLE as asked.
+
+        Returns what it is ready for, or 0 when the time is over. Raises ClientGone and Stopping.
+        """
+        if self._upstream != (descriptor, events):
+            self._follow(descriptor, events)
+        bounded_seconds = min(max(0.0, timeout_seconds), _LONGEST_WAIT_SECONDS)
+        ready = dict(self._poll.poll(math.ceil(bounded_seconds * 1000)))
+        if self._client_fd is not None and ready.get(self._client_fd, 0) & _GONE:
+            raise ClientGone
+        if self._lifecycle.fileno() in ready:
+            raise Stopping("the gateway is stopping; try again")
+        return ready.get(descriptor, 0)
+
+    def check(self) -> None:
+        """Raise Stopping if the drain time is over: for a thread that is too busy to wait."""
+        if self._lifecycle.is_over:
+            raise Stopping("the gateway is stopping; try again")
+
+    def forget(self) -> None:
+        """Stop watching the upstream's descriptor: it is about to be closed or reused."""
+        if self._upstream is not None:
+            self._poll.unregister(self._upstream[0])
+            self._upstream = None
+
+    def _follow(self, descriptor: int, events: int) -> None:
+        self.forget()
+        self._poll.register(descriptor, events)
+        self._upstream = (descriptor, events)

@@ -1,0 +1,117 @@
+"""HTTP/1.1 answers as they come off the wire: bytes in, a head and body pieces out.
+
+Owns: reading one response incrementally, so that a wait can fall between any two bytes and nothing that has
+arrived is ever held back by a reader that wants more. Pure; a parser belongs to one exchange. The grammar is
+llhttp's, the parser of Node.js, by way of httptools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+LARGEST_HEAD_BYTES = 256 * 1024
+
+
+class WireError(Exception):
+    """What came is not an HTTP/1.1 answer, or ended before its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status and headers of an answer; names in lower case, values as latin-1 text, in the order they came."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+    def get(self, name: str) -> str | None:
+        """The first header of that lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+class ResponseParser:
+    """One response. Feed it bytes; read `head` once it is set, then body pieces, until `is_complete`."""
+
+    def __init__(self) -> None:
+        self.head: ResponseHead | None = None
+        self.is_complete = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: list[tuple[str, str]] = []
+        self._body: list[bytes] = []
+        self._bytes_before_head = 0
+        self._keeps_alive = False
+        self._has_surplus = False
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes. Raises WireError if they are not HTTP; what was good before them can still be taken."""
+        if self.is_complete:
+            self._has_surplus = True
+            return
+        if self.head is None:
+            self._bytes_before_head += len(data)
+        failure = self._parse(data)
+        if failure is not None:
+            raise WireError(failure)
+        if self.head is None and self._bytes_before_head > LARGEST_HEAD_BYTES:
+            raise WireError("the answer's head is too large")
+
+    def end(self) -> None:
+        """The connection has ended. Raises WireError if the answer has not."""
+        if self.head is None:
+            raise WireError("the connection ended before the answer's head was complete")
+        if not self.is_complete and (self.head.get("content-length") or self._is_chunked):
+            raise WireError("the connection ended in the middle of the answer")
+        self.is_complete = True
+        self._keeps_alive = False
+
+    def take_body(self) -> bytes:
+        """The body bytes that have come since the last call."""
+        pieces, self._body = self._body, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the connection may carry another exchange: all was read, nothing is left over."""
+        return self.is_complete and self._keeps_alive and not self._has_surplus
+
+    def _parse(self, data: bytes) -> str | None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return "the answer switches protocols"
+        except httptools.HttpParserError as error:
+            if not self.is_complete:
+                return f"the answer is not HTTP/1.1: {error}"
+            self._has_surplus = True
+        return None
+
+    @property
+    def _is_chunked(self) -> bool:
+        coding = self.head.get("transfer-encoding") if self.head is not None else None
+        return coding is not None and "chunked" in coding.lower()
+
+    # httptools calls these.
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._has_surplus = self.is_complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is None:
+            self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and not self.is_complete:
+            self.head = ResponseHead(status, tuple(self._headers))
+            self._keeps_alive = self._parser.should_keep_alive()
+
+    def on_body(self, data: bytes) -> None:
+        if not self.is_complete:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        # An informational answer (1xx) is complete too, and the real one follows it.
+        if self.head is not None:
+            self.is_complete = True

@@ -1,0 +1,24 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.harness import GatewayProcess
+
+
+@pytest.fixture
+def gateway_process() -> Iterator[Callable[..., GatewayProcess]]:
+    """Starts real gateways, `gateway_process(upstream_url, keys=[...], **settings)`, and stops them after the test."""
+    started: list[GatewayProcess] = []
+
+    def start(*arguments: object, **settings: object) -> GatewayProcess:
+        process = GatewayProcess(*arguments, **settings)  # type: ignore[arg-type]
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.stop()

@@ -1,0 +1,161 @@
+"""A real gateway for end-to-end tests: gunicorn with the project's own configuration, in a process of its own.
+
+Owns: starting and stopping it, its log, its metrics. Nothing here knows how the gateway works inside.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parent.parent
+_LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
+START_SECONDS = 30.0
+
+
+def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
+    """Look again every few milliseconds until it holds; False if the time is over before."""
+    deadline = time.monotonic() + timeout_seconds
+    pause = threading.Event()
+    while not holds():
+        if time.monotonic() >= deadline:
+            return False
+        pause.wait(0.01)
+    return True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer read to its end; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class GatewayProcess:
+    """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix."""
+
+    def __init__(
+        self,
+        upstream_url: str,
+        keys: Sequence[str],
+        arguments: Sequence[str] = (),
+        must_start: bool = True,
+        **env: str,
+    ) -> None:
+        settings = {"bind": "127.0.0.1:0", "threads": "32", "reserved_threads": "8", "upstream_url": upstream_url} | env
+        if keys:
+            settings["api_keys"] = ",".join(keys)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments],
+            cwd=ROOT,
+            env=clean | named,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self.port = 0
+        if must_start and not wait_until(self._is_up, START_SECONDS):
+            log = self.stop(signal.SIGKILL)
+            raise AssertionError(f"the gateway did not start:\n{log}")
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        return self._process.pid
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The workers' process ids."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    @property
+    def log(self) -> str:
+        """All it has logged so far."""
+        return os.pread(self._log.fileno(), 1 << 26, 0).decode()
+
+    def signal(self, number: int) -> None:
+        """Send the master a signal."""
+        self._process.send_signal(number)
+
+    def wait_for_log(self, text: str, timeout_seconds: float = 10.0) -> None:
+        """Wait until a text stands in the log."""
+        assert wait_until(lambda: text in self.log, timeout_seconds), f"{text!r} is not in the log:\n{self.log}"
+
+    def wait(self, timeout_seconds: float) -> int:
+        """Wait for the master's end; its exit status."""
+        return self._process.wait(timeout_seconds)
+
+    def stop(self, number: int = signal.SIGTERM, timeout_seconds: float = 20.0) -> str:
+        """End it if it still runs, and return the whole log; may be called again."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(timeout_seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(timeout_seconds)
+                raise AssertionError(f"the gateway did not stop in {timeout_seconds} s:\n{self.log}") from None
+        log = "" if self._log.closed else self.log
+        self._log.close()
+        return log
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request on a connection of its own, answered whole."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+        finally:
+            connection.close()
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample of `/metrics`, by name and labels."""
+        text = self.request("GET", "/metrics").body.decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """One sample's value; 0 if there is none."""
+        return self.metrics().get((f"gateway_{name}", frozenset(labels.items())), 0.0)
+
+    def _is_up(self) -> bool:
+        if self._process.poll() is not None:
+            raise AssertionError(f"the gateway ended at its start:\n{self.stop()}")
+        match = _LISTENING.search(self.log)
+        if match is None:
+            return False
+        self.port = int(match[2])
+        try:
+            return self.request("GET", "/readyz").status == 200
+        except OSError:
+            return False

@@ -12,8 +12,10 @@ import logging
 import logging.config
 import mmap
 import os
+import ssl
 
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.upstream.connections import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,12 @@ def settings() -> Settings:
 
 def read_settings() -> Settings:
     """Read the configuration anew: the environment as it was at the start, the files as they are now."""
-    return load_settings(os.environ, _read_file)
+    found = load_settings(os.environ, _read_file)
+    try:
+        tls_context(found.upstream_ca_pem)
+    except ssl.SSLError as error:
+        raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
+    return found
 
 
 def adopt(new: Settings) -> None:

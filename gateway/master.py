@@ -15,7 +15,8 @@ from types import MethodType
 from typing import Any, NoReturn
 
 from gateway import launch
-from gateway.settings import Settings, SettingsError, is_local_address, settle
+from gateway.setting_values import is_local_address
+from gateway.settings import Settings, SettingsError, settle
 
 log = logging.getLogger(__name__)
 

@@ -92,10 +92,10 @@ class Gateway:
         token_file = None
         if settings.client_tokens_file is not None and settings.tokens is not None:
             token_file = TokenFile(settings.client_tokens_file, settings.tokens, self.clock)
-        route = _route(settings)
+        route = route_of(settings)
         read_idle_seconds = settings.read_idle_timeout_seconds
         if before is not None and (route, read_idle_seconds) == (
-            _route(before.settings),
+            route_of(before.settings),
             before.settings.read_idle_timeout_seconds,
         ):
             upstream = before.upstream  # its connections are worth keeping
@@ -110,11 +110,12 @@ class Gateway:
         return f"<Gateway {self.lifecycle.phase.value} {self.configuration.pool!r} {self.admission!r}>"
 
 
-def _route(settings: Settings) -> Route:
+def route_of(settings: Settings) -> Route:
+    """The way to the upstream that a configuration names."""
     return Route(
         url=settings.upstream_url,
         connect_timeout_seconds=settings.connect_timeout_seconds,
         idle_seconds=settings.idle_connection_seconds,
-        ca_file=settings.upstream_ca_file,
+        ca_pem=settings.upstream_ca_pem,
         proxy=settings.upstream_proxy,
     )

@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from gateway.access import ByokMode, ClientToken, TokenFileError, is_loopback_host, parse_tokens
+from gateway import setting_values as values
+from gateway.access import ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key, Secret
 
 PREFIX = "GATEWAY_"
@@ -36,81 +36,6 @@ class SettingsError(ValueError):
         self.complaints = complaints
 
 
-class _Bad(ValueError):
-    """One value is unusable; the message completes `NAME: ...` and never quotes a secret."""
-
-
-def _text(raw: object) -> str:
-    if not isinstance(raw, str) or not raw.strip():
-        raise _Bad("a non-empty text was expected")
-    return raw.strip()
-
-
-def _seconds(raw: object) -> float:
-    try:
-        value = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else None
-    except ValueError:
-        value = None
-    if value is None or not 0 < value < 1e9:
-        raise _Bad(f"a positive number of seconds was expected, not {raw!r}")
-    return value
-
-
-def _count(least: int) -> Callable[[object], int]:
-    def parse(raw: object) -> int:
-        try:
-            value = int(raw) if isinstance(raw, str | int) and not isinstance(raw, bool) else None
-        except ValueError:
-            value = None
-        if value is None or value < least:
-            raise _Bad(f"a whole number of at least {least} was expected, not {raw!r}")
-        return value
-
-    return parse
-
-
-def _byok(raw: object) -> ByokMode:
-    text = str(raw).lower()
-    try:
-        return ByokMode(text)
-    except ValueError as error:
-        raise _Bad(f"true, false or only was expected, not {raw!r}") from error
-
-
-def _base_url(raw: object) -> str:
-    text = _text(raw).rstrip("/")
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or parts.username or parts.password:
-        raise _Bad("a URL such as https://api.anthropic.com was expected, without user, query or fragment")
-    return text
-
-
-def _proxy_url(raw: object) -> str:
-    text = _text(raw).rstrip("/")
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme == "http" and bool(parts.hostname) and parts.port is not None
-    except ValueError:
-        usable = False
-    if not usable or parts.path:
-        raise _Bad("a proxy URL such as http://proxy.internal:3128 was expected")
-    return text
-
-
-def _bind(raw: object) -> str:
-    text = _text(raw)
-    if text.startswith("unix:"):
-        return text
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise _Bad(f"HOST:PORT or unix:PATH was expected, not {text!r}")
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One row of the settings table. `applies` says whether a reload is enough or a restart is needed."""
@@ -129,44 +54,45 @@ class Settings:
     """A checked configuration. Durations are in seconds, sizes in bytes.
 
     `keys` are in failover order; `tokens` is None when there is no token file, which leaves the gateway open on
-    loopback; `digest` identifies the contents of everything that was read.
+    loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`; `digest` identifies all that was read.
     """
 
-    upstream_url: str = _setting("https://api.anthropic.com", _base_url, "the Anthropic-compatible upstream")
+    upstream_url: str = _setting("https://api.anthropic.com", values.base_url, "the Anthropic-compatible upstream")
     api_keys: str | None = _setting(
-        None, _text, "the pool: comma-separated `secret` or `name=secret`, in failover order"
+        None, values.text, "the pool: comma-separated `secret` or `name=secret`, in failover order"
     )
-    api_keys_file: str | None = _setting(None, _text, "the same in a file, one a line, `#` comments")
+    api_keys_file: str | None = _setting(None, values.text, "the same in a file, one a line, `#` comments")
     client_tokens_file: str | None = _setting(
-        None, _text, "who may use the gateway: `name sha256:<hex> [operator]` a line"
+        None, values.text, "who may use the gateway: `name sha256:<hex> [operator]` a line"
     )
     allow_byok: ByokMode = _setting(
-        ByokMode.ALLOWED, _byok, "whether clients may bring their own credential: `true`, `false`, `only`"
+        ByokMode.ALLOWED, values.byok_mode, "whether clients may bring their own credential: `true`, `false`, `only`"
     )
-    bind: str = _setting("127.0.0.1:8080", _bind, "the address to listen on", restart=True)
-    workers: int = _setting(1, _count(1), "worker processes", restart=True)
-    threads: int = _setting(256, _count(2), "threads of a worker; a stream holds one", restart=True)
-    reserved_threads: int = _setting(16, _count(1), "threads kept free for health, metrics and refusals", restart=True)
-    head_timeout_seconds: float = _setting(
-        15.0, _seconds, "how long a client may take to send a request's head", restart=True
-    )
-    body_timeout_seconds: float = _setting(60.0, _seconds, "how long a client may take to send its body")
+    bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
+    workers: int = _setting(1, values.count(1), "worker processes", restart=True)
+    threads: int = _setting(256, values.count(2), "threads of a worker; a stream holds one", restart=True)
+    reserved_threads: int = _setting(16, values.count(1), "threads kept free for health and refusals", restart=True)
+    head_timeout_seconds: float = _setting(15.0, values.seconds, "how long a client may take to send a request's head")
+    body_timeout_seconds: float = _setting(60.0, values.seconds, "how long a client may take to send its body")
     write_timeout_seconds: float = _setting(
-        60.0, _seconds, "how long a client may take none of the bytes sent to it", restart=True
+        60.0, values.seconds, "how long a client may take none of the bytes sent to it"
     )
-    upstream_proxy: str | None = _setting(None, _proxy_url, "an HTTP proxy on the way to the upstream")
-    upstream_ca_file: str | None = _setting(None, _text, "a PEM file of the authorities to trust upstream")
-    default_cooldown_seconds: float = _setting(60.0, _seconds, "rest of a limited key when the upstream names none")
-    ping_seconds: float = _setting(10.0, _seconds, "silence after which a stream gets a ping")
-    connect_timeout_seconds: float = _setting(5.0, _seconds, "how long connecting to the upstream may take")
-    read_idle_timeout_seconds: float = _setting(600.0, _seconds, "upstream silence that ends a request")
-    idle_connection_seconds: float = _setting(30.0, _seconds, "age at which an idle upstream connection is dropped")
-    max_body_bytes: int = _setting(33554432, _count(1024), "the largest request body")
-    drain_seconds: float = _setting(300.0, _seconds, "how long streams may run on after SIGTERM", restart=True)
-    log_level: str = _setting("info", lambda raw: _log_level(raw), "debug, info, warning or error", restart=True)
+    upstream_proxy: str | None = _setting(None, values.proxy_url, "an HTTP proxy on the way to the upstream")
+    upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")
+    default_cooldown_seconds: float = _setting(60.0, values.seconds, "rest of a limited key if the upstream names none")
+    ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
+    connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")
+    read_idle_timeout_seconds: float = _setting(600.0, values.seconds, "upstream silence that ends a request")
+    idle_connection_seconds: float = _setting(30.0, values.seconds, "age at which an idle connection is dropped")
+    max_body_bytes: int = _setting(33554432, values.count(1024), "the largest request body")
+    drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
+    log_level: str = _setting(
+        "info", values.choice("debug", "info", "warning", "error"), "how much is logged", restart=True
+    )
 
     keys: tuple[Key, ...] = ()
     tokens: tuple[ClientToken, ...] | None = None
+    upstream_ca_pem: str | None = None
     digest: str = ""
 
     def __repr__(self) -> str:
@@ -204,19 +130,12 @@ class Settings:
             lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
         if self.workers > 1:
             lines.append("GATEWAY_WORKERS: only 1 is supported: the keys' state lives in one process")
-        if self.is_open and not is_local_address(self.bind):
+        if self.is_open and not values.is_local_address(self.bind):
             lines.append(
                 f"GATEWAY_BIND: {self.bind} is not a loopback address, and without "
                 "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
             )
         return lines
-
-
-def _log_level(raw: object) -> str:
-    text = _text(raw).lower()
-    if text not in ("debug", "info", "warning", "error"):
-        raise _Bad(f"debug, info, warning or error was expected, not {text!r}")
-    return text
 
 
 def setting_specs() -> Iterator[tuple[str, Spec]]:
@@ -257,20 +176,22 @@ class _Loader:
 
     def load(self) -> Settings:
         raw = self._file_values() | self._environment_values()
-        values: dict[str, Any] = {}
+        parsed: dict[str, Any] = {}
         for name, spec in setting_specs():
             if name in raw:
                 label, value = raw[name]
                 self._digest.update(f"{name}={value!r}\n".encode("utf-8", "surrogateescape"))
                 try:
-                    values[name] = spec.parse(value)
-                except _Bad as error:
+                    parsed[name] = spec.parse(value)
+                except values.BadValue as error:
                     self._complaints.append(f"{label}: {error}")
-        keys = self._keys(values)
-        tokens = self._tokens(values.get("client_tokens_file"))
+        keys = self._keys(parsed)
+        tokens = self._tokens(parsed.get("client_tokens_file"))
+        ca_file = parsed.get("upstream_ca_file")
+        ca_pem = self._read_text("GATEWAY_UPSTREAM_CA_FILE", ca_file) if ca_file else None
         if self._complaints:
             raise SettingsError(self._complaints)
-        settings = Settings(**values, keys=keys, tokens=tokens, digest=self._digest.hexdigest())
+        settings = Settings(**parsed, keys=keys, tokens=tokens, upstream_ca_pem=ca_pem, digest=self._digest.hexdigest())
         if conflicts := settings.conflicts():
             raise SettingsError(conflicts)
         return settings
@@ -320,12 +241,12 @@ class _Loader:
             self._complaints.append(f"{label}: {path} is not UTF-8 text")
         return None
 
-    def _keys(self, values: Mapping[str, Any]) -> tuple[Key, ...]:
+    def _keys(self, parsed: Mapping[str, Any]) -> tuple[Key, ...]:
         entries: list[tuple[str, str]] = []
-        for entry in (values.get("api_keys") or "").split(","):
+        for entry in (parsed.get("api_keys") or "").split(","):
             if entry.strip():
                 entries.append((f"GATEWAY_API_KEYS, entry {len(entries) + 1}", entry.strip()))
-        path = values.get("api_keys_file")
+        path = parsed.get("api_keys_file")
         if path:
             text = self._read_text("GATEWAY_API_KEYS_FILE", path) or ""
             for number, line in enumerate(text.splitlines(), start=1):
@@ -363,10 +284,3 @@ class _Loader:
         except TokenFileError as error:
             self._complaints.append(f"{path}: {error}")
             return None
-
-
-def is_local_address(bind: str) -> bool:
-    """Whether an address to listen on (`HOST:PORT`, `unix:PATH`) can be reached from this machine alone."""
-    if bind.startswith("unix:"):
-        return True
-    return is_loopback_host(bind.rpartition(":")[0].strip("[]"))

@@ -96,7 +96,7 @@ class GatewayProcess:
         """All it has logged so far."""
         return os.pread(self._log.fileno(), 1 << 26, 0).decode()
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send the master a signal."""
         self._process.send_signal(number)
 

@@ -32,12 +32,15 @@ _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where connections lead and how. `proxy` and `ca_file` are None where not used; timeouts in seconds."""
+    """Where connections lead and how; timeouts in seconds.
+
+    `ca_pem` holds the certificates of the authorities to trust instead of the public ones; `proxy` is a URL.
+    """
 
     url: str
     connect_timeout_seconds: float
     idle_seconds: float
-    ca_file: str | None = None
+    ca_pem: str | None = None
     proxy: str | None = None
 
 
@@ -131,7 +134,7 @@ class Connections:
         self._route = route
         self._parts = urlsplit(route.url)
         self._clock = clock
-        self._context = _tls_context(route.ca_file) if self._parts.scheme == "https" else None
+        self._context = tls_context(route.ca_pem) if self._parts.scheme == "https" else None
         self._lock = threading.Lock()  # guards _idle and _is_closed
         self._idle: deque[tuple[Connection, float]] = deque()
         self._is_closed = False
@@ -216,8 +219,9 @@ class Connections:
             return f"<Connections to {self._parts.netloc}, {len(self._idle)} idle>"
 
 
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file or certifi.where())
+def tls_context(ca_pem: str | None) -> ssl.SSLContext:
+    """What an upstream's certificate is verified with. Raises ssl.SSLError if `ca_pem` holds no certificate."""
+    context = ssl.create_default_context(cafile=None if ca_pem else certifi.where(), cadata=ca_pem)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -1,0 +1,55 @@
+# Every target sets up what it needs.
+
+.PHONY: help run demo test test-long check format lock clean
+
+help:
+	@echo "make demo       the main job, shown: a failover, streamed through curl"
+	@echo "make run        start the gateway with the GATEWAY_* settings of the environment"
+	@echo "make test       set up everything and run every test"
+	@echo "make test-long  the storms at full count"
+	@echo "make check      formatting, lint, types"
+	@echo "make format     format the code"
+	@echo "make lock       renew the lock files"
+
+run: venv
+	@.venv/bin/gateway check || { \
+	    echo; \
+	    echo "Give the gateway at least one key:   GATEWAY_API_KEYS=sk-ant-... make run"; \
+	    echo "or see it work without any:          make demo"; \
+	    exit 1; } >&2
+	@exec .venv/bin/gunicorn -c gunicorn.conf.py
+
+demo: venv
+	@sh scripts/demo.sh
+
+test: venv-dev
+	@sh tests/sdk/setup.sh
+	@.venv/bin/python -m pytest
+
+test-long: venv-dev
+	@.venv/bin/python -m pytest -m long --timeout=1800
+
+check: venv-dev
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+format: venv-dev
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+lock: venv-dev
+	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --extra simulate --output-file requirements.lock setup.py
+	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra dev --constraint requirements.lock \
+	    --output-file requirements-dev.lock setup.py
+
+clean:
+	rm -rf .venv .venv-sdk tests/sdk/node/node_modules
+
+.PHONY: venv venv-dev
+venv:
+	@sh scripts/venv.sh requirements.lock
+venv-dev:
+	@sh scripts/venv.sh requirements-dev.lock

@@ -1,0 +1,44 @@
+"""The console script `gateway`: commands for the operator.
+
+Owns: the command line. Web layer. Each command is a module with `configure` (its arguments) and `run` (its work,
+returning the exit status); complaints go to standard error, one line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from gateway import __version__
+from gateway.cli import check, tokens
+from gateway.simulator import cli as simulate
+
+_COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
+_COMMANDS = (
+    ("check", "say whether the configuration is good", check.configure, check.run),
+    ("tokens", "make, list and revoke client tokens", tokens.configure, tokens.run),
+    ("simulate", "be an Anthropic-compatible upstream to rehearse with", simulate.configure, simulate.run),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 when something is wrong, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(prog="gateway", description="A gateway for the Anthropic Messages API.")
+    parser.add_argument("--version", action="version", version=f"messages-gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, meaning, configure, run in _COMMANDS:
+        command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        configure(command)
+        command.set_defaults(run=run)
+    chosen = parser.parse_args(arguments)
+    run_chosen: Callable[[argparse.Namespace], int] = chosen.run
+    try:
+        return run_chosen(chosen)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

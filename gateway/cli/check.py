@@ -1,0 +1,72 @@
+"""`gateway check`: is this configuration good?
+
+Owns: a report in words. Web layer. Without options nothing is sent anywhere; with `--upstream` each key is shown to
+the upstream once, in a request that costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gateway import launch
+from gateway.credential import Key, key_header
+from gateway.errors import GatewayError
+from gateway.lifecycle import Lifecycle
+from gateway.service import route_of
+from gateway.settings import Settings, SettingsError
+from gateway.upstream import Call, Upstream
+from gateway.verdict import outcome_of
+from gateway.watch import Watch
+
+_PROBE = Call("GET", "/v1/models?limit=1", [("anthropic-version", "2023-06-01")])
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "--upstream", action="store_true", help="also ask the upstream, with each key, for its list of models"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Report on the configuration; 1 if the gateway would not start with it, or a key is refused."""
+    try:
+        settings = launch.read_settings()
+    except SettingsError as error:
+        for line in error.complaints:
+            print(f"gateway: {line}", file=sys.stderr)
+        return 1
+    print(f"upstream  {settings.upstream_url}")
+    print(f"address   {settings.bind}")
+    print(f"clients   {_clients(settings)}")
+    print(f"own keys  {settings.allow_byok.value}")
+    print(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
+    refused = 0
+    with_upstream = Upstream(route_of(settings), settings.read_idle_timeout_seconds) if arguments.upstream else None
+    for position, key in enumerate(settings.keys, start=1):
+        finding = ""
+        if with_upstream is not None:
+            is_accepted, finding = _probe(with_upstream, key)
+            refused += not is_accepted
+        print(f"key {position:<5} {key.name} ({key.hint}){finding}")
+    return 1 if refused else 0
+
+
+def _clients(settings: Settings) -> str:
+    if settings.tokens is None:
+        return "no token file: this machine only"
+    operators = sum(token.is_operator for token in settings.tokens)
+    return f"{len(settings.tokens)} tokens, {operators} of them operators'"
+
+
+def _probe(upstream: Upstream, key: Key) -> tuple[bool, str]:
+    lifecycle = Lifecycle()
+    try:
+        reply = upstream.send(_PROBE, (key_header(key),), Watch(None, lifecycle))
+        reply.discard()
+    except GatewayError as error:
+        return False, f": {error.message}"
+    finally:
+        lifecycle.close()
+    return reply.status < 400, f": {outcome_of(reply.status).value} (status {reply.status})"

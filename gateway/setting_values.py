@@ -1,0 +1,109 @@
+"""The kinds of values that settings have: each a function from what was written to what it means.
+
+Owns: parsing single values. Pure. A raw value is text from the environment, or whatever TOML made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+from gateway.access import ByokMode, is_loopback_host
+
+
+class BadValue(ValueError):
+    """One value is unusable; the message completes `NAME: ...`."""
+
+
+def text(raw: object) -> str:
+    """Any text but an empty one."""
+    if not isinstance(raw, str) or not raw.strip():
+        raise BadValue("a non-empty text was expected")
+    return raw.strip()
+
+
+def seconds(raw: object) -> float:
+    """A duration: a positive number, whole or fractional."""
+    try:
+        value = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else None
+    except ValueError:
+        value = None
+    if value is None or not 0 < value < 1e9:
+        raise BadValue(f"a positive number of seconds was expected, not {raw!r}")
+    return value
+
+
+def count(least: int) -> Callable[[object], int]:
+    """A whole number of at least `least`."""
+
+    def parse(raw: object) -> int:
+        try:
+            value = int(raw) if isinstance(raw, str | int) and not isinstance(raw, bool) else None
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise BadValue(f"a whole number of at least {least} was expected, not {raw!r}")
+        return value
+
+    return parse
+
+
+def choice(*names: str) -> Callable[[object], str]:
+    """One of some words, in any case."""
+
+    def parse(raw: object) -> str:
+        value = str(raw).strip().lower()
+        if value not in names:
+            raise BadValue(f"{', '.join(names[:-1])} or {names[-1]} was expected, not {raw!r}")
+        return value
+
+    return parse
+
+
+def byok_mode(raw: object) -> ByokMode:
+    """Whether clients may bring their own credential; TOML's booleans serve as well as words."""
+    return ByokMode(choice(*(mode.value for mode in ByokMode))(raw))
+
+
+def base_url(raw: object) -> str:
+    """The URL of an upstream, perhaps with a path that goes before every route."""
+    value = text(raw).rstrip("/")
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or parts.username or parts.password:
+        raise BadValue("a URL such as https://api.anthropic.com was expected, without user, query or fragment")
+    return value
+
+
+def proxy_url(raw: object) -> str:
+    """The URL of an HTTP proxy."""
+    value = text(raw).rstrip("/")
+    parts = _parts(value)
+    if parts is None or parts.scheme != "http" or parts.port is None or parts.path or parts.username:
+        raise BadValue("a proxy URL such as http://proxy.internal:3128 was expected")
+    return value
+
+
+def bind_address(raw: object) -> str:
+    """An address to listen on, as gunicorn writes them."""
+    value = text(raw)
+    if value.startswith("unix:") and len(value) > len("unix:"):
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise BadValue(f"HOST:PORT or unix:PATH was expected, not {value!r}")
+    return value
+
+
+def is_local_address(bind: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    return bind.startswith("unix:") or is_loopback_host(bind.rpartition(":")[0].strip("[]"))
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of a URL that has a host, and neither query nor fragment nor an odd port."""
+    try:
+        parts = urlsplit(url)
+        is_usable = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
+        return None
+    return parts if is_usable and not any(character.isspace() for character in url) else None

@@ -1,0 +1,150 @@
+"""What every answer that carries a message has in common, streamed or whole as the request asks.
+
+`Answer.plan` is one line of production: message -> frames -> `cut` -> content coding -> framing ->
+steps -> `ending`. Behaviours that break something override `cut` (what is sent) or `ending` (what
+follows it); see `breaks`. `answers` has the good ones. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gateway.simulator.framing import FRAMINGS, Framed, encode, frame_body, head
+from gateway.simulator.message import Event, Message, to_json
+from gateway.simulator.options import flag, one_of, option
+from gateway.simulator.options import seconds as seconds_option
+from gateway.simulator.refusal import Extra, limit_headers
+from gateway.simulator.refusals import BadRequest
+from gateway.simulator.routes import Route, models_document, route_of
+from gateway.simulator.seen import Ask, SeenRequest, ask_of
+from gateway.simulator.shape import MessageShape
+from gateway.simulator.sse import LINE_ENDS, Dress, frames_of
+from gateway.simulator.steps import Close, Pause, Send, Step, merge_sends
+
+WHOLE_PIECE_BYTES = 64  # a whole answer counts as pieces of this size where a stream counts events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(MessageShape):
+    """An answer with every option of message, stream and body framing."""
+
+    sends_json_only: ClassVar[bool] = False
+
+    delay_seconds: float = option("delay", 0.0, "seconds between events", seconds_option)
+    first_seconds: float = option("first", 0.0, "seconds from head to first event", seconds_option)
+    framing: str = option(
+        "framing",
+        "",
+        "chunked, length or close; by default chunked streams, length for whole answers",
+        one_of(*FRAMINGS),
+    )
+    line_end: str = option("eol", "lf", "lf, crlf or cr ends the lines of events", one_of(*LINE_ENDS))
+    has_bom: bool = option("bom", False, "a byte order mark before the first event", flag)
+    has_comments: bool = option("comments", False, "comments and blank lines among events", flag)
+    is_multiline: bool = option("multiline", False, "several `data:` lines an event", flag)
+    has_unknown: bool = option("unknown", False, "an event of unknown type in the middle", flag)
+    is_gzip: bool = option("gzip", False, "Content-Encoding gzip, though not asked for", flag)
+    is_deflate: bool = option("deflate", False, "Content-Encoding deflate, the same", flag)
+
+    hangs_up: bool = option("hang-up", False, "closes the kept-alive connection unannounced", flag)
+
+    def plan(self, request: SeenRequest) -> Iterator[Step]:
+        route = route_of(request.path)
+        ask = ask_of(request) if request.method == "POST" else Ask("", False, "")
+        if ask is None:
+            yield from BadRequest(message="The request body is not a JSON object.").plan(request)
+            return
+        is_streamed = route is Route.MESSAGES and ask.is_streaming and not self.sends_json_only
+        if is_streamed:
+            frames = frames_of(self.events_of(self.message(request, ask), request), self.dress())
+        else:
+            frames = _pieces(to_json(self.document(request, route, ask)))
+        frames, sent = self.cut(frames)
+        pieces, tail = encode(frames, self.coding())
+        framed = frame_body(pieces, tail, self.framing_for(request, is_streamed), self.missing_bytes())
+        head_bytes = head(200, self.headers(request, framed, is_streamed), request.arrived_at_epoch)
+        steps = self.deliver(head_bytes, framed, sent)
+        # A stream's events go out one by one; a whole answer goes out in one piece, pauses apart.
+        yield from steps if is_streamed else merge_sends(steps)
+        if self.hangs_up:
+            yield Close()
+
+    def document(self, request: SeenRequest, route: Route | None, ask: Ask) -> dict[str, object]:
+        """The body of a whole answer on that route."""
+        if route is Route.COUNT_TOKENS:
+            return {"input_tokens": self.input_tokens}
+        if route in (Route.MODELS, Route.MODEL):
+            return models_document(request)
+        return self.message(request, ask).document()
+
+    def events_of(self, message: Message, request: SeenRequest) -> list[Event]:
+        """The events of a streamed answer."""
+        return list(message.events())
+
+    def cut(self, frames: list[bytes]) -> tuple[list[bytes], int]:
+        """The frames that make up the body, and how many of them are sent."""
+        return frames, len(frames)
+
+    def ending(self, framed: Framed) -> Iterator[Step]:
+        """What follows the pieces that were sent."""
+        if framed.terminator:
+            yield Send(framed.terminator)
+        if framed.closes:
+            yield Close()
+
+    def prelude(self) -> Iterator[Step]:
+        """What precedes the head."""
+        return iter(())
+
+    def extra_headers(self) -> Extra:
+        """Headers that only this behaviour sends."""
+        return []
+
+    def missing_bytes(self) -> int:
+        """How much more Content-Length promises than is sent."""
+        return 0
+
+    def deliver(self, head_bytes: bytes, framed: Framed, sent: int) -> Iterator[Step]:
+        """The steps: head, pieces, ending."""
+        yield from self.prelude()
+        yield Send(head_bytes)
+        if self.first_seconds:
+            yield Pause(self.first_seconds)
+        for index, part in enumerate(framed.parts[:sent]):
+            if index and self.delay_seconds:
+                yield Pause(self.delay_seconds)
+            yield Send(part)
+        yield from self.ending(framed)
+
+    def headers(self, request: SeenRequest, framed: Framed, is_streamed: bool) -> Extra:
+        content_type = "text/event-stream; charset=utf-8" if is_streamed else "application/json"
+        headers = [("content-type", content_type), *framed.headers]
+        if is_streamed:
+            headers.append(("cache-control", "no-cache"))
+        if coding := self.coding():
+            headers.append(("content-encoding", coding))
+        headers.append(("request-id", request.request_id))
+        return [*headers, *limit_headers(request, remaining=999), *self.extra_headers()]
+
+    def framing_for(self, request: SeenRequest, is_streamed: bool) -> str:
+        framing = self.framing or ("chunked" if is_streamed else "length")
+        # HTTP/1.0 knows no chunks.
+        return "close" if framing == "chunked" and request.version == "HTTP/1.0" else framing
+
+    def coding(self) -> str:
+        return "gzip" if self.is_gzip else "deflate" if self.is_deflate else ""
+
+    def dress(self) -> Dress:
+        return Dress(
+            line_end=LINE_ENDS[self.line_end],
+            has_bom=self.has_bom,
+            has_comments=self.has_comments,
+            is_multiline=self.is_multiline,
+            has_unknown=self.has_unknown,
+        )
+
+
+def _pieces(body: bytes) -> list[bytes]:
+    return [body[start : start + WHOLE_PIECE_BYTES] for start in range(0, len(body), WHOLE_PIECE_BYTES)]

@@ -1,0 +1,109 @@
+"""The routes under `/_simulator/`: what was seen, and what each key does from now on.
+
+Secrets are shown as hints only, in headers as well: an operator may have sent a real key by
+mistake. Any thread.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from gateway.simulator.journal import Entry, Journal
+from gateway.simulator.playbook import Playbook, hint, parse_script
+
+CONTROL_PREFIX = "/_simulator/"
+
+Answer = tuple[int, dict[str, Any]]
+
+_SECRET_HEADERS = ("x-api-key", "authorization", "x-gateway-token", "cookie")
+
+
+class Control:
+    """Answers control requests from the playbook and the journal."""
+
+    def __init__(self, playbook: Playbook, journal: Journal) -> None:
+        self._playbook = playbook
+        self._journal = journal
+        self._routes: dict[tuple[str, str], Callable[[str, bytes], Answer]] = {
+            ("GET", "requests"): self._show_requests,
+            ("DELETE", "requests"): self._clear_requests,
+            ("GET", "connections"): self._show_connections,
+            ("GET", "keys"): self._show_keys,
+            ("PUT", "keys"): self._script_key,
+            ("PUT", "order"): self._script_order,
+            ("DELETE", "order"): self._clear_order,
+        }
+
+    def answer(self, method: str, target: str, body: bytes) -> Answer:
+        """Status and document for a request whose target begins with the prefix."""
+        path = target.partition("?")[0].removeprefix(CONTROL_PREFIX)
+        resource, _, name = path.partition("/")
+        route = self._routes.get((method, resource))
+        if route is None:
+            known = [f"{verb} {CONTROL_PREFIX}{noun}" for verb, noun in self._routes]
+            return 404, {"error": f"no such control route; there are {', '.join(known)}"}
+        return route(unquote(name), body)
+
+    def _show_requests(self, _name: str, _body: bytes) -> Answer:
+        return 200, {"requests": [self._shown(entry) for entry in self._journal.entries()]}
+
+    def _clear_requests(self, _name: str, _body: bytes) -> Answer:
+        self._journal.clear()
+        return 200, {"requests": []}
+
+    def _show_connections(self, _name: str, _body: bytes) -> Answer:
+        counts = self._journal.connections()
+        return 200, {"open": counts.open, "opened": counts.opened}
+
+    def _show_keys(self, _name: str, _body: bytes) -> Answer:
+        keys = [
+            {"name": key.name, "hint": key.hint, "script": key.script, "requests": key.requests}
+            for key in self._playbook.known_keys()
+        ]
+        return 200, {"keys": keys}
+
+    def _script_key(self, name: str, body: bytes) -> Answer:
+        secret = self._playbook.secret_of(name)
+        if secret is None:
+            names = ", ".join(key.name for key in self._playbook.known_keys())
+            return 404, {"error": f"no key is called {name!r}; there are {names}"}
+        try:
+            script = parse_script(body.decode())
+        except ValueError as error:
+            return 400, {"error": str(error)}
+        self._playbook.set_key(secret, script)
+        return 200, {"name": self._playbook.name_of(secret), "script": script.text}
+
+    def _script_order(self, _name: str, body: bytes) -> Answer:
+        try:
+            script = parse_script(body.decode())
+        except ValueError as error:
+            return 400, {"error": str(error)}
+        self._playbook.set_order(script)
+        return 200, {"order": script.text}
+
+    def _clear_order(self, _name: str, _body: bytes) -> Answer:
+        self._playbook.set_order(None)
+        return 200, {"order": None}
+
+    def _shown(self, entry: Entry) -> dict[str, Any]:
+        request = entry.request
+        return {
+            "index": request.index,
+            "key": self._playbook.name_of(request.key) or None,
+            "key_hint": hint(request.key),
+            "method": request.method,
+            "path": request.path,
+            "query": request.query,
+            "headers": [[name, _masked(name, value)] for name, value in request.headers],
+            "body_bytes": entry.body_bytes,
+            "body_sha256": entry.body_sha256,
+            "arrived_at_epoch": request.arrived_at_epoch,
+        }
+
+
+def _masked(name: str, value: str) -> str:
+    if name.lower() not in _SECRET_HEADERS:
+        return value
+    scheme, space, token = value.rpartition(" ")
+    return f"{scheme}{space}{hint(token)}"

@@ -1,0 +1,86 @@
+"""The options that say which message an answer carries. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from gateway.simulator.behaviour import Behaviour
+from gateway.simulator.message import Block, Message, Text, Thinking, Usage, pieces_of
+from gateway.simulator.options import count, flag, option, plain, positive
+from gateway.simulator.seen import Ask, SeenRequest
+
+_WORDS = ("The ", "simulated ", "answer ", "streams ", "on. ")
+_WIDE_WORDS = ("Grüße, ", "世界! ", "🦜 ", "naïve ", "Ωmega. ")
+_REASONING = ("Let me think. ", "Yes: that will do.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageShape(Behaviour):
+    """An answer whose message is described by options."""
+
+    text: str = option("text", "", "the text, in `events` pieces; by default words go round", plain)
+    events: int = option("events", 5, "number of text `content_block_delta` events", positive)
+    delta_bytes: int = option("bytes", 0, "size of each delta's text; 0: a word", count)
+    big_bytes: int = option("big", 0, "size of the middle delta's text; 0: like the others", count)
+    is_wide: bool = option("utf8", False, "text of multi-byte characters", flag)
+    is_thinking: bool = option("thinking", False, "a thinking block, signed, before the text", flag)
+    message_id: str = option("id", "", "message id; by default made from the request's body", plain)
+    stop_reason: str = option("stop", "end_turn", "stop reason", plain)
+    input_tokens: int = option("input-tokens", 25, "usage; also the answer of count_tokens", count)
+    output_tokens: int = option("output-tokens", 0, "usage; 0: as many as text deltas", count)
+    cache_read: int = option("cache-read", 7, "usage: cache_read_input_tokens", count)
+    cache_write: int = option("cache-write", 3, "usage: cache_creation_input_tokens", count)
+
+    def message(self, request: SeenRequest, ask: Ask) -> Message:
+        """The message that answers this request: the same for the same body."""
+        source = self.message_id.encode() or request.body
+        digest = hashlib.sha256(source).hexdigest()[:24]
+        chunks = self.chunks()
+        return Message(
+            id=self.message_id or f"msg_sim_{digest}",
+            model=ask.model,
+            blocks=(*self.thinking_blocks(), *self.blocks(ask, chunks, digest)),
+            stop_reason=self.stop_reason,
+            usage=Usage(
+                self.input_tokens,
+                self.cache_write,
+                self.cache_read,
+                self.output_tokens or len(chunks),
+            ),
+        )
+
+    def blocks(self, ask: Ask, chunks: tuple[str, ...], digest: str) -> tuple[Block, ...]:
+        """The blocks after any thinking."""
+        return (Text(chunks),)
+
+    def thinking_blocks(self) -> tuple[Block, ...]:
+        if not self.is_thinking:
+            return ()
+        signature = base64.b64encode(hashlib.sha512("".join(_REASONING).encode()).digest())
+        return (Thinking(_REASONING, signature.decode()),)
+
+    def chunks(self) -> tuple[str, ...]:
+        """The text of each delta."""
+        words = _WIDE_WORDS if self.is_wide else _WORDS
+        if self.text:
+            chunks = pieces_of(self.text, self.events)
+        else:
+            chunks = tuple(islice(cycle(words), self.events))
+        if self.delta_bytes:
+            chunks = tuple(_fill(chunk, self.delta_bytes) for chunk in chunks)
+        if self.big_bytes:
+            middle = len(chunks) // 2
+            big = _fill(chunks[middle], self.big_bytes)
+            chunks = (*chunks[:middle], big, *chunks[middle + 1 :])
+        return chunks
+
+
+def _fill(word: str, size_bytes: int) -> str:
+    """The word over and over, exactly that many bytes: what is left at the end is dots."""
+    encoded = word.encode()
+    whole = (encoded * (size_bytes // len(encoded) + 1))[:size_bytes]
+    text = whole.decode(errors="ignore")
+    return text + "." * (size_bytes - len(text.encode()))

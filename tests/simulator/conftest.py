@@ -1,0 +1,27 @@
+"""Fixtures of the simulator's tests."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gateway.simulator import Simulator
+from tests.simulator.wired import Client
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def is_tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Simulator], Client]]:
+    """Connects clients that are closed at the end."""
+    clients: list[Client] = []
+
+    def open_one(simulator: Simulator) -> Client:
+        clients.append(Client(simulator))
+        return clients[-1]
+
+    yield open_one
+    for client in clients:
+        client.close()

@@ -53,7 +53,7 @@ curl -sS -N --fail-with-body "$url/v1/messages" \
 grep -q '^event: message_stop' "$folder/answer" || { echo "the stream did not end with message_stop" >&2; exit 1; }
 
 echo "== What the gateway said"
-grep 'gateway\.' "$folder/gateway.log" | sed 's/^/   /'
+grep '\] gateway\.' "$folder/gateway.log" | sed 's/^/   /'
 
 echo "== What happened, key by key, from $url/metrics"
 curl -sSf "$url/metrics" >"$folder/metrics"

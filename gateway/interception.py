@@ -91,14 +91,15 @@ class Interception:
             self._metrics.count_tokens(self._tally.model, self._tally.tokens)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
-        turn = yield from self._turns.obtain(self._call, self._pace, self._tally)
+        turn = yield from self._turns.obtain(self._call, self._pace)
+        self._tally = turn.tally
         with closing(turn.reply):
             if turn.stream is None:
                 return (yield from self._whole(turn))
             return (yield from self._streamed(turn.stream, turn.opening))
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
-        if self._pace.has_begun:
+        if self._pace.has_begun:  # for another key's stream, which turned out to be a refusal
             yield upstream_error_event(turn.reply.status, turn.body, self._pace.request_id)
             return StreamOutcome.UPSTREAM_ERROR
         if turn.reply.status == 200 and not self._tally.observe_whole(turn.body):

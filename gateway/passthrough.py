@@ -5,7 +5,6 @@ Owns: nothing but the absence of a stream. Flow layer; belongs to one thread.
 
 from __future__ import annotations
 
-from gateway.messages import Tally
 from gateway.pace import Head, Pace
 from gateway.turn import TurnMaker
 from gateway.upstream import Call
@@ -13,7 +12,7 @@ from gateway.upstream import Call
 
 def relay_whole(call: Call, turns: TurnMaker, pace: Pace) -> Head:
     """The upstream's answer as a whole. Raises GatewayError and ClientGone."""
-    turning = turns.obtain(call, pace, Tally())
+    turning = turns.obtain(call, pace)
     while True:
         try:
             next(turning)

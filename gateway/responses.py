@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from flask import Response
@@ -105,7 +106,8 @@ class _Stream:
         self._status = status
 
     def __iter__(self) -> Iterator[Output]:
-        return self._outputs
+        # gunicorn sends the head with the first piece of the body, even an empty one: the head is due now.
+        return chain((b"",), self._outputs)
 
     def close(self) -> None:
         try:

@@ -17,9 +17,9 @@ from gateway.upstream import Reply
 class EventStream:
     """The events of one Reply. `tally` is brought up to date with every batch that is handed out."""
 
-    def __init__(self, reply: Reply, tally: Tally) -> None:
+    def __init__(self, reply: Reply) -> None:
         self.reply = reply
-        self.tally = tally
+        self.tally = Tally()
         self._splitter = EventSplitter()
 
     def receive(self, timeout_seconds: float) -> bytes | None:

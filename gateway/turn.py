@@ -30,12 +30,15 @@ class Turn:
     """One answer obtained: either whole, in `body`, or a stream of which `opening` holds the first events."""
 
     reply: Reply
+    tally: Tally
     body: bytes = b""
     stream: EventStream | None = None
     opening: bytes = b""
 
     def discard(self) -> None:
-        """Throw the answer away; its connection is kept if that is quick."""
+        """Throw the answer away, and the error it held with it; its connection is kept if that is quick."""
+        if self.stream is not None:
+            self.stream.tally.error_kind = None
         self.reply.discard()
 
 
@@ -63,7 +66,7 @@ class TurnMaker:
         self._default_cooldown_seconds = default_cooldown_seconds
         self._wall_clock = wall_clock
 
-    def obtain(self, call: Call, pace: Pace, tally: Tally) -> Generator[Output, None, Turn]:
+    def obtain(self, call: Call, pace: Pace) -> Generator[Output, None, Turn]:
         """One turn: yields what the client must hear meanwhile, returns the answer.
 
         A stream of events is opened as such if the call may have one, and read whole as any other answer if not.
@@ -71,27 +74,27 @@ class TurnMaker:
         Raises RateLimited, AuthenticationExhausted, UpstreamError, ClientGone, Stopping.
         """
         if self._caller.own:
-            turn, _ = yield from self._attempt(call, self._caller.own, pace, tally, None)
+            turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
             return turn
 
         def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
-            return self._attempt(call, (key_header(key),), pace, tally, key)
+            return self._attempt(call, (key_header(key),), pace, key)
 
         return (yield from walk(self._pool, attempt, self._narrator))
 
     def _attempt(
-        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, tally: Tally, key: Key | None
+        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
         reply = self._upstream.send(call, credentials, self._watch)
         try:
             if key is not None:
                 self._narrator.answered(key, dict(reply.headers))
             if call.may_stream and reply.is_event_stream:
-                return (yield from self._opened(EventStream(reply, tally), pace))
+                return (yield from self._opened(EventStream(reply), pace))
             verdict = self._verdict(outcome_of(reply.status), reply)
             if key is not None and verdict.outcome.fails_over:
-                return Turn(reply), verdict
-            return Turn(reply, body=_checked(reply, reply.read_whole())), verdict
+                return Turn(reply, Tally()), verdict
+            return Turn(reply, Tally(), _checked(reply, reply.read_whole())), verdict
         except BaseException:
             reply.close()
             raise
@@ -113,7 +116,8 @@ class TurnMaker:
                 break
         is_limited = event.name == "error" and stream.tally.error_kind == "rate_limit_error"
         outcome = Outcome.RATE_LIMITED if is_limited else Outcome.OK
-        return Turn(stream.reply, stream=stream, opening=opening), self._verdict(outcome, stream.reply)
+        turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening)
+        return turn, self._verdict(outcome, stream.reply)
 
     def _verdict(self, outcome: Outcome, reply: Reply) -> Verdict:
         if not outcome.cools:

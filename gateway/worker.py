@@ -110,17 +110,17 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def accept(self, listener: Any) -> None:
         """Accept a connection and let it wait in the poller for its first byte."""
+        settings = self._gateway.configuration.settings
         try:
             accepted, address = listener.accept()
+            client = ClientSocket.adopt(accepted, settings.write_timeout_seconds)
+            connection = TConn(self.cfg, client, address, client.getsockname())
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # out of descriptors, say: the worker lives on, and those connected are served
             log.error("a connection could not be accepted: %s", error)
             return
-        settings = self._gateway.configuration.settings
         self.nr_conns += 1
-        client = ClientSocket.adopt(accepted, settings.write_timeout_seconds)
-        connection = TConn(self.cfg, client, address, client.getsockname())
         connection.timeout = time.monotonic() + settings.head_timeout_seconds
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))

@@ -2,6 +2,7 @@
 # Makes the environments of the SDK tests: one for each major version of the Python SDK under
 # .venv-sdk/ in the project's root, and node_modules beside node/package.json. What is already made
 # from the same pins is left alone, so it costs next to nothing to call this before every test run.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh setup.sh`
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

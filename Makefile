@@ -1,12 +1,13 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long check format lock clean
+.PHONY: help run demo test test-long bench-deadlines check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
 	@echo "make run        start the gateway with the GATEWAY_* settings of the environment"
 	@echo "make test       set up everything and run every test"
 	@echo "make test-long  the storms at full count"
+	@echo "make bench-deadlines   the design's deadlines, measured"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -28,6 +29,9 @@ test: venv-dev
 
 test-long: venv-dev
 	@.venv/bin/python -m pytest -m long --timeout=1800
+
+bench-deadlines: venv-dev
+	@.venv/bin/python -m bench.deadlines
 
 check: venv-dev
 	@.venv/bin/ruff format --check .

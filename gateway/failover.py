@@ -34,10 +34,14 @@ Answer = TypeVar("Answer", bound=Discardable)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools."""
+    """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools.
+
+    `http_status` is the upstream's, 0 when there was none.
+    """
 
     outcome: Outcome
     cooldown_seconds: float = 0.0
+    http_status: int = 0
 
 
 Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]
@@ -62,32 +66,32 @@ class WalkObserver(Protocol):
         """A walk has found no usable key."""
 
 
-def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -> Generator[Signal, None, Answer]:
+def walk(
+    pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver
+) -> Generator[Signal, None, Answer]:
     """Try the valid keys in order until one is neither limited nor refused, and return that answer.
 
     No key is tried twice. Each step looks at all keys anew, so a key that recovers meanwhile is found before the
-    walk gives up. Raises RateLimited or AuthenticationExhausted when no key is left, and whatever the attempt
-    raises.
+    walk gives up. A key on trial is passed over while another request tries it, unless no other key is left.
+    Raises RateLimited or AuthenticationExhausted when no key is left, and whatever the attempt raises.
     """
     tried: set[Key] = set()
     refused: tuple[Key, Verdict] | None = None
     while True:
-        status = _next_valid(pool, tried)
-        if status is None:
+        chosen = _choose(pool, tried)
+        if chosen is None:
             error = _exhaustion(pool)
             observer.exhausted(error, len(tried))
             raise error
+        status, lease = chosen
         if refused is not None:
             observer.failed_over(*refused)
         tried.add(status.key)
-        try:
-            answer, verdict = yield from attempt(status.key)
-        except UpstreamError:
-            observer.attempted(status.key, Verdict(Outcome.TRANSPORT_ERROR))
-            observer.walked(len(tried))
-            raise
+        answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(tried))
         observer.attempted(status.key, verdict)
         if not verdict.outcome.fails_over:
+            if status.is_on_trial:
+                pool.confirm(status)
             observer.walked(len(tried))
             return answer
         _mark(pool, status, verdict, observer)
@@ -95,20 +99,45 @@ def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -
         refused = (status.key, verdict)
 
 
-def _next_valid(pool: Pool, tried: set[Key]) -> KeyStatus | None:
-    for status in pool.statuses():
-        if status.state is KeyState.VALID and status.key not in tried:
-            return status
-    return None
+def _tried(
+    pool: Pool,
+    status: KeyStatus,
+    lease: float | None,
+    attempt: Attempt[Signal, Answer],
+    observer: WalkObserver,
+    attempts: int,
+) -> Generator[Signal, None, tuple[Answer, Verdict]]:
+    """One attempt; a lease is given back if it ends without a word about the key."""
+    try:
+        return (yield from attempt(status.key))
+    except BaseException as error:
+        if lease is not None:
+            pool.release(status.key, lease)
+        if isinstance(error, UpstreamError):
+            observer.attempted(status.key, Verdict(Outcome.TRANSPORT_ERROR))
+            observer.walked(attempts)
+        raise
+
+
+def _choose(pool: Pool, tried: set[Key]) -> tuple[KeyStatus, float | None] | None:
+    """The first key that may be tried, and the lease under which it is, if it is on trial."""
+    usable = [s for s in pool.statuses() if s.state is KeyState.VALID and s.key not in tried]
+    for status in usable:
+        if not status.is_on_trial:
+            return status, None
+        lease = pool.lease(status.key)
+        if lease is not None:
+            return status, lease
+    return (usable[0], None) if usable else None
 
 
 def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserver) -> None:
     reason = verdict.outcome.value
     if verdict.outcome.cools:
-        changed = pool.cool(status.key, verdict.cooldown_seconds, status.generation, reason)
+        changed = pool.cool(status, verdict.cooldown_seconds, reason, verdict.http_status)
         state = KeyState.TEMPORARY
     else:
-        changed = pool.retire(status.key, status.generation, reason)
+        changed = pool.retire(status, reason, verdict.http_status)
         state = KeyState.PERMANENT
     if changed:
         observer.transitioned(status.key, state, verdict)

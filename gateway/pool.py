@@ -3,7 +3,7 @@
 Owns: the order of the keys and the derivation of a key's state from its stored record and the clock. May use the
 pure layer and a Store. Thread-safe: the keys are an immutable tuple that a reload swaps, the mutable state lives
 in the Store. States (DESIGN 3.1): `valid`; `temporary`, cooling down until a deadline; `permanent`, retired.
-There are no timers: a key is valid again when the clock has passed its deadline.
+There are no timers: a key is valid again when the clock has passed its deadline; on trial at first (see records).
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.credential import Key
-from gateway.store import Record, Store
+from gateway.records import Cause, Record
+from gateway.store import Store
 
 Clock = Callable[[], float]
+
+# How long one request may try a key before the next one may: past it the prober counts as lost.
+LEASE_SECONDS = 30.0
 
 
 class KeyState(Enum):
@@ -29,13 +33,17 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """A key, its state at one moment, and why. `remaining_seconds` is 0 unless the key is cooling down."""
+    """A key, its state at one moment, and the record behind it. `remaining_seconds` is 0 unless it cools down."""
 
     key: Key
     state: KeyState
     remaining_seconds: float
-    generation: int
-    reason: str
+    record: Record
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the key is valid, but no answer has confirmed it since its last mark."""
+        return self.state is KeyState.VALID and self.record.is_unconfirmed
 
 
 class Pool:
@@ -49,26 +57,38 @@ class Pool:
         self._store = store
         self._clock = clock
         self._fingerprints = {key: key.secret.fingerprint for key in self.keys}
+        self._all_fingerprints = list(self._fingerprints.values())
 
-    def statuses(self, keys: Sequence[Key] | None = None) -> list[KeyStatus]:
-        """The present status of these keys, or of all, in order; one reading of the store and the clock."""
-        wanted = self.keys if keys is None else keys
-        records = self._store.read([self._fingerprints[key] for key in wanted])
+    def statuses(self) -> list[KeyStatus]:
+        """The present status of every key, in order; one reading of the store and the clock."""
+        records = self._store.read(self._all_fingerprints)
         now = self._clock()
-        return [_status(key, record, now) for key, record in zip(wanted, records, strict=True)]
+        return [_status(key, record, now) for key, record in zip(self.keys, records, strict=True)]
 
-    def status(self, key: Key) -> KeyStatus:
-        """The present status of one key."""
-        return self.statuses((key,))[0]
-
-    def cool(self, key: Key, seconds: float, generation: int, reason: str) -> bool:
+    def cool(self, status: KeyStatus, seconds: float, reason: str, http_status: int) -> bool:
         """Rest a key for so many seconds from now; True if that changed its state."""
-        now = self._clock()
-        return self._store.cool(self._fingerprints[key], now + seconds, generation, reason, now)
+        cause = Cause(reason, http_status, self._clock())
+        until_at = cause.at + seconds
+        return self._store.cool(self._fingerprints[status.key], until_at, status.record.generation, cause)
 
-    def retire(self, key: Key, generation: int, reason: str) -> bool:
+    def retire(self, status: KeyStatus, reason: str, http_status: int) -> bool:
         """Retire a key until the operator enables it; True if that changed its state."""
-        return self._store.retire(self._fingerprints[key], generation, reason, self._clock())
+        cause = Cause(reason, http_status, self._clock())
+        return self._store.retire(self._fingerprints[status.key], status.record.generation, cause)
+
+    def confirm(self, status: KeyStatus) -> None:
+        """A key on trial answered."""
+        self._store.confirm(self._fingerprints[status.key], status.record.generation, self._clock())
+
+    def lease(self, key: Key) -> float | None:
+        """Become the one request that tries a key on trial; the lease to give back, or None if another has it."""
+        now = self._clock()
+        until_at = now + LEASE_SECONDS
+        return until_at if self._store.lease(self._fingerprints[key], until_at, now) else None
+
+    def release(self, key: Key, lease: float) -> None:
+        """Give a lease back without having found anything out."""
+        self._store.release(self._fingerprints[key], lease)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{status.key.name}={status.state.value}" for status in self.statuses())
@@ -76,9 +96,8 @@ class Pool:
 
 
 def _status(key: Key, record: Record, now: float) -> KeyStatus:
-    remaining = record.cooling_until_at - now
-    if record.is_retired:
-        return KeyStatus(key, KeyState.PERMANENT, 0.0, record.generation, record.reason)
-    if remaining > 0:
-        return KeyStatus(key, KeyState.TEMPORARY, remaining, record.generation, record.reason)
-    return KeyStatus(key, KeyState.VALID, 0.0, record.generation, "")
+    if record.is_permanent:
+        return KeyStatus(key, KeyState.PERMANENT, 0.0, record)
+    if record.is_cooling(now):
+        return KeyStatus(key, KeyState.TEMPORARY, record.cooling_until_at - now, record)
+    return KeyStatus(key, KeyState.VALID, 0.0, record)

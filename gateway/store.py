@@ -1,53 +1,115 @@
-"""Where the mutable state of the keys lives: deadlines, retirements, generations.
+"""Where the records of the keys live, shared by threads, workers and machines.
 
-Owns: the Store protocol that threads, workers and machines share keys through, and its in-process form. May use
-the pure layer. All methods are thread-safe.
-
-Merges commute within one generation of a key: cooling takes the later deadline, retiring is sticky. So no mark
-can be lost whatever the order in which threads race, and no compare-and-swap is needed. Enabling a key starts a
-new generation; a mark carries the generation its attempt began under, and a stale one is dropped. A store keeps
-facts, not states: whether a key is cooling is derived from the clock by whoever reads.
+Owns: the Store protocol, and its form for the threads of one process. May use the pure layer. All methods are
+thread-safe. A store keeps facts, not states: what a record means at a moment is derived by whoever reads it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.records import (
+    NEVER_SEEN,
+    Cause,
+    Record,
+    confirmed,
+    cooled,
+    disabled,
+    enabled,
+    leased,
+    released,
+    retired,
+)
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of one key. Points in time are epoch seconds; `reason` is a metric-safe word.
-
-    `cooling_until_at` is 0 for a key that was never limited.
-    """
-
-    generation: int = 0
-    cooling_until_at: float = 0.0
-    is_retired: bool = False
-    reason: str = ""
-    marked_at: float = 0.0
+Change = Callable[[Record], Record]
 
 
 class Store(Protocol):
-    """Shared state of keys, each known by the fingerprint of its secret, so that it outlives names and order."""
+    """Records of keys, each known by the fingerprint of its secret, so that they outlive names and order.
+
+    Points in time are epoch seconds of the caller's clock. What returns a bool says whether the key's usability
+    changed by this very call, so that racing marks are told once.
+    """
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         """The records of these keys, in this order; a key never seen has an empty Record."""
         ...
 
-    def cool(self, fingerprint: str, until_at: float, generation: int, reason: str, now: float) -> bool:
-        """Merge a deadline; True if the key was valid before, so that racing marks report one change."""
+    def cool(self, fingerprint: str, until_at: float, generation: int, cause: Cause) -> bool:
+        """Merge a deadline; True if the key was usable before."""
         ...
 
-    def retire(self, fingerprint: str, generation: int, reason: str, now: float) -> bool:
-        """Merge a retirement; True if the key was not retired before."""
+    def retire(self, fingerprint: str, generation: int, cause: Cause) -> bool:
+        """Merge a retirement; True if the key was not out of use before."""
+        ...
+
+    def confirm(self, fingerprint: str, generation: int, now: float) -> None:
+        """End a trial: the key answered."""
+        ...
+
+    def lease(self, fingerprint: str, until_at: float, now: float) -> bool:
+        """Take the one lease of a key on trial; False if another holds it."""
+        ...
+
+    def release(self, fingerprint: str, until_at: float) -> None:
+        """Give a lease back that was taken until then."""
+        ...
+
+    def enable(self, fingerprint: str) -> None:
+        """Start a new generation: the key is valid, marks under way no longer count."""
+        ...
+
+    def disable(self, fingerprint: str, cause: Cause) -> None:
+        """Take the key out of use until it is enabled."""
+        ...
+
+    def close(self) -> None:
+        """Free what the store holds; it is not used afterwards."""
         ...
 
 
-class MemoryStore:
+class MergingStore(ABC):
+    """A Store that applies one change at a time to one record; subclasses say where the record is."""
+
+    @abstractmethod
+    def read(self, fingerprints: Sequence[str]) -> list[Record]: ...
+
+    @abstractmethod
+    def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
+        """Apply a change with nobody between reading and writing; the records before and after."""
+
+    def cool(self, fingerprint: str, until_at: float, generation: int, cause: Cause) -> bool:
+        before, after = self._change(fingerprint, lambda record: cooled(record, until_at, generation, cause))
+        return after is not before and not before.is_permanent and not before.is_cooling(cause.at)
+
+    def retire(self, fingerprint: str, generation: int, cause: Cause) -> bool:
+        before, after = self._change(fingerprint, lambda record: retired(record, generation, cause))
+        return after is not before and not before.is_permanent
+
+    def confirm(self, fingerprint: str, generation: int, now: float) -> None:
+        self._change(fingerprint, lambda record: confirmed(record, generation, now))
+
+    def lease(self, fingerprint: str, until_at: float, now: float) -> bool:
+        before, after = self._change(fingerprint, lambda record: leased(record, until_at, now))
+        return after is not before
+
+    def release(self, fingerprint: str, until_at: float) -> None:
+        self._change(fingerprint, lambda record: released(record, until_at))
+
+    def enable(self, fingerprint: str) -> None:
+        self._change(fingerprint, enabled)
+
+    def disable(self, fingerprint: str, cause: Cause) -> None:
+        self._change(fingerprint, lambda record: disabled(record, cause))
+
+    def close(self) -> None:  # noqa: B027  # there is nothing to free here
+        """Free what the store holds."""
+
+
+class MemoryStore(MergingStore):
     """A Store for the threads of one process."""
 
     def __init__(self) -> None:
@@ -56,31 +118,16 @@ class MemoryStore:
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         with self._lock:
-            return [self._records.get(fingerprint, _NEVER_SEEN) for fingerprint in fingerprints]
+            return [self._records.get(fingerprint, NEVER_SEEN) for fingerprint in fingerprints]
 
-    def cool(self, fingerprint: str, until_at: float, generation: int, reason: str, now: float) -> bool:
+    def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         with self._lock:
-            record = self._records.get(fingerprint, _NEVER_SEEN)
-            if generation != record.generation or until_at <= record.cooling_until_at:
-                return False
-            if record.is_retired:
-                # The deadline is merged all the same; the retirement keeps its own reason.
-                self._records[fingerprint] = replace(record, cooling_until_at=until_at)
-                return False
-            self._records[fingerprint] = replace(record, cooling_until_at=until_at, reason=reason, marked_at=now)
-            return record.cooling_until_at <= now
-
-    def retire(self, fingerprint: str, generation: int, reason: str, now: float) -> bool:
-        with self._lock:
-            record = self._records.get(fingerprint, _NEVER_SEEN)
-            if generation != record.generation or record.is_retired:
-                return False
-            self._records[fingerprint] = replace(record, is_retired=True, reason=reason, marked_at=now)
-            return True
+            before = self._records.get(fingerprint, NEVER_SEEN)
+            after = change(before)
+            if after is not before:
+                self._records[fingerprint] = after
+            return before, after
 
     def __repr__(self) -> str:
         with self._lock:
             return f"<MemoryStore records={len(self._records)}>"
-
-
-_NEVER_SEEN = Record()

@@ -121,9 +121,9 @@ class TurnMaker:
 
     def _verdict(self, outcome: Outcome, reply: Reply) -> Verdict:
         if not outcome.cools:
-            return Verdict(outcome)
+            return Verdict(outcome, http_status=reply.status)
         rest = cooldown_seconds(dict(reply.headers), self._wall_clock(), self._default_cooldown_seconds)
-        return Verdict(outcome, rest)
+        return Verdict(outcome, rest, reply.status)
 
 
 def _checked(reply: Reply, body: bytes) -> bytes:

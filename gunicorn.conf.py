@@ -6,12 +6,16 @@ Everything an operator sets is a GATEWAY_* setting (README); this file only hand
 import os
 
 from gateway import launch, master
+from gateway.data_folder import metrics_folder
 from gateway.settings import SettingsError
 
 try:
     _settings = launch.settings()
 except SettingsError as error:
     raise SystemExit("\n".join(f"gateway: {line}" for line in error.complaints)) from None
+
+# prometheus-client decides when it is imported, which the worker class does, whether processes share their counts.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder(_settings.data_dir))
 
 wsgi_app = "gateway:create_app()"
 bind = _settings.bind
@@ -33,3 +37,4 @@ launch.configure_logging(_settings.log_level)
 
 on_starting = master.on_starting
 when_ready = master.when_ready
+child_exit = master.child_exit

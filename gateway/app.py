@@ -6,7 +6,6 @@ Owns: building it, and what becomes of an exception that a view lets out. Web la
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -18,21 +17,24 @@ from gateway.responses import CLIENT_GONE_STATUS, error_response, is_rejection
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
 
-if TYPE_CHECKING:
-    from gateway.settings import Settings
-
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings | None = None, gateway: Gateway | None = None) -> Flask:
-    """The application over a gateway made from `settings`; without any, from this process's configuration.
+def create_app(gateway: Gateway | None = None) -> Flask:
+    """The application over a gateway; without one, over that of this process's configuration.
 
     Raises SettingsError if the configuration is unusable.
     """
     # sseclient-py quotes every event it decodes in its debug lines: answers do not belong in a log at any level.
     logging.getLogger("sseclient").setLevel(logging.INFO)
     if gateway is None:
-        gateway = Gateway(settings or launch.settings(), reload_ok=launch.reload_board.is_ok)
+        settings = launch.settings()
+        gateway = Gateway(
+            settings,
+            launch.open_store(settings),
+            reload_ok=launch.reload_board.is_ok,
+            admission=launch.admission(settings),
+        )
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False

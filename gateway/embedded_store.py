@@ -57,6 +57,11 @@ class EmbeddedStore(MergingStore):
         self._pid = os.getpid()
         self._closing = threading.Lock()
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a gateway has kept its keys' records in this folder."""
+        return (folder / _FILE_NAME).exists()
+
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         names = [self._name(fingerprint) for fingerprint in fingerprints]
         with self._environment.begin() as transaction:
@@ -103,6 +108,3 @@ class EmbeddedStore(MergingStore):
 
     def __repr__(self) -> str:
         return f"<EmbeddedStore {self._environment.path()}>"
-
-
-

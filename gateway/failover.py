@@ -66,9 +66,7 @@ class WalkObserver(Protocol):
         """A walk has found no usable key."""
 
 
-def walk(
-    pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver
-) -> Generator[Signal, None, Answer]:
+def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -> Generator[Signal, None, Answer]:
     """Try the valid keys in order until one is neither limited nor refused, and return that answer.
 
     No key is tried twice. Each step looks at all keys anew, so a key that recovers meanwhile is found before the

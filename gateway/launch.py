@@ -13,13 +13,18 @@ import logging.config
 import mmap
 import os
 import ssl
+from pathlib import Path
 
+from gateway.admission import Admission, Board
+from gateway.embedded_store import EmbeddedStore
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.store import Store
 from gateway.upstream.connections import tls_context
 
 log = logging.getLogger(__name__)
 
 _settings: Settings | None = None
+_worker_number = 0
 
 
 class ReloadBoard:
@@ -48,6 +53,7 @@ class ReloadBoard:
 
 
 reload_board = ReloadBoard()
+places_board = Board()
 
 
 def settings() -> Settings:
@@ -66,6 +72,26 @@ def read_settings() -> Settings:
     except ssl.SSLError as error:
         raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
     return found
+
+
+def open_store(settings: Settings) -> Store:
+    """The shared state of the keys, for this process; after the fork. Raises OSError and lmdb.Error."""
+    if settings.state_url is not None:
+        from gateway.redis_store import RedisStore  # most gateways have no Redis, and need not load its client
+
+        return RedisStore(settings.state_url)
+    return EmbeddedStore(Path(settings.data_dir), settings.threads)
+
+
+def admission(settings: Settings) -> Admission:
+    """This worker's places."""
+    return Admission(settings.admission_limit, places_board, _worker_number)
+
+
+def become_worker(number: int) -> None:
+    """This process is the worker of that number, counted from the master's start."""
+    global _worker_number
+    _worker_number = number
 
 
 def adopt(new: Settings) -> None:

@@ -11,14 +11,21 @@ import logging
 import resource
 import signal
 import socket
+import time
 from types import MethodType
 from typing import Any, NoReturn
 
+import lmdb
+
 from gateway import launch
+from gateway.data_folder import DataFolder, DataFolderError
+from gateway.embedded_store import EmbeddedStore
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
 
 log = logging.getLogger(__name__)
+
+_data_folder: DataFolder | None = None  # held until this process ends
 
 # Idle connections count against this too, so it is far above the threads.
 _CONNECTIONS_BESIDE_THREADS = 1000
@@ -31,7 +38,7 @@ def worker_connections(settings: Settings) -> int:
 
 
 def on_starting(server: Any) -> None:
-    """Before anything is bound: the command line must not undo what the settings promise."""
+    """Before anything is bound: the command line must not undo what the settings promise; the data folder is ours."""
     settings = launch.settings()
     for name, configured, wanted in (
         ("--threads", server.cfg.threads, settings.threads),
@@ -44,6 +51,7 @@ def on_starting(server: Any) -> None:
     if server.cfg.is_ssl:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
     _raise_descriptor_limit(settings)
+    _take_data_folder(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
 
@@ -76,6 +84,30 @@ def _handle_hup(server: Any) -> None:
     launch.adopt(settled)
     launch.reload_board.publish(settled.digest)
     server.kill_workers(signal.SIGHUP)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker has ended, however: its counts are kept, its gauges of the moment are not."""
+    from prometheus_client.multiprocess import mark_process_dead  # chooses its ways when it is first imported
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no annotations
+    launch.places_board.note(worker.age, 0)
+
+
+def _take_data_folder(settings: Settings) -> None:
+    """Hold the data folder for as long as any process of this gateway lives, and begin a new start in it."""
+    global _data_folder
+    try:
+        _data_folder = DataFolder(settings.data_dir)
+        _data_folder.begin()
+        if settings.state_url is None:
+            store = EmbeddedStore(_data_folder.path, settings.threads)
+            store.start_anew(time.time())
+            store.close()
+    except DataFolderError as error:
+        _refuse(str(error))
+    except (OSError, lmdb.Error) as error:
+        _refuse(f"the data folder {settings.data_dir} cannot be used: {error}")
 
 
 def _raise_descriptor_limit(settings: Settings) -> None:

@@ -7,9 +7,11 @@ what belongs to the present moment (key states, places, phase) is read at scrape
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +22,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.pool import KeyState, KeyStatus
@@ -29,6 +32,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotati
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
+
+# What becomes of several workers' values: their sum or maximum over live ones, or whichever was set last.
+GaugeMode = Literal["livesum", "livemax", "mostrecent"]
 
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATE_LIMIT = re.compile(r"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining)")
@@ -54,11 +60,17 @@ class BoundedLabels:
 
 
 class _Moment(Collector):
-    """Key states and the reload's result as they are when Prometheus asks."""
+    """What is read at the moment Prometheus asks: from the shared store, once, whichever worker answers."""
 
-    def __init__(self, statuses: Callable[[], Iterable[KeyStatus]], reload_ok: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        statuses: Callable[[], Iterable[KeyStatus]],
+        reload_ok: Callable[[], bool],
+        store_up: Callable[[], bool],
+    ) -> None:
         self._statuses = statuses
         self._reload_ok = reload_ok
+        self._store_up = store_up
 
     def collect(self) -> Iterable[Metric]:
         states = GaugeMetricFamily(
@@ -72,17 +84,27 @@ class _Moment(Collector):
                 states.add_metric([status.key.name, state.value], float(status.state is state))
             cooldowns.add_metric([status.key.name], status.remaining_seconds)
         reload_ok = GaugeMetricFamily(
-            "gateway_config_reload_success", "Whether the last reload was applied; 1 before the first."
+            "gateway_config_reload_success",
+            "Whether the last reload was applied; 1 before the first.",
+            value=float(self._reload_ok()),
         )
-        reload_ok.add_metric([], float(self._reload_ok()))
-        return [states, cooldowns, reload_ok]
+        store_up = GaugeMetricFamily(
+            "gateway_store_up", "Whether the shared state of the keys is in reach.", value=float(self._store_up())
+        )
+        return [states, cooldowns, reload_ok, store_up]
 
 
 class Metrics:
-    """The gateway's metrics, by name. Units are in the names; label values come from bounded sets."""
+    """The gateway's metrics, by name. Units are in the names; label values come from bounded sets.
+
+    Under gunicorn (PROMETHEUS_MULTIPROC_DIR is set) workers keep their counts in files, and any of them answers for
+    all: counters are summed, those of dead workers included, gauges of the moment over live ones only.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._moment: Collector | None = None
         self._models = BoundedLabels(limit=100)
         self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
         self.key_failovers = self._counter(
@@ -97,7 +119,7 @@ class Metrics:
             registry=self.registry,
         )
         self.requests = self._counter("requests", "Answered requests.", "route", "credential", "status")
-        self.requests_inflight = self._gauge("requests_inflight", "Requests being served.", "route")
+        self.requests_inflight = self._gauge("requests_inflight", "Requests being served.", "livesum", "route")
         self.request_duration = self._histogram(
             "request_duration_seconds", "From a request's head to the last byte.", "route", "mode"
         )
@@ -108,17 +130,23 @@ class Metrics:
         self.rejections = self._counter("rejections", "Requests refused without an upstream call.", "reason")
         self.tokens = self._counter("tokens", "Tokens that answers reported.", "model", "type")
         self.key_ratelimit_limit = self._gauge(
-            "key_ratelimit_limit", "The upstream's limit, as its last answer gave it.", "key", "limit"
+            "key_ratelimit_limit", "The upstream's limit, as its last answer gave it.", "mostrecent", "key", "limit"
         )
         self.key_ratelimit_remaining = self._gauge(
-            "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "key", "limit"
+            "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "mostrecent", "key", "limit"
         )
-        self.admission_limit = self._gauge("admission_limit", "Interceptions a worker serves at once.")
-        self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "version")
+        self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
+        self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
 
-    def watch(self, statuses: Callable[[], Iterable[KeyStatus]], reload_ok: Callable[[], bool]) -> None:
-        """Read key states and the last reload's result from these at every scrape."""
-        self.registry.register(_Moment(statuses, reload_ok))
+    def watch(
+        self,
+        statuses: Callable[[], Iterable[KeyStatus]],
+        reload_ok: Callable[[], bool],
+        store_up: Callable[[], bool],
+    ) -> None:
+        """Read key states, the last reload's result and the store's reach from these at every scrape."""
+        self._moment = _Moment(statuses, reload_ok, store_up)
+        self.registry.register(self._moment)
 
     def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
         """Add one answer's usage."""
@@ -136,13 +164,19 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
-        return generate_latest(self.registry)
+        if not self._is_shared:
+            return generate_latest(self.registry)
+        everybodys = CollectorRegistry()
+        MultiProcessCollector(everybodys)  # type: ignore[no-untyped-call]  # it has no annotations
+        if self._moment is not None:
+            everybodys.register(self._moment)
+        return generate_latest(everybodys)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(f"gateway_{name}", meaning, labels, registry=self.registry)
+    def _gauge(self, name: str, meaning: str, mode: GaugeMode, *labels: str) -> Gauge:
+        return Gauge(f"gateway_{name}", meaning, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return Histogram(f"gateway_{name}", meaning, labels, buckets=_DURATION_BUCKETS, registry=self.registry)

@@ -22,6 +22,9 @@ Clock = Callable[[], float]
 # How long one request may try a key before the next one may: past it the prober counts as lost.
 LEASE_SECONDS = 30.0
 
+# The reason of a mark that the operator made.
+BY_OPERATOR = "operator"
+
 
 class KeyState(Enum):
     """What a key may be used for now; the values are the metric's `state` label."""
@@ -89,6 +92,14 @@ class Pool:
     def release(self, key: Key, lease: float) -> None:
         """Give a lease back without having found anything out."""
         self._store.release(self._fingerprints[key], lease)
+
+    def enable(self, key: Key) -> None:
+        """The operator has mended a key: it is valid, and refusals under way no longer count."""
+        self._store.enable(self._fingerprints[key])
+
+    def disable(self, key: Key) -> None:
+        """The operator takes a key out of use until it is enabled."""
+        self._store.disable(self._fingerprints[key], Cause(BY_OPERATOR, 0, self._clock()))
 
     def __repr__(self) -> str:
         states = ", ".join(f"{status.key.name}={status.state.value}" for status in self.statuses())

@@ -51,16 +51,17 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         reload_ok: Callable[[], bool] = lambda: True,
+        admission: Admission | None = None,
     ) -> None:
         self.clock = clock
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
-        self.admission = Admission(settings.admission_limit)
+        self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.metrics = Metrics()
         self._store = store if store is not None else MemoryStore()
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
-        self.metrics.watch(self._statuses, reload_ok)
+        self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up)
         self.metrics.admission_limit.set(settings.admission_limit)
         self.metrics.build_info.labels(__version__).set(1)
 
@@ -81,6 +82,10 @@ class Gateway:
     def tick(self) -> None:
         """Housekeeping, about once a second."""
         self.configuration.upstream.drop_stale()
+
+    def flush(self) -> None:
+        """The worker ends: what it knows of the keys must not end with it."""
+        self._store.flush()
 
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""

@@ -83,6 +83,14 @@ def proxy_url(raw: object) -> str:
     return value
 
 
+def state_url(raw: object) -> str:
+    """The URL of a Redis server; it may hold a password and so is never quoted."""
+    value = text(raw)
+    if not value.startswith(("redis://", "rediss://", "unix://")) or any(character.isspace() for character in value):
+        raise BadValue("a URL such as redis://redis.internal:6379/0 was expected")
+    return value
+
+
 def bind_address(raw: object) -> str:
     """An address to listen on, as gunicorn writes them."""
     value = text(raw)

@@ -86,6 +86,12 @@ class Settings:
     idle_connection_seconds: float = _setting(30.0, values.seconds, "age at which an idle connection is dropped")
     max_body_bytes: int = _setting(33554432, values.count(1024), "the largest request body")
     drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
+    data_dir: str = _setting(
+        "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True
+    )
+    state_url: str | None = _setting(
+        None, values.state_url, "a Redis that several machines share the keys' state through", restart=True
+    )
     log_level: str = _setting(
         "info", values.choice("debug", "info", "warning", "error"), "how much is logged", restart=True
     )
@@ -128,8 +134,6 @@ class Settings:
             lines.append("GATEWAY_ALLOW_BYOK=only leaves the pool without use: give no keys, or allow_byok=true")
         if self.reserved_threads >= self.threads:
             lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
-        if self.workers > 1:
-            lines.append("GATEWAY_WORKERS: only 1 is supported: the keys' state lives in one process")
         if self.is_open and not values.is_local_address(self.bind):
             lines.append(
                 f"GATEWAY_BIND: {self.bind} is not a loopback address, and without "
@@ -192,6 +196,8 @@ class _Loader:
         if self._complaints:
             raise SettingsError(self._complaints)
         settings = Settings(**parsed, keys=keys, tokens=tokens, upstream_ca_pem=ca_pem, digest=self._digest.hexdigest())
+        if not settings.data_dir:
+            settings = replace(settings, data_dir=_default_data_dir(self._environ))
         if conflicts := settings.conflicts():
             raise SettingsError(conflicts)
         return settings
@@ -284,3 +290,9 @@ class _Loader:
         except TokenFileError as error:
             self._complaints.append(f"{path}: {error}")
             return None
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> str:
+    """Where a program keeps its state, https://specifications.freedesktop.org/basedir-spec/latest/."""
+    home = environ.get("XDG_STATE_HOME", "").strip() or f"{environ.get('HOME', '').strip()}/.local/state"
+    return f"{home}/messages-gateway"

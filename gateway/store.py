@@ -34,6 +34,11 @@ class Store(Protocol):
     changed by this very call, so that racing marks are told once.
     """
 
+    @property
+    def is_up(self) -> bool:
+        """Whether what others know reaches this process; False while a shared server is out of reach."""
+        ...
+
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         """The records of these keys, in this order; a key never seen has an empty Record."""
         ...
@@ -66,13 +71,18 @@ class Store(Protocol):
         """Take the key out of use until it is enabled."""
         ...
 
-    def close(self) -> None:
-        """Free what the store holds; it is not used afterwards."""
+    def flush(self) -> None:
+        """Hand on what others do not know yet; for a process that is about to end."""
         ...
 
 
 class MergingStore(ABC):
     """A Store that applies one change at a time to one record; subclasses say where the record is."""
+
+    @property
+    def is_up(self) -> bool:
+        """There is no server to lose."""
+        return True
 
     @abstractmethod
     def read(self, fingerprints: Sequence[str]) -> list[Record]: ...
@@ -105,8 +115,8 @@ class MergingStore(ABC):
     def disable(self, fingerprint: str, cause: Cause) -> None:
         self._change(fingerprint, lambda record: disabled(record, cause))
 
-    def close(self) -> None:  # noqa: B027  # there is nothing to free here
-        """Free what the store holds."""
+    def flush(self) -> None:  # noqa: B027  # every change was shared when it was made
+        """Nothing waits to be handed on."""
 
 
 class MemoryStore(MergingStore):

@@ -81,6 +81,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     # The base class resets its signals to their defaults first, and the default of SIGHUP is to die.
     SIGNALS: ClassVar = [number for number in ThreadWorker.SIGNALS if number != signal.SIGHUP]
 
+    def init_process(self) -> None:
+        launch.become_worker(self.age)
+        super().init_process()
+
     def init_signals(self) -> None:
         signal.signal(signal.SIGHUP, self._handle_hup)
         signal.siginterrupt(signal.SIGHUP, False)
@@ -90,7 +94,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
-        super().run()
+        try:
+            super().run()
+        finally:
+            self._gateway.flush()
 
     def notify(self) -> None:
         """Called about once a second by the main loop."""
@@ -98,8 +105,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._gateway.tick()
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Besides: once stopping, take what has queued and close the listening sockets for good."""
-        super().set_accept_enabled(enabled)
+        """Besides: leave new connections to workers that have places left; and once stopping, take what has queued
+        and close the listening sockets for good.
+        """
+        super().set_accept_enabled(enabled and not self._gateway.admission.should_yield)
         if not enabled and not self.alive:
             for listener in self.sockets:
                 self._accept_queued(listener)

@@ -1,0 +1,131 @@
+"""`gateway keys`: what state each key is in and why; and the operator's hand on it.
+
+Owns: a table in words. Web layer. It works on the shared state itself, so what it does is effective at once in every
+worker, and within a second on every machine, whether the gateway runs or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from gateway import launch
+from gateway.credential import Key
+from gateway.embedded_store import EmbeddedStore
+from gateway.pool import BY_OPERATOR, KeyState, KeyStatus, Pool
+from gateway.settings import Settings, SettingsError
+from gateway.store import MemoryStore, Store
+
+_COLUMNS = ("key", "hint", "state", "why", "since", "until", "limited", "refused")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the keys as JSON")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="print every key's state (what happens without an action)")
+    enable = actions.add_parser("enable", help="make a key valid, whatever was held against it")
+    enable.add_argument("name")
+    disable = actions.add_parser("disable", help="take a key out of use until it is enabled, restarts included")
+    disable.add_argument("name")
+    cool = actions.add_parser("cool", help="rest a key for so many seconds")
+    cool.add_argument("name")
+    cool.add_argument("seconds", type=float)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show or change the keys' states; 1, with a line on standard error, if that cannot be done."""
+    try:
+        settings = launch.read_settings()
+        is_change = arguments.action in ("enable", "disable", "cool")
+        store = _store(settings, is_change)
+        pool = Pool(settings.keys, store)
+        if is_change:
+            _change(pool, arguments)
+            store.flush()
+    except SettingsError as error:
+        return _complain(*error.complaints)
+    except _Refused as error:
+        return _complain(str(error))
+    except (OSError, lmdb.Error) as error:
+        return _complain(f"the keys' state cannot be reached: {error}")
+    described = [_described(status) for status in pool.statuses()]
+    print(json.dumps(described, indent=2) if arguments.json else _table(described))
+    return 0
+
+
+class _Refused(Exception):
+    """What was asked cannot be done; the message says why."""
+
+
+def _store(settings: Settings, is_change: bool) -> Store:
+    if settings.state_url is None and not EmbeddedStore.exists(Path(settings.data_dir)):
+        if is_change:
+            raise _Refused(f"no gateway has kept its state in {settings.data_dir} yet; is GATEWAY_DATA_DIR right?")
+        return MemoryStore()
+    store = launch.open_store(settings)
+    if not store.is_up:
+        raise _Refused("the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?")
+    return store
+
+
+def _change(pool: Pool, arguments: argparse.Namespace) -> None:
+    key = _named(pool, arguments.name)
+    if arguments.action == "enable":
+        pool.enable(key)
+    elif arguments.action == "disable":
+        pool.disable(key)
+    elif not 0 < arguments.seconds < 1e9:
+        raise _Refused("seconds: a positive number was expected")
+    else:
+        status = next(status for status in pool.statuses() if status.key == key)
+        pool.cool(status, arguments.seconds, BY_OPERATOR, 0)
+
+
+def _named(pool: Pool, name: str) -> Key:
+    for key in pool.keys:
+        if key.name == name:
+            return key
+    raise _Refused(f"there is no key called {name}; there are {', '.join(key.name for key in pool.keys) or 'none'}")
+
+
+def _described(status: KeyStatus) -> dict[str, Any]:
+    record = status.record
+    is_marked = status.state is not KeyState.VALID or status.is_on_trial
+    state = "disabled" if record.is_disabled else "on trial" if status.is_on_trial else status.state.value
+    why = f"{record.reason}{f' ({record.status})' if record.status else ''}" if is_marked else ""
+    return {
+        "key": status.key.name,
+        "hint": status.key.hint,
+        "state": state,
+        "why": why,
+        "since": _moment(record.marked_at) if is_marked else "",
+        "until": _moment(time.time() + status.remaining_seconds) if status.remaining_seconds else "",
+        "limited": record.limited_count,
+        "refused": record.refused_count,
+    }
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds") if at else ""
+
+
+def _table(described: list[dict[str, Any]]) -> str:
+    rows = [list(_COLUMNS), *([str(entry[column]) or "-" for column in _COLUMNS] for entry in described)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _complain(*lines: str) -> int:
+    for line in lines:
+        print(f"gateway: {line}", file=sys.stderr)
+    return 1

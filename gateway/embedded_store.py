@@ -7,16 +7,22 @@ committed never happened.
 
 One environment a process, opened after the fork; its threads share it. The file holds no secret: a key is known by
 a keyed hash of its fingerprint, under a salt of the file's own.
+
+All that the file holds can be learned again from the upstream, so a file that cannot be used (half written when the
+power failed, say) is set aside and begun anew: it never keeps a gateway from starting.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -25,12 +31,28 @@ import msgspec
 from gateway.records import NEVER_SEEN, Record, started_anew
 from gateway.store import Change, MergingStore
 
+log = logging.getLogger(__name__)
+
 _FILE_NAME = "keys.lmdb"
 _SALT = b"salt"
-_KEY_PREFIX = b"key:"
+# The names of all records: `get` answers for a broken page with an error, where a cursor would end the process.
+_NAMES = b"names"
 _MAP_BYTES = 16 * 1024 * 1024  # address space, not disk; thousands of keys fit
 
+# The file's own fault; what a full disk or a missing permission raises is not among them.
+_UNUSABLE = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.IncompatibleError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.PageFullError,
+    lmdb.PanicError,
+    msgspec.MsgspecError,
+)
+
 _decode = msgspec.msgpack.Decoder(Record).decode
+_decode_names = msgspec.msgpack.Decoder(list[bytes]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -42,18 +64,14 @@ class EmbeddedStore(MergingStore):
 
     def __init__(self, folder: Path, threads: int = 512) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._environment = lmdb.open(
-            str(folder / _FILE_NAME),
-            map_size=_MAP_BYTES,
-            subdir=False,
-            mode=0o600,
-            # Marks outlive the process, which is what counts; after a power failure cooldowns are old news.
-            sync=False,
-            max_readers=max(512, 4 * threads),
-        )
-        self._environment.reader_check()  # slots of readers that were killed
+        self._path = folder / _FILE_NAME
+        with _alone(folder):
+            try:
+                self._environment, self._salt = _opened(self._path, threads)
+            except _UNUSABLE as error:
+                _set_aside(self._path, error)
+                self._environment, self._salt = _opened(self._path, threads)
         self._names: dict[str, bytes] = {}  # a cache that only grows; races write the same value
-        self._salt = self._salted()
         self._pid = os.getpid()
         self._closing = threading.Lock()
 
@@ -71,18 +89,26 @@ class EmbeddedStore(MergingStore):
     def start_anew(self, now: float) -> None:
         """The gateway restarts: give every refused key its one trial. Before any worker runs."""
         with self._environment.begin(write=True) as transaction:
-            for name, data in list(transaction.cursor()):
-                if bytes(name).startswith(_KEY_PREFIX):
-                    transaction.put(name, _encode(started_anew(_decode(data), now)))
+            for name, record in _records(transaction).items():
+                transaction.put(name, _encode(started_anew(record, now)))
 
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         name = self._name(fingerprint)
+        try:
+            return self._changed(name, change)
+        except lmdb.MapFullError:  # a reader that was killed still holds the pages that were to be used again
+            self._environment.reader_check()
+            return self._changed(name, change)
+
+    def _changed(self, name: bytes, change: Change) -> tuple[Record, Record]:
         with self._environment.begin(write=True) as transaction:
             data = transaction.get(name)
             before = NEVER_SEEN if data is None else _decode(data)
             after = change(before)
             if after is not before:
                 transaction.put(name, _encode(after))
+                if data is None:
+                    transaction.put(_NAMES, _encode([*_names(transaction), name]))
             return before, after
 
     def close(self) -> None:
@@ -94,17 +120,73 @@ class EmbeddedStore(MergingStore):
     def _name(self, fingerprint: str) -> bytes:
         name = self._names.get(fingerprint)
         if name is None:
-            name = _KEY_PREFIX + hmac.digest(self._salt, fingerprint.encode(), hashlib.sha256)
+            name = hmac.digest(self._salt, fingerprint.encode(), hashlib.sha256)
             self._names[fingerprint] = name
         return name
 
-    def _salted(self) -> bytes:
-        with self._environment.begin(write=True) as transaction:
-            salt = transaction.get(_SALT)
-            if salt is None:
-                salt = secrets.token_bytes(32)
-                transaction.put(_SALT, salt)
-            return bytes(salt)
-
     def __repr__(self) -> str:
-        return f"<EmbeddedStore {self._environment.path()}>"
+        return f"<EmbeddedStore {self._path}>"
+
+
+def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
+    """The file, looked through from end to end, and its salt."""
+    environment = lmdb.open(
+        str(path),
+        map_size=_MAP_BYTES,
+        subdir=False,
+        mode=0o600,
+        # Marks outlive the process, which is what counts; after a power failure cooldowns are old news.
+        sync=False,
+        max_readers=max(512, 4 * threads),
+    )
+    try:
+        environment.reader_check()  # slots of readers that were killed
+        with environment.begin(write=True) as transaction:
+            _fill_up(environment, path)
+            _records(transaction)
+            salt = bytes(transaction.get(_SALT) or secrets.token_bytes(32))
+            transaction.put(_SALT, salt)  # written again, for that goes through the list of free pages
+            return environment, salt
+    except BaseException:
+        environment.close()
+        raise
+
+
+def _names(transaction: lmdb.Transaction) -> list[bytes]:
+    data = transaction.get(_NAMES)
+    return [] if data is None else _decode_names(data)
+
+
+def _records(transaction: lmdb.Transaction) -> dict[bytes, Record]:
+    return {name: _decode(transaction.get(name, b"")) for name in _names(transaction)}
+
+
+def _fill_up(environment: lmdb.Environment, path: Path) -> None:
+    """Make the file as long as it says it is: reading a mapped page behind its end would kill the process (SIGBUS).
+
+    The writers' lock is held, so nobody lengthens it meanwhile. Pages that are missing then read as empty ones.
+    """
+    needed_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if needed_bytes > _MAP_BYTES:
+        raise lmdb.CorruptedError("the file says that it is longer than it can be")
+    if path.stat().st_size < needed_bytes:
+        os.truncate(path, needed_bytes)
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Out of the way, with its lock file: who still uses the old file must not share locks with the new one."""
+    aside = path.with_name(f"{path.name}.unusable")
+    path.replace(aside)
+    path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
+    log.warning("%s cannot be used (%s): it was set aside as %s, and the keys begin anew", path, error, aside.name)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time opens the file, so that none sets aside what another has just begun."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

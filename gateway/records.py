@@ -90,8 +90,8 @@ def retired(record: Record, generation: int, cause: Cause) -> Record:
 
 
 def confirmed(record: Record, generation: int, now: float) -> Record:
-    """The key answered: its trial is over, unless it was marked again meanwhile."""
-    if generation != record.generation or not record.is_on_trial(now):
+    """The key answered: its trial is over, unless it was marked again meanwhile and rests until later."""
+    if generation != record.generation or now <= record.confirmed_at:
         return record
     return replace(record, confirmed_at=now, lease_until_at=0.0)
 
@@ -131,17 +131,18 @@ def started_anew(record: Record, now: float) -> Record:
 def joined(one: Record, other: Record) -> Record:
     """What two stores know of a key, together. Commutes, and joining again changes nothing; leases stay apart."""
     if one.generation != other.generation:
-        return max(one, other, key=lambda record: record.generation)
-    latest = max(one, other, key=lambda record: (record.marked_at, record.reason, record.status))
+        return replace(max(one, other, key=lambda record: record.generation), lease_until_at=0.0)
+    # Why a key is out of use is not hidden by a later mark.
+    told = max(one, other, key=lambda record: (record.is_permanent, record.marked_at, record.reason, record.status))
     return Record(
         generation=one.generation,
         cooling_until_at=max(one.cooling_until_at, other.cooling_until_at),
         confirmed_at=max(one.confirmed_at, other.confirmed_at),
         is_retired=one.is_retired or other.is_retired,
         is_disabled=one.is_disabled or other.is_disabled,
-        reason=latest.reason,
-        status=latest.status,
-        marked_at=latest.marked_at,
+        reason=told.reason,
+        status=told.status,
+        marked_at=told.marked_at,
         limited_count=max(one.limited_count, other.limited_count),
         refused_count=max(one.refused_count, other.refused_count),
     )

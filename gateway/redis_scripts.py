@@ -1,0 +1,149 @@
+"""The scripts that read and merge the records of keys on a Redis server.
+
+Owns: the records' form there, and the rules of gateway.records.joined in the server's language. Constants only. The
+server runs one script at a time, so nobody comes between reading and writing
+(https://redis.io/docs/latest/develop/programmability/eval-intro/). Nothing here needs more than Redis 6 or Valkey.
+
+Under a prefix: `key:<name>`, a hash, is a record; `lease:<name>` expires with the prober's lease; `keys` is the set
+of all names; `epoch` is a random value that is gone when the data are. Points in time are whole microseconds of the
+server's clock, 0 for never.
+
+A command may be run long after it was sent: a server that was paused finds it in its socket. So times cross the
+wire as points of the server's clock, not as spans from its arrival, and every script is told until when it is
+wanted, and refuses after that.
+"""
+
+from __future__ import annotations
+
+_RECORD = """
+local FIELDS = {'generation', 'cooling_until_at', 'confirmed_at', 'is_retired', 'is_disabled', 'marked_at', 'reason',
+                'status', 'limited_count', 'refused_count'}
+local GENERATION, COOLING, CONFIRMED, RETIRED, DISABLED, MARKED, REASON, STATUS, LIMITED, REFUSED =
+      1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+local function read(key)
+  local record = redis.call('HMGET', key, unpack(FIELDS))
+  if not record[GENERATION] then return nil end
+  for field = 1, #FIELDS do record[field] = record[field] or (field == REASON and '' or '0') end
+  return record
+end
+"""
+
+# The rules of gateway.records.joined. Counts are told as what the server had said and what came on top.
+# KEYS: epoch, names, and for each name its record and its lease. ARGV: void after, a new epoch, and for each name
+# itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
+EXCHANGE = (
+    _RECORD
+    + """
+local argument = 0
+local function told()
+  argument = argument + 1
+  return ARGV[argument]
+end
+
+local function told_record()
+  local first = told()
+  if first == '' then return nil end
+  local record = {first}
+  for field = 2, #FIELDS do record[field] = told() end
+  return record, told(), told()
+end
+
+local function greater(one, other, field)
+  return tonumber(one[field]) > tonumber(other[field]) and one[field] or other[field]
+end
+
+local function is_permanent(record)
+  return record[RETIRED] == '1' or record[DISABLED] == '1'
+end
+
+local function tells_more(one, other)
+  if is_permanent(one) ~= is_permanent(other) then return is_permanent(one) end
+  local difference = tonumber(one[MARKED]) - tonumber(other[MARKED])
+  if difference ~= 0 then return difference > 0 end
+  if one[REASON] ~= other[REASON] then return one[REASON] > other[REASON] end
+  return tonumber(one[STATUS]) > tonumber(other[STATUS])
+end
+
+local function joined(one, other)
+  local record = {}
+  local generations = tonumber(one[GENERATION]) - tonumber(other[GENERATION])
+  if generations == 0 then
+    record[GENERATION] = one[GENERATION]
+    for field = COOLING, DISABLED do record[field] = greater(one, other, field) end
+    local telling = tells_more(one, other) and one or other
+    for field = MARKED, STATUS do record[field] = telling[field] end
+  else
+    local newest = generations > 0 and one or other
+    for field = GENERATION, STATUS do record[field] = newest[field] end
+  end
+  record[LIMITED] = greater(one, other, LIMITED)
+  record[REFUSED] = greater(one, other, REFUSED)
+  return record
+end
+
+local function is_same_state(one, other)
+  for field = GENERATION, DISABLED do
+    if one[field] ~= other[field] then return false end
+  end
+  return true
+end
+
+local function push(key, lease, held, record, limited, refused)
+  local merged = held and joined(held, record) or record
+  merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
+  merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
+  local words = {}
+  for field, name in ipairs(FIELDS) do
+    words[#words + 1] = name
+    words[#words + 1] = merged[field]
+  end
+  redis.call('HSET', key, unpack(words))
+  if not held or not is_same_state(held, merged) then redis.call('DEL', lease) end
+  return merged
+end
+
+if now() > tonumber(told()) then return redis.error_reply('LATE the time for this exchange is over') end
+redis.call('SET', KEYS[1], told(), 'NX')
+local answer = {redis.call('GET', KEYS[1])}
+for at = 3, #KEYS, 2 do
+  local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
+  local held = read(key)
+  local record, limited, refused = told_record()
+  if record then
+    held = push(key, lease, held, record, limited, refused)
+    redis.call('SADD', KEYS[2], name)
+  end
+  if released ~= '' and redis.call('GET', lease) == released then redis.call('DEL', lease) end
+  answer[#answer + 1] = held or {}
+end
+return answer
+"""
+)
+
+# A lease is granted unless the record says that the trial is over, or another process holds it: within one process
+# its replica has seen to it that there is one at a time.
+# KEYS: record, lease. ARGV: void after, process, lease, milliseconds, the asker's generation and cooling_until_at.
+LEASE = (
+    _RECORD
+    + """
+local function is_over(record, generation, cooling)
+  if tonumber(record[GENERATION]) ~= generation then return tonumber(record[GENERATION]) > generation end
+  return record[RETIRED] == '1' or record[DISABLED] == '1' or tonumber(record[COOLING]) > now()
+    or tonumber(record[CONFIRMED]) >= math.max(cooling, tonumber(record[COOLING]))
+end
+
+if now() > tonumber(ARGV[1]) then return redis.error_reply('LATE the time for this lease is over') end
+local record = read(KEYS[1])
+if record and is_over(record, tonumber(ARGV[5]), tonumber(ARGV[6])) then return {'over', record} end
+local holder = redis.call('GET', KEYS[2])
+if holder and string.sub(holder, 1, #ARGV[2]) ~= ARGV[2] then return {'held', redis.call('PTTL', KEYS[2])} end
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+return {'granted'}
+"""
+)

@@ -1,0 +1,219 @@
+"""The records of the keys on a Redis server that all machines share; requests do not wait for it.
+
+Owns: the thread that keeps this process's replica and the server in step. Edge layer. Requests read and mark the
+replica alone. A mark wakes the thread, which tells the server at once; twice a second it also hears what the others
+have marked. So nothing fails, and nothing waits, when the server is slow or gone: the gateway goes on with what it
+knows, and what was marked meanwhile is merged when the server is back. One question is put to the server while a
+request waits, for a few milliseconds at most: who may try a key on trial. Unanswered, it is settled within the
+process.
+
+A server that restarts may have lost anything, and so may one whose data were flushed; each process then tells all it
+knows, and the merge sorts it out. A restart shows as a new connection, a flush as a new epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway.records import Record, leased, released
+from gateway.redis_wire import SERVER_ERRORS, Exchanges, LeaseDesk, Server, ServerClock
+from gateway.replica import Replica
+from gateway.store import Change, MergingStore
+
+log = logging.getLogger(__name__)
+
+# The server's names of keys are hashes of fingerprints under this label, the same on every machine: what is read
+# there cannot be looked up in a list of hashed secrets.
+_LABEL = b"messages-gateway key state"
+_SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_FLUSH_SECONDS = 1.0
+_CLOSING_SECONDS = 0.5
+
+
+class RedisStore(MergingStore):
+    """A Store for the processes of several machines. Made after the fork, one a process; it starts a thread.
+
+    `url` is redis://, rediss:// or unix://. `clock` gives epoch seconds, and must be the callers'. Waits up to
+    `start_timeout_seconds` to learn what the others know. Raises ValueError if the URL is none; a server that
+    does not answer raises nothing, here or later.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "gateway:",
+        clock: Callable[[], float] = time.time,
+        pull_seconds: float = 0.5,
+        start_timeout_seconds: float = 0.5,
+        lease_timeout_seconds: float = 0.005,
+    ) -> None:
+        self._clock = clock
+        self._pull_seconds = pull_seconds
+        self._names: dict[str, str] = {}  # a cache that only grows; races write the same value
+        self._replica = Replica()
+        self._server = Server(url, prefix)
+        server_clock = ServerClock()
+        self._exchanges = Exchanges(self._server, server_clock, clock)
+        self._lease_desk = LeaseDesk(self._server, server_clock, lease_timeout_seconds)
+        self._epoch = b""
+        self._is_up: bool | None = None  # None before the first attempt; written by the thread alone
+        self._is_due = threading.Event()
+        self._is_closing = threading.Event()
+        self._progress = threading.Condition()  # guards the two counts, and tells of them and of _is_up
+        self._begun_count = 0
+        self._done_count = 0  # the number of the latest exchange that succeeded
+        self._thread = threading.Thread(target=self._run, name="redis-store", daemon=True)
+        self._thread.start()
+        with self._progress:
+            self._progress.wait_for(lambda: self._is_up is not None, start_timeout_seconds)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        return self._is_up is True
+
+    def read(self, fingerprints: Sequence[str]) -> list[Record]:
+        return self._replica.read([self._name(fingerprint) for fingerprint in fingerprints])
+
+    def lease(self, fingerprint: str, until_at: float, now: float) -> bool:
+        name = self._name(fingerprint)
+        if not self._replica.lease(name, lambda record: leased(record, until_at, now)):
+            return False
+        if not self.is_up:
+            return True
+        (record,) = self._replica.read([name])
+        answer = self._lease_desk.lease(name, until_at, now, record)
+        if isinstance(answer, Record):
+            self._replica.learn_one(name, answer)
+            return False
+        if answer is None or answer == until_at:
+            return True
+        # Another process tries the key. Ask again when its lease has ended, or the next pull may have told more.
+        stays_away_until_at = min(answer, now + self._pull_seconds)
+        self._replica.lease(name, lambda record: _held(record, until_at, stays_away_until_at))
+        return False
+
+    def release(self, fingerprint: str, until_at: float) -> None:
+        lease = self._lease_desk.written(until_at)
+        self._replica.release(self._name(fingerprint), lambda record: released(record, until_at), lease)
+        self._is_due.set()
+
+    def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> None:
+        """Wait until the server has all that was marked here before, or the time is over."""
+        self.push(timeout_seconds)
+
+    def push(self, timeout_seconds: float) -> bool:
+        """Wait until the server has all that was marked here before; False if it has not by then."""
+        with self._progress:
+            wanted = self._begun_count + 1
+            self._is_due.set()
+            return self._progress.wait_for(lambda: self._done_count >= wanted, timeout_seconds)
+
+    def close(self) -> None:
+        """Tell the server what is untold, if it answers within half a second, and end the thread."""
+        if self.is_up and not self._is_closing.is_set():
+            self.push(_CLOSING_SECONDS)
+        self._is_closing.set()
+        self._is_due.set()
+        self._thread.join(_CLOSING_SECONDS)
+
+    def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
+        before, after = self._replica.mark(self._name(fingerprint), change)
+        if after is not before:
+            self._is_due.set()
+        return before, after
+
+    def _name(self, fingerprint: str) -> str:
+        name = self._names.get(fingerprint)
+        if name is None:
+            name = hmac.new(_LABEL, fingerprint.encode(), hashlib.sha256).hexdigest()
+            self._names[fingerprint] = name
+        return name
+
+    # The thread's
+
+    def _run(self) -> None:
+        pause_seconds = _SHORTEST_PAUSE_SECONDS
+        while not self._is_closing.is_set():
+            self._is_due.clear()
+            with self._progress:
+                self._begun_count += 1
+                number = self._begun_count
+            try:
+                self._synchronise()
+            except SERVER_ERRORS as error:
+                self._disconnect()
+                self._note(False, error)
+                # Not all processes at once, when the server is back.
+                self._is_closing.wait(pause_seconds * random.uniform(0.5, 1.0))
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            else:
+                pause_seconds = _SHORTEST_PAUSE_SECONDS
+                self._note(True)
+                with self._progress:
+                    self._done_count = number
+                    self._progress.notify_all()
+                self._is_due.wait(self._pull_seconds)
+        self._disconnect()
+
+    def _synchronise(self) -> None:
+        """Tell the server what is untold, and learn what it knows."""
+        if not self._exchanges.is_connected:
+            self._exchanges.connect()
+            self._replica.doubt()
+            self._epoch = b""
+        while not self._exchange():
+            self._replica.doubt()
+        self._lease_desk.open()
+
+    def _exchange(self) -> bool:
+        """One exchange; False if it showed that the server has lost its data."""
+        told = self._replica.tell(self._exchanges.names())
+        try:
+            answer = self._exchanges.exchange(told)
+        except SERVER_ERRORS:
+            self._replica.take_back(told)
+            raise
+        records = answer.records
+        is_lost = self._epoch not in (b"", answer.epoch)
+        if is_lost:  # then only what has just been told is there whole
+            records = {name: record for name, record in records.items() if told[name].is_news}
+        self._epoch = answer.epoch
+        self._replica.learn(told, records, self._clock())
+        return not is_lost
+
+    def _disconnect(self) -> None:
+        self._exchanges.close()
+        self._lease_desk.close()
+
+    def _note(self, is_up: bool, error: Exception | None = None) -> None:
+        was_up, self._is_up = self._is_up, is_up
+        if was_up is None:
+            with self._progress:
+                self._progress.notify_all()
+        if is_up and was_up is False:
+            log.info("the state server %s answers again; what was marked meanwhile is merged", self._server.place)
+        elif not is_up and was_up is not False:
+            log.warning(
+                "the state server %s does not answer (%s): going on with what is known here; "
+                "marks are shared with other processes when it is back",
+                self._server.place,
+                error,
+            )
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self._server.place} is_up={self.is_up} {self._replica!r}>"
+
+
+def _held(record: Record, mine_until_at: float, until_at: float) -> Record:
+    """Another process has the lease that was to be mine."""
+    return replace(record, lease_until_at=until_at) if record.lease_until_at == mine_until_at else record

@@ -1,0 +1,102 @@
+"""A real Redis server for tests, in a process of its own, that can be killed, paused and started again.
+
+Owns: its folder, its port, its life. A machine without `redis-server` (or `valkey-server`) fails the tests: what they
+show cannot be shown without one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from tests.harness import wait_until
+
+_START_SECONDS = 10.0
+_TRIES = 5
+
+
+class RedisServer:
+    """One server on a free port of the loopback address. `is_persistent`: what it has answered survives a kill."""
+
+    def __init__(self, *, is_persistent: bool = False, options: Sequence[str] = ()) -> None:
+        binary = shutil.which("redis-server") or shutil.which("valkey-server")
+        if binary is None:
+            raise AssertionError("these tests need redis-server: apt-get install redis-server")
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name)
+        persistence = ["--appendonly", "yes", "--appendfsync", "always"] if is_persistent else ["--appendonly", "no"]
+        self._command = [binary, "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder), *persistence, *options]
+        self._process: subprocess.Popen[bytes] | None = None
+        for _ in range(_TRIES):
+            self.port = free_port()
+            if self._starts():
+                return
+        self._folder.cleanup()
+        raise AssertionError("redis-server does not start")
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """A plain client, for looking at what is stored; the caller closes it."""
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def kill(self) -> None:
+        """SIGKILL: it gets no chance to save anything."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def start(self) -> None:
+        """Start it again on the same port."""
+        assert self._starts()
+
+    def pause(self) -> None:
+        """SIGSTOP: its port is open, its kernel takes what is sent, nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it runs what was sent meanwhile."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.kill()
+        self._folder.cleanup()
+
+    def _starts(self) -> bool:
+        process = self._process = subprocess.Popen(
+            [*self._command, "--port", str(self.port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        if wait_until(lambda: process.poll() is not None or self._answers(), _START_SECONDS) and process.poll() is None:
+            return True
+        self.kill()
+        return False
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
+                connection.sendall(b"PING\r\n")
+                # With a password set it says so, which is an answer too; -LOADING is not.
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    """A port that nothing listened on a moment ago."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port

@@ -1,0 +1,660 @@
+"""Several replicas of the state of keys over a real Redis server, in good times and bad."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import trustme
+
+from gateway.pool import LEASE_SECONDS
+from gateway.records import Cause, Record
+from gateway.redis_store import RedisStore
+from tests.harness import wait_until
+from tests.stores.redis_server import RedisServer, free_port
+
+KEY, OTHER = "11" * 32, "22" * 32
+
+SOON_SECONDS = 1.0  # within which a mark is everywhere
+BACK_SECONDS = 4.0  # after which a server that is back has been noticed and everything merged: an answer's time and
+# the longest pause, and some
+# A request may wait 5 ms for a lease, and for nothing else; the rest is for a busy machine's scheduler.
+LONGEST_CALL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Skewed:
+    """A clock that is wrong by so many seconds."""
+
+    seconds: float
+
+    def __call__(self) -> float:
+        return time.time() + self.seconds
+
+
+Maker = Callable[..., RedisStore]
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    started = RedisServer()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def make(server: RedisServer) -> Iterator[Maker]:
+    """Makes stores over the server, `make(clock=...)`, and closes them after the test."""
+    made: list[RedisStore] = []
+
+    def start(url: str = server.url, **options: object) -> RedisStore:
+        store = RedisStore(url, **options)  # type: ignore[arg-type]
+        made.append(store)
+        return store
+
+    yield start
+    for store in made:
+        store.close()
+
+
+def limited(at: float | None = None) -> Cause:
+    return Cause("rate_limited", 429, time.time() if at is None else at)
+
+
+def refused(at: float | None = None) -> Cause:
+    return Cause("unauthorized", 401, time.time() if at is None else at)
+
+
+def known(store: RedisStore, fingerprint: str = KEY) -> Record:
+    return store.read([fingerprint])[0]
+
+
+def everywhere(stores: list[RedisStore], holds: Callable[[Record], bool], seconds: float = SOON_SECONDS) -> bool:
+    return wait_until(lambda: all(holds(known(store)) for store in stores), seconds)
+
+
+def rest_then_trial(stores: list[RedisStore]) -> None:
+    """Bring the key on trial everywhere."""
+    until_at = time.time() + 0.3
+    stores[0].cool(KEY, until_at, known(stores[0]).generation, limited())
+    assert everywhere(stores, lambda record: abs(record.cooling_until_at - until_at) < 0.1)
+    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
+
+
+# --- marks travel
+
+
+MARKS: list[tuple[str, Callable[[RedisStore], object], Callable[[Record], bool]]] = [
+    (
+        "cooled",
+        lambda store: store.cool(KEY, time.time() + 50, 0, limited()),
+        lambda record: record.is_cooling(time.time()) and record.reason == "rate_limited" and record.status == 429,
+    ),
+    (
+        "retired",
+        lambda store: store.retire(KEY, 0, refused()),
+        lambda record: record.is_retired and record.reason == "unauthorized" and record.status == 401,
+    ),
+    (
+        "disabled",
+        lambda store: store.disable(KEY, Cause("operator", 0, time.time())),
+        lambda record: record.is_disabled and record.reason == "operator",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mark", "is_known"), [row[1:] for row in MARKS], ids=[row[0] for row in MARKS])
+def test_a_mark_is_seen_here_at_once_and_everywhere_within_a_second(
+    make: Maker, mark: Callable[[RedisStore], object], is_known: Callable[[Record], bool]
+) -> None:
+    """Given three replicas and a mark through one, then all have it within a second, and an enabling after it."""
+    stores = [make() for _ in range(3)]
+    mark(stores[1])
+    assert is_known(known(stores[1]))
+    assert everywhere(stores, is_known)
+    stores[2].enable(KEY)
+    assert everywhere(stores, lambda record: record.generation == 1 and not is_known(record))
+
+
+def test_a_new_replica_knows_what_the_others_know(make: Maker) -> None:
+    """Given a key retired through one, then a replica that starts has it from the first reading on."""
+    first = make()
+    first.retire(KEY, 0, refused())
+    assert first.push(1.0)
+    assert known(make()).is_retired
+
+
+def test_what_changed_usability_is_told_once_in_a_process(make: Maker) -> None:
+    """Given a hundred threads that retire a key, then one is told that it changed something."""
+    store = make()
+    with ThreadPoolExecutor(100) as threads:
+        told = list(threads.map(lambda _: store.retire(KEY, 0, refused()), range(100)))
+    assert sum(told) == 1
+
+
+def test_hundreds_of_racing_marks_lose_nothing(make: Maker) -> None:
+    """Given random marks through three replicas at once, then all have the latest deadline, retirement and count."""
+    stores = [make() for _ in range(3)]
+    start = time.time()
+    marks = [
+        (random.Random(number).choice([KEY, OTHER]), start + 100 + random.Random(number).uniform(0, 5000))
+        for number in range(600)
+    ]
+    barrier = threading.Barrier(12)
+
+    def race(lane: int) -> None:
+        barrier.wait()
+        for number in range(lane, len(marks), 12):
+            fingerprint, until_at = marks[number]
+            stores[number % 3].cool(fingerprint, until_at, 0, limited())
+            if number == 301:
+                stores[1].retire(OTHER, 0, refused())
+
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(race, range(12)))
+    for fingerprint in (KEY, OTHER):
+        deadlines = [until_at for marked, until_at in marks if marked == fingerprint]
+
+        def is_whole(record: Record, deadlines: list[float] = deadlines) -> bool:
+            return abs(record.cooling_until_at - max(deadlines)) < 0.1 and record.limited_count == len(deadlines)
+
+        assert wait_until(
+            lambda fingerprint=fingerprint, is_whole=is_whole: all(is_whole(known(s, fingerprint)) for s in stores),
+            SOON_SECONDS,
+        ), [known(store, fingerprint) for store in stores]
+    assert [known(store, OTHER).is_retired for store in stores] == [True] * 3
+    assert [known(store, OTHER).reason for store in stores] == ["unauthorized"] * 3
+    assert [known(store, OTHER).refused_count for store in stores] == [1] * 3
+
+
+def test_a_stale_mark_is_dropped(make: Maker) -> None:
+    """Given a refusal under way when the key is enabled elsewhere, then it does not retire the key again."""
+    stores = [make(), make(pull_seconds=30.0)]  # the second does not hear of it by itself
+    stores[0].retire(KEY, 0, refused())
+    assert stores[0].push(1.0)
+    assert stores[1].push(1.0)
+    stores[0].enable(KEY)
+    assert stores[0].push(1.0)
+    assert known(stores[1]).generation == 0
+    stores[1].cool(KEY, time.time() + 500, 0, limited())
+    stores[1].retire(KEY, 0, refused())
+    for store in (stores[1], stores[0]):
+        assert store.push(1.0)
+        record = known(store)
+        assert (record.generation, record.is_permanent, record.is_cooling(time.time())) == (1, False, False)
+
+
+def test_deadlines_do_not_creep(server: RedisServer, make: Maker) -> None:
+    """Given a deadline that goes back and forth, then it stays where it was put, give or take the clock's estimate."""
+    stores = [make() for _ in range(3)]
+    until_at = time.time() + 500
+    stores[0].cool(KEY, until_at, 0, limited())
+    assert everywhere(stores, lambda record: record.cooling_until_at > 0)
+    with server.client() as client:
+        for number in range(60):
+            stores[number % 3].cool(KEY, time.time() + 1, 0, limited())
+            if number % 10 == 0:
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            stores[(number + 1) % 3].push(1.0)
+    assert everywhere(stores, lambda record: record.limited_count == 61, BACK_SECONDS)
+    for store in stores:
+        assert known(store).cooling_until_at == pytest.approx(until_at, abs=0.03)
+
+
+# --- clocks
+
+
+def test_replicas_with_wrong_clocks_agree_on_what_remains(make: Maker) -> None:
+    """Given clocks a minute fast and a minute slow, then each sees the same rest, and the same end of it."""
+    clocks = [Skewed(0.0), Skewed(60.0), Skewed(-60.0)]
+    stores = [make(clock=clock) for clock in clocks]
+    for marker, fingerprint in ((1, KEY), (2, OTHER)):
+        clock = clocks[marker]
+        stores[marker].cool(fingerprint, clock() + 5.0, 0, limited(clock()))
+        ends_at = time.time() + 5.0
+
+        def remaining(number: int, fingerprint: str = fingerprint, stores: list[RedisStore] = stores) -> float:
+            return known(stores[number], fingerprint).cooling_until_at - clocks[number]()
+
+        def is_agreed(remaining: Callable[[int], float] = remaining, ends_at: float = ends_at) -> bool:
+            return all(abs(remaining(number) - (ends_at - time.time())) < 0.2 for number in range(3))
+
+        assert wait_until(is_agreed, SOON_SECONDS), [remaining(number) for number in range(3)]
+    late = Skewed(-60.0)
+    assert known(make(clock=late), KEY).cooling_until_at - late() == pytest.approx(
+        known(stores[0], KEY).cooling_until_at - time.time(), abs=0.2
+    )
+
+
+def test_the_later_deadline_wins_whatever_the_clocks_say(make: Maker) -> None:
+    """Given a long rest marked by a slow clock and a short one by a fast one, then the long one counts."""
+    slow, fast = Skewed(-60.0), Skewed(60.0)
+    stores = [make(clock=slow), make(clock=fast)]
+    stores[0].cool(KEY, slow() + 30.0, 0, limited(slow()))
+    assert stores[0].push(1.0)
+    stores[1].cool(KEY, fast() + 10.0, 0, limited(fast()))
+    assert stores[1].push(1.0)
+    assert stores[0].push(1.0)
+    for store, clock in zip(stores, (slow, fast), strict=True):
+        assert known(store).cooling_until_at - clock() == pytest.approx(30.0, abs=0.5)
+
+
+def test_leases_and_trials_hold_across_wrong_clocks(make: Maker) -> None:
+    """Given clocks two minutes apart, then one of them probes, and its confirmation ends the trial for the other."""
+    clocks = [Skewed(60.0), Skewed(-60.0)]
+    stores = [make(clock=clock) for clock in clocks]
+    stores[0].cool(KEY, clocks[0]() + 0.3, 0, limited(clocks[0]()))
+
+    def is_on_trial(number: int) -> bool:
+        return known(stores[number]).is_on_trial(clocks[number]())
+
+    assert wait_until(lambda: is_on_trial(0) and is_on_trial(1), 2.0)
+    granted = [store.lease(KEY, clock() + LEASE_SECONDS, clock()) for store, clock in zip(stores, clocks, strict=True)]
+    assert granted == [True, False]
+    stores[0].confirm(KEY, 0, clocks[0]())
+    assert wait_until(lambda: not is_on_trial(1), SOON_SECONDS)
+
+
+# --- bad times
+
+
+def _worst_call_seconds(store: RedisStore, generation: int, seconds: float) -> float:
+    """Every kind of call, again and again for so long; what the slowest took."""
+    worst = 0.0
+    until = time.monotonic() + seconds
+    pause = threading.Event()
+    trial = "33" * 32
+    while time.monotonic() < until:
+        now = time.time()
+        for call in (
+            lambda: store.read([KEY, OTHER, trial]),
+            lambda now=now: store.cool(OTHER, now + 100, generation, limited()),
+            lambda: store.retire(OTHER, generation, refused()),
+            lambda now=now: store.cool(trial, now - 1, generation, limited()),
+            lambda now=now: store.lease(trial, now + 30, now),
+            lambda now=now: store.release(trial, now + 30),
+            lambda now=now: store.confirm(trial, generation, now),
+        ):
+            began = time.perf_counter()
+            call()
+            worst = max(worst, time.perf_counter() - began)
+        pause.wait(0.002)
+    return worst
+
+
+@pytest.mark.parametrize("is_persistent", [True, False], ids=["persistent", "forgetful"])
+def test_a_killed_server_costs_nothing_but_time(is_persistent: bool) -> None:
+    """Given marks before and while a server is dead, then calls stay quick, and all of it is everywhere after."""
+    server = RedisServer(is_persistent=is_persistent)
+    stores = [RedisStore(server.url) for _ in range(3)]
+    try:
+        until_at = time.time() + 500
+        stores[0].cool(KEY, until_at, 0, limited())
+        assert everywhere(stores, lambda record: record.limited_count == 1)
+        server.kill()
+        assert _worst_call_seconds(stores[0], 0, 1.0) < LONGEST_CALL_SECONDS
+        assert wait_until(lambda: not any(store.is_up for store in stores), 2.0)
+        stores[1].retire(KEY, 0, refused())
+        stores[2].cool(KEY, until_at + 100, 0, limited())
+        assert not known(stores[0]).is_retired
+        server.start()
+        assert everywhere(
+            stores,
+            lambda record: (
+                record.is_retired
+                and abs(record.cooling_until_at - until_at - 100) < 0.1
+                and (record.limited_count, record.refused_count) == (2, 1)
+            ),
+            BACK_SECONDS,
+        ), [known(store) for store in stores]
+        assert all(store.is_up for store in stores)
+        # A replica that starts now has it from the server alone.
+        newcomer = RedisStore(server.url)
+        assert known(newcomer).is_retired
+        newcomer.close()
+    finally:
+        for store in stores:
+            store.close()
+        server.stop()
+
+
+def test_a_paused_server_costs_nothing_but_time(server: RedisServer, make: Maker) -> None:
+    """Given marks while a server is stopped, then calls stay quick, and what it finds in its sockets does no harm."""
+    stores = [make() for _ in range(3)]
+    until_at = time.time() + 500
+    stores[0].cool(KEY, until_at, 0, limited())
+    assert everywhere(stores, lambda record: record.limited_count == 1)
+    server.pause()
+    try:
+        stores[1].retire(KEY, 0, refused())
+        stores[2].cool(KEY, until_at + 100, 0, limited())
+        assert _worst_call_seconds(stores[0], 0, 3.0) < LONGEST_CALL_SECONDS
+        assert wait_until(lambda: not any(store.is_up for store in stores), 3.0)
+        assert not known(stores[0]).is_retired
+    finally:
+        server.resume()
+    assert everywhere(
+        stores,
+        lambda record: (
+            record.is_retired
+            and abs(record.cooling_until_at - until_at - 100) < 0.1
+            and (record.limited_count, record.refused_count) == (2, 1)
+        ),
+        BACK_SECONDS,
+    ), [known(store) for store in stores]
+
+
+def test_a_flushed_server_is_told_everything_again(server: RedisServer, make: Maker) -> None:
+    """Given FLUSHALL under living connections, then the state and the counts are back within a second."""
+    stores = [make() for _ in range(3)]
+    stores[0].cool(KEY, time.time() + 500, 0, limited())
+    stores[1].retire(KEY, 0, refused())
+    assert everywhere(stores, lambda record: record.is_retired and record.limited_count == 1)
+    with server.client() as client:
+        client.flushall()
+    assert all(store.push(2.0) for store in stores)
+    for store in [*stores, make()]:
+        record = known(store)
+        assert record.is_retired
+        assert record.is_cooling(time.time())
+        assert (record.limited_count, record.refused_count) == (1, 1)
+
+
+def test_a_record_that_the_server_dropped_is_told_again(server: RedisServer, make: Maker) -> None:
+    """Given a server that evicts one record, then no process forgets it, and the server has it again."""
+    store = make()
+    store.retire(KEY, 0, refused())
+    assert store.push(1.0)
+    with server.client() as client:
+        client.delete(*client.keys("gateway:key:*"))
+        assert store.push(1.0)
+        assert known(store).is_retired
+        assert wait_until(lambda: len(client.keys("gateway:key:*")) == 1, SOON_SECONDS)
+
+
+def test_a_server_that_is_not_there_at_the_start_fails_nothing(server: RedisServer, make: Maker) -> None:
+    """Given no server, then a store starts soon, works by itself, and is merged when the server comes."""
+    server.kill()
+    began = time.monotonic()
+    store = make()
+    assert time.monotonic() - began < 1.0
+    assert not store.is_up
+    assert store.retire(KEY, 0, refused())
+    assert not store.push(0.2)
+    server.start()
+    assert store.push(BACK_SECONDS)
+    assert store.is_up
+    assert known(make()).is_retired
+
+
+def test_a_paused_server_at_the_start_holds_nobody_up(server: RedisServer, make: Maker) -> None:
+    """Given a server that takes connections and does not answer, then a store starts within its short time-out."""
+    server.pause()
+    try:
+        began = time.monotonic()
+        store = make(start_timeout_seconds=0.3)
+        assert time.monotonic() - began < 0.6
+        assert not store.is_up
+        began = time.monotonic()
+        store.close()
+        assert time.monotonic() - began < 1.5
+    finally:
+        server.resume()
+
+
+def test_going_down_and_coming_back_are_said_once(
+    server: RedisServer, make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given an outage with marks in it, then there is one warning and one word of relief."""
+    caplog.set_level(logging.INFO, "gateway.redis_store")
+    store = make()
+    server.kill()
+    assert wait_until(lambda: not store.is_up, 2.0)
+    for _ in range(50):
+        store.cool(KEY, time.time() + 5, 0, limited())
+    assert not store.push(0.5)
+    server.start()
+    assert wait_until(lambda: store.is_up, BACK_SECONDS)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+# --- leases
+
+
+def test_one_probe_among_a_hundred_threads_on_three_replicas(make: Maker) -> None:
+    """Given a key on trial, then one of 300 threads gets the lease; after its confirmation nobody does."""
+    stores = [make() for _ in range(3)]
+    rest_then_trial(stores)
+    barrier = threading.Barrier(300)
+
+    def ask(number: int) -> float | None:
+        barrier.wait(30)
+        now = time.time()
+        until_at = now + LEASE_SECONDS
+        return until_at if stores[number % 3].lease(KEY, until_at, now) else None
+
+    with ThreadPoolExecutor(300) as threads:
+        granted = [(number, lease) for number, lease in enumerate(threads.map(ask, range(300))) if lease is not None]
+    assert len(granted) == 1
+    prober = stores[granted[0][0] % 3]
+    prober.confirm(KEY, 0, time.time())
+    assert everywhere(stores, lambda record: not record.is_unconfirmed)
+    now = time.time()
+    assert not any(store.lease(KEY, now + LEASE_SECONDS, now) for store in stores)
+
+
+def test_a_confirmation_that_was_not_heard_yet_prevents_a_second_probe(make: Maker) -> None:
+    """Given a replica that hears of nothing for long, then asking for a lease tells it that the trial is over."""
+    stores = [make(), make(pull_seconds=30.0)]
+    stores[0].cool(KEY, time.time() + 0.2, 0, limited())
+    assert stores[0].push(1.0)
+    assert stores[1].push(1.0)
+    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
+    now = time.time()
+    assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
+    stores[0].confirm(KEY, 0, time.time())
+    assert stores[0].push(1.0)
+    assert known(stores[1]).is_unconfirmed
+    now = time.time()
+    assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
+    assert not known(stores[1]).is_unconfirmed
+
+
+def test_a_lease_given_back_may_be_taken_elsewhere(make: Maker) -> None:
+    """Given a prober that found nothing out, then another replica may probe within a second, and only one does."""
+    stores = [make() for _ in range(3)]
+    rest_then_trial(stores)
+    now = time.time()
+    assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
+    assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
+    stores[0].release(KEY, now + LEASE_SECONDS)
+
+    def lease() -> bool:
+        now = time.time()
+        return stores[1].lease(KEY, now + LEASE_SECONDS, now)
+
+    assert wait_until(lease, SOON_SECONDS)
+    stores[0].release(KEY, now + LEASE_SECONDS)  # not its own any more
+    assert stores[0].push(1.0)
+    now = time.time()
+    assert not stores[2].lease(KEY, now + LEASE_SECONDS, now)
+
+
+def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
+    """Given a prober that never returns, then its lease ends on the server when it said it would."""
+    stores = [make() for _ in range(2)]
+    rest_then_trial(stores)
+    now = time.time()
+    assert stores[0].lease(KEY, now + 0.8, now)
+    refused_until = None
+    while refused_until is None or time.time() < now + 5.0:
+        moment = time.time()
+        if stores[1].lease(KEY, moment + LEASE_SECONDS, moment):
+            break
+        refused_until = moment
+        threading.Event().wait(0.01)
+    assert refused_until is not None
+    assert refused_until >= now + 0.7
+    assert time.time() < now + 1.5
+
+
+def test_a_mark_ends_a_lease(make: Maker) -> None:
+    """Given a prober that is limited again, then after that rest another replica may probe at once."""
+    stores = [make() for _ in range(2)]
+    rest_then_trial(stores)
+    now = time.time()
+    assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
+    stores[0].cool(KEY, time.time() + 0.3, 0, limited())
+    assert everywhere(stores, lambda record: record.limited_count == 2)
+    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
+    now = time.time()
+    assert stores[1].lease(KEY, now + LEASE_SECONDS, now)
+
+
+def test_without_a_server_there_is_one_probe_in_each_process(server: RedisServer, make: Maker) -> None:
+    """Given a dead server, then a key's trial goes on, one request at a time in each process."""
+    stores = [make() for _ in range(2)]
+    rest_then_trial(stores)
+    server.kill()
+    assert wait_until(lambda: not any(store.is_up for store in stores), 2.0)
+    now = time.time()
+    granted = [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores for _ in range(5)]
+    assert granted == [True, False, False, False, False] * 2
+
+
+# --- what is shown, and where it connects
+
+
+def test_the_server_holds_neither_secrets_nor_fingerprints(server: RedisServer, make: Maker) -> None:
+    """Given marks, a lease and counts, then nothing there can be matched with a key but by a gateway."""
+    store = make()
+    rest_then_trial([store])
+    now = time.time()
+    assert store.lease(KEY, now + LEASE_SECONDS, now)
+    assert store.push(1.0)
+    with server.client() as client:
+        names = client.keys("*")
+        dump = "".join(
+            str(client.hgetall(name) if client.type(name) == "hash" else client.dump) + name for name in names
+        )
+    assert sorted(name.split(":")[1] for name in names) == ["epoch", "key", "keys", "lease"]
+    assert KEY not in dump
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:s3cr3t@localhost",
+        "redis://:s3cr3t/s3cr3t@localhost:6379",
+        "redis://:s3cr3t@localhost:6379?no_such_option=1",
+        "redis://:s3cr3t@localhost:6379?socket_timeout=s3cr3t",
+    ],
+    ids=["scheme", "slash in the password", "option", "value"],
+)
+def test_a_bad_url_is_refused_without_showing_the_password(url: str) -> None:
+    """Given a URL that is none, then the message says what is wanted and not what was given."""
+    with pytest.raises(ValueError, match="redis://") as caught:
+        RedisStore(url)
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_password_is_used_and_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a server with a password, then the right one works, a wrong one is a server that is down; neither shows."""
+    server = RedisServer(options=["--requirepass", "s3cr3t"])
+    right = RedisStore(f"redis://:s3cr3t@127.0.0.1:{server.port}/2")
+    wrong = RedisStore(f"redis://user:s3cr3t-wrong@127.0.0.1:{server.port}")
+    try:
+        assert (right.is_up, wrong.is_up) == (True, False)
+        shown = caplog.text + repr(right) + repr(wrong)
+        assert "going on with what is known here" in shown
+        assert "s3cr3t" not in shown
+    finally:
+        right.close()
+        wrong.close()
+        server.stop()
+
+
+def test_a_unix_socket_serves_alike() -> None:
+    """Given a server on a socket in the file system, then unix:// reaches it."""
+    server = RedisServer(options=["--unixsocket", "redis.sock"])
+    store = RedisStore(f"unix://{server.folder}/redis.sock?db=1")
+    try:
+        assert store.is_up
+        assert store.retire(KEY, 0, refused())
+        assert store.push(1.0)
+    finally:
+        store.close()
+        server.stop()
+
+
+def test_tls_serves_alike(tmp_path: object) -> None:
+    """Given a server that speaks TLS, then rediss:// reaches it, and leases are quick there too."""
+    authority = trustme.CA()
+    folder = str(tmp_path)
+    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(f"{folder}/server.pem")
+    tls = f"--tls-cert-file {folder}/server.pem --tls-key-file {folder}/server.pem --tls-ca-cert-file {folder}/ca.pem"
+    port = free_port()
+    server = RedisServer(options=[*f"--tls-port {port} --tls-auth-clients no".split(), *tls.split()])
+    stores = [RedisStore(f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem") for _ in range(2)]
+    try:
+        assert all(store.is_up for store in stores)
+        rest_then_trial(stores)
+        now = time.time()
+        assert [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores] == [True, False]
+    finally:
+        for store in stores:
+            store.close()
+        server.stop()
+
+
+# --- the end, and cost
+
+
+def test_closing_tells_what_is_untold_and_ends_the_thread(make: Maker) -> None:
+    """Given a mark just made, then closing hands it on, leaves no thread, and may be done twice."""
+    before = threading.active_count()
+    store = make()
+    store.retire(KEY, 0, refused())
+    store.close()
+    store.close()
+    assert threading.active_count() == before
+    assert known(make()).is_retired
+
+
+def test_an_operators_process_changes_all(make: Maker) -> None:
+    """Given a process that starts, changes a key, flushes and ends, then all gateways follow within a second."""
+    gateways = [make() for _ in range(2)]
+    gateways[0].retire(KEY, 0, refused())
+    assert everywhere(gateways, lambda record: record.is_retired)
+    operator = make()
+    operator.enable(KEY)
+    operator.flush()
+    assert everywhere(gateways, lambda record: not record.is_permanent)
+    operator = make()
+    operator.disable(KEY, Cause("operator", 0, time.time()))
+    operator.flush()
+    assert everywhere(gateways, lambda record: record.is_disabled)
+
+
+def test_reading_costs_microseconds(make: Maker) -> None:
+    """Given five keys, then reading them for a walk takes some microseconds, for it touches no network."""
+    store = make()
+    fingerprints = [f"{number:064x}" for number in range(5)]
+    for fingerprint in fingerprints:
+        store.cool(fingerprint, time.time() + 50, 0, limited())
+    best = math.inf
+    for _ in range(20):
+        began = time.perf_counter()
+        for _ in range(100):
+            store.read(fingerprints)
+        best = min(best, (time.perf_counter() - began) / 100)
+    assert best < 50e-6

@@ -111,8 +111,20 @@ def complain(error: SettingsError) -> None:
         log.error("configuration: %s", line)
 
 
+class _Discretion(logging.Filter):
+    """Keeps gunicorn from quoting what clients sent: a head that breaks off holds credentials as any other does."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                type(arg).__name__ if type(arg).__module__ == "gunicorn.http.errors" else arg for arg in record.args
+            )
+        return True
+
+
 def configure_logging(level: str) -> None:
-    """Log the gateway's own lines to standard error, in gunicorn's form."""
+    """Log the gateway's own lines to standard error, in gunicorn's form; gunicorn's own lines quote no request."""
+    logging.getLogger("gunicorn.error").addFilter(_Discretion())
     logging.config.dictConfig(
         {
             "version": 1,

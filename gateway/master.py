@@ -58,15 +58,24 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """The sockets are bound: an open gateway must not be reachable from elsewhere, wherever they came from."""
-    if not launch.settings().is_open:
+    try:
+        _refuse_exposure(server, launch.settings())
+    except SettingsError as error:
+        _refuse(str(error))
+
+
+def _refuse_exposure(server: Any, settings: Settings) -> None:
+    """Raise SettingsError if these settings would open the gateway on an address that others reach."""
+    if not settings.is_open:
         return
     for listener in server.LISTENERS:
         address = listener.sock.getsockname()
         if listener.sock.family in (socket.AF_INET, socket.AF_INET6) and not is_local_address(f"{address[0]}:0"):
-            _refuse(
+            why = (
                 f"{address[0]}:{address[1]} is not a loopback address, and without "
                 "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
             )
+            raise SettingsError([why])
 
 
 def _handle_hup(server: Any) -> None:
@@ -74,6 +83,7 @@ def _handle_hup(server: Any) -> None:
     try:
         found = launch.read_settings()
         settled = settle(launch.settings(), found)
+        _refuse_exposure(server, settled)
     except SettingsError as error:
         launch.complain(error)
         log.error("reload refused: nothing has changed")

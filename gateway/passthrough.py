@@ -5,6 +5,7 @@ Owns: nothing but the absence of a stream. Flow layer; belongs to one thread.
 
 from __future__ import annotations
 
+from gateway.errors import UpstreamError
 from gateway.pace import Head, Pace
 from gateway.turn import TurnMaker
 from gateway.upstream import Call
@@ -21,4 +22,6 @@ def relay_whole(call: Call, turns: TurnMaker, pace: Pace) -> Head:
             break
     body = turn.body
     turn.reply.close()
+    if turn.reply.status == 200 and not turn.tally.observe_whole(body):
+        raise UpstreamError("the upstream's answer is not a JSON object")
     return pace.whole(turn.reply, body)

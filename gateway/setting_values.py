@@ -26,7 +26,7 @@ def seconds(raw: object) -> float:
     """A duration: a positive number, whole or fractional."""
     try:
         value = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         value = None
     if value is None or not 0 < value < 1e9:
         raise BadValue(f"a positive number of seconds was expected, not {raw!r}")
@@ -78,7 +78,7 @@ def proxy_url(raw: object) -> str:
     """The URL of an HTTP proxy."""
     value = text(raw).rstrip("/")
     parts = _parts(value)
-    if parts is None or parts.scheme != "http" or parts.port is None or parts.path or parts.username:
+    if parts is None or parts.scheme != "http" or parts.port is None or parts.path or "@" in value:
         raise BadValue("a proxy URL such as http://proxy.internal:3128 was expected")
     return value
 

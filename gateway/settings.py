@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gateway import setting_values as values
-from gateway.access import ByokMode, ClientToken, TokenFileError, parse_tokens
+from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key, Secret
 
 PREFIX = "GATEWAY_"
@@ -269,7 +269,9 @@ class _Loader:
                 name, secret = f"key-{position}", entry
             name, secret = name.strip(), secret.strip()
             twin = next((key for key in keys if key.secret == Secret(secret)), None)
-            if not _KEY_NAME.fullmatch(name):
+            if name.startswith(ANTHROPIC_PREFIX):
+                self._complaints.append(f"{label}: a secret stands where the name belongs; write it as name=secret")
+            elif not _KEY_NAME.fullmatch(name):
                 self._complaints.append(f"{label}: a key's name has letters, digits, `.`, `_` and `-`, at most 63")
             elif not _SECRET.fullmatch(secret):
                 self._complaints.append(f"{label}: the secret of {name} is empty or has spaces or odd characters")

@@ -36,9 +36,7 @@ class Turn:
     opening: bytes = b""
 
     def discard(self) -> None:
-        """Throw the answer away, and the error it held with it; its connection is kept if that is quick."""
-        if self.stream is not None:
-            self.stream.tally.error_kind = None
+        """Throw the answer away; its connection is kept if that is quick."""
         self.reply.discard()
 
 

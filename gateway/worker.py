@@ -75,6 +75,29 @@ _REFUSALS: tuple[tuple[type[Exception], _Refusal], ...] = (
 _FAILURE = _Refusal(500, "Internal Server Error", "api_error", "the gateway failed to serve this request")
 
 
+_GOODBYE_SECONDS = 2.0
+_SHORT_GOODBYE_SECONDS = 0.1
+
+
+class _Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A connection that is parted from in the thread that served it.
+
+    The client is given up to two seconds to hang up first, so that it loses nothing of the answer; gunicorn waits for
+    that in the main loop, where meanwhile nobody is accepted or dispatched.
+    """
+
+    def part(self) -> None:
+        """End the sending side, wait for the client, close; one that has run out its time is not waited for long."""
+        deadline_at, self.sock.read_deadline_at = self.sock.read_deadline_at, None
+        has_dawdled = deadline_at is not None and deadline_at <= time.monotonic()
+        self.sock.setblocking(True)
+        util.close_graceful(self.sock, timeout=_SHORT_GOODBYE_SECONDS if has_dawdled else _GOODBYE_SECONDS)
+
+    def close(self, graceful: bool = False) -> None:
+        """Close now; may be called again."""
+        util.close(self.sock)
+
+
 class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """A gthread worker with deadlines, a prompt stop and a reload in place."""
 
@@ -123,7 +146,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         try:
             accepted, address = listener.accept()
             client = ClientSocket.adopt(accepted, settings.write_timeout_seconds)
-            connection = TConn(self.cfg, client, address, client.getsockname())
+            connection = _Connection(self.cfg, client, address, client.getsockname())
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # out of descriptors, say: the worker lives on, and those connected are served
@@ -140,7 +163,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if isinstance(client, ClientSocket):
             settings = self._gateway.configuration.settings
             client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        return super().handle(conn)
+        is_kept = super().handle(conn)
+        if is_kept is False:
+            conn.part()
+        return is_kept
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The head is there; the body's deadline is set where the body is read."""

@@ -33,6 +33,7 @@ class WireBody:
         self._connection: Connection | None = connection
         self._parser = parser
         self._connections = connections
+        self._failure: ChunkedEncodingError | None = None
 
     def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
         """Body bytes as soon as there are any; b"" at the body's end; None if nothing came in time.
@@ -43,13 +44,30 @@ class WireBody:
             data = self._parser.take_body()
             if data or self._parser.is_complete or self._connection is None:
                 return data
+            if self._failure is not None:
+                raise self._failure
             try:
                 arrived = self._connection.receive(watch, timeout_seconds)
             except OSError as error:
                 raise RequestsConnectionError("the upstream's connection broke") from error
             if arrived is None:
                 return None
-            _feed(self._parser, arrived)
+            self.take_in(arrived)
+
+    def take_in(self, arrived: bytes) -> None:
+        """Parse what has come, b"" being the end. Raises requests' ChunkedEncodingError if the head is broken.
+
+        A body that is broken says so in `receive`, once what was good before it has been handed out.
+        """
+        try:
+            if arrived:
+                self._parser.feed(arrived)
+            else:
+                self._parser.end()
+        except WireError as error:
+            self._failure = ChunkedEncodingError(str(error))
+            if self._parser.head is None:
+                raise self._failure from error
 
     def close(self, watch: Watch) -> None:
         """Keep the connection if the answer was read to its end, else close it; may be called again."""
@@ -63,23 +81,13 @@ class WireBody:
             connection.close()
 
 
-def _feed(parser: ResponseParser, arrived: bytes) -> None:
-    try:
-        if arrived:
-            parser.feed(arrived)
-        else:
-            parser.end()
-    except WireError as error:
-        raise ChunkedEncodingError(str(error)) from error
-
-
 class SocketAdapter(BaseAdapter):
     """requests' transport over the gateway's own connections to one upstream."""
 
     def __init__(self, route: Route) -> None:
         super().__init__()
         self._connections = Connections(route)
-        self._is_forwarded = route.proxy is not None and route.url.startswith("http:")
+        self._is_forwarded = route.proxy is not None and urlsplit(route.url).scheme == "http"
 
     def send(
         self,
@@ -125,7 +133,7 @@ class SocketAdapter(BaseAdapter):
         parser = ResponseParser()
         body = WireBody(connection, parser, self._connections)
         try:
-            _converse(connection, parser, self._written(request), timeout_seconds, watch)
+            _converse(connection, parser, body, self._written(request), timeout_seconds, watch)
         except BaseException:
             watch.forget()
             connection.close()
@@ -145,7 +153,12 @@ class SocketAdapter(BaseAdapter):
 
 
 def _converse(
-    connection: Connection, parser: ResponseParser, request: bytes, timeout_seconds: float, watch: Watch
+    connection: Connection,
+    parser: ResponseParser,
+    body: WireBody,
+    request: bytes,
+    timeout_seconds: float,
+    watch: Watch,
 ) -> None:
     """Write the request and read until the answer's head is there."""
     arrived: bytes | None = None
@@ -169,7 +182,7 @@ def _converse(
         if not arrived and not has_arrived:
             raise _ClosedUnanswered
         has_arrived = True
-        _feed(parser, arrived)
+        body.take_in(arrived)
         arrived = None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -118,6 +119,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket; may be called again."""
+        if not self.has_sent_all and self._socket.fileno() >= 0:
+            # An upstream that does not read would not see a FIN behind what it has not taken: reset the connection.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._dialled.close()
 
     def _receive_now(self) -> bytes | None:

@@ -23,6 +23,7 @@ from gateway.watch import Watch
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
 _DISCARD_BYTES = 64 * 1024
 _DISCARD_SECONDS = 0.05
+_DECODER_ERRORS: tuple[type[Exception], ...] = (DecodeError, *HTTPResponse.DECODER_ERROR_CLASSES)
 
 
 class Body(Protocol):
@@ -85,9 +86,9 @@ class Reply:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
         pieces: list[bytes] = []
         size = 0
-        while data := self.receive(self._read_idle_seconds):
-            pieces.append(data)
-            size += len(data)
+        while (data := self.receive(self._read_idle_seconds)) != b"":
+            pieces.append(data or b"")  # None is no end: the last thing that came decoded to nothing
+            size += len(pieces[-1])
             if size > LARGEST_WHOLE_BYTES:
                 raise UpstreamError("the upstream's answer is too large")
         return b"".join(pieces)
@@ -116,7 +117,7 @@ class Reply:
             return data
         try:
             return self._decoder.decompress(data) if data else self._decoder.flush()
-        except DecodeError as error:
+        except _DECODER_ERRORS as error:
             raise UpstreamError("the upstream's answer cannot be decoded") from error
 
     def __repr__(self) -> str:
@@ -131,6 +132,8 @@ def _decoder(coding: str) -> ContentDecoder | None:
     unknown = [name for name in codings if name not in HTTPResponse.CONTENT_DECODERS]
     if unknown:
         return _Undecodable(unknown[0])
+    if len(codings) > MultiDecoder.max_decode_links:
+        return _Undecodable("too many of them")
     return MultiDecoder(",".join(codings))
 
 

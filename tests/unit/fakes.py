@@ -1,0 +1,101 @@
+"""Hand-written stand-ins that record what they were asked: a clock, a walk's observer, an answer."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from gateway.credential import Key, Secret
+from gateway.pool import Pool
+from gateway.store import MemoryStore
+
+NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def keys_of(count: int) -> list[Key]:
+    """Keys k0, k1, ... with secrets that are easy to spot."""
+    return [Key(f"k{number}", Secret(f"sk-ant-unit-{number:04}-planted")) for number in range(count)]
+
+
+def pool_of(count: int, clock: FakeClock | None = None) -> Pool:
+    """A pool of that many fresh keys over a store of its own."""
+    return Pool(keys_of(count), MemoryStore(), clock or FakeClock())
+
+
+class FakeAnswer:
+    """An upstream answer that knows whether it was thrown away."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.is_discarded = False
+
+    def discard(self) -> None:
+        self.is_discarded = True
+
+
+class RecordingObserver:
+    """Keeps everything that a walk tells, in order, as tuples of the method's name and what matters."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+
+    def attempted(self, key, verdict):
+        self.told.append(("attempted", key.name, verdict.outcome.value))
+
+    def transitioned(self, key, state, verdict):
+        self.told.append(("transitioned", key.name, state.value))
+
+    def failed_over(self, key, verdict):
+        self.told.append(("failed_over", key.name, verdict.outcome.value))
+
+    def walked(self, attempts):
+        self.told.append(("walked", attempts))
+
+    def exhausted(self, error, attempts):
+        self.told.append(("exhausted", error.kind, attempts))
+
+    def of(self, name: str) -> list[tuple]:
+        """What was told under one method's name."""
+        return [entry[1:] for entry in self.told if entry[0] == name]
+
+
+def race(count: int, run) -> list:
+    """Run `run(number)` in that many threads which start together; their results, or the first one's exception."""
+    barrier = threading.Barrier(count)
+    results: list = [None] * count
+    failures: list[BaseException] = []
+
+    def main(number: int) -> None:
+        try:
+            barrier.wait(30)
+            results[number] = run(number)
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=main, args=(number,)) for number in range(count)]
+    interval_seconds = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as many changes of threads as there can be
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a thread hangs"
+    finally:
+        sys.setswitchinterval(interval_seconds)
+    if failures:
+        raise failures[0]
+    return results

@@ -1,0 +1,429 @@
+"""The walk over the pool: the design's first table, its edges, and a storm of walks."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator
+
+import pytest
+
+from gateway.credential import Key
+from gateway.errors import AuthenticationExhausted, ClientGone, GatewayError, RateLimited, UpstreamError
+from gateway.failover import Verdict, walk
+from gateway.pool import KeyState, Pool
+from gateway.store import MemoryStore, Record
+from gateway.verdict import Outcome, cooldown_seconds, outcome_of
+from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, keys_of, pool_of, race
+
+VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
+LIMITED = "all configured keys are rate-limited"
+REFUSED = "all configured keys failed authentication"
+
+
+class Upstream:
+    """Answers by key: a status, a (status, retry-after) or an exception; every answer is kept."""
+
+    def __init__(self, **by_key: object) -> None:
+        self._by_key = by_key
+        self.answers: list[FakeAnswer] = []
+        self.during: Callable[[Key], None] = lambda key: None
+
+    def __call__(self, key: Key) -> Generator[str, None, tuple[FakeAnswer, Verdict]]:
+        answer = FakeAnswer(key)
+        self.answers.append(answer)
+        yield f"signal of {key.name}"
+        self.during(key)
+        told = self._by_key.get(key.name, 200)
+        if isinstance(told, BaseException):
+            raise told
+        status, headers = (told[0], {"retry-after": told[1]}) if isinstance(told, tuple) else (told, {})
+        outcome = outcome_of(status)
+        return answer, Verdict(outcome, cooldown_seconds(headers, NOW, 60.0) if outcome.cools else 0.0)
+
+    @property
+    def called(self) -> list[str]:
+        return [answer.key.name for answer in self.answers]
+
+
+def finish(walking: Generator[str, None, FakeAnswer]) -> FakeAnswer:
+    """Drive a walk to its end and return its answer."""
+    while True:
+        try:
+            next(walking)
+        except StopIteration as stop:
+            return stop.value
+
+
+def states(pool: Pool) -> str:
+    """The states as one letter each: v, t, p."""
+    return "".join(status.state.value[0] for status in pool.statuses())
+
+
+def cool(seconds):
+    return lambda pool, key: pool.cool(key, seconds, 0, "rate_limited")
+
+
+def retire(pool, key):
+    pool.retire(key, 0, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    ("count", "before", "answers", "called", "error", "after"),
+    [
+        pytest.param(1, {}, {}, "k0", None, "v", id="one-valid-key"),
+        pytest.param(2, {}, {"k0": (429, "5")}, "k0 k1", None, "tv", id="429-then-ok"),
+        pytest.param(2, {}, {"k0": 401}, "k0 k1", None, "pv", id="401-then-ok"),
+        pytest.param(2, {}, {"k0": 403}, "k0 k1", None, "pv", id="403-then-ok"),
+        pytest.param(
+            3,
+            {},
+            {"k0": (429, "5"), "k1": (429, "3"), "k2": (429, "10")},
+            "k0 k1 k2",
+            (RateLimited, LIMITED, 3),
+            "ttt",
+            id="all-429",
+        ),
+        pytest.param(
+            2, {}, {"k0": 401, "k1": 401}, "k0 k1", (AuthenticationExhausted, REFUSED, None), "pp", id="both-401"
+        ),
+        pytest.param(
+            2, {}, {"k0": 403, "k1": 401}, "k0 k1", (AuthenticationExhausted, REFUSED, None), "pp", id="403-and-401"
+        ),
+        pytest.param(2, {}, {"k0": 500}, "k0", None, "vv", id="500-is-relayed"),
+        pytest.param(2, {}, {"k0": 503}, "k0", None, "vv", id="503-is-relayed"),
+        pytest.param(2, {}, {"k0": 529}, "k0", None, "vv", id="529-is-relayed"),
+        pytest.param(2, {}, {"k0": 400}, "k0", None, "vv", id="400-is-relayed"),
+        pytest.param(2, {}, {"k0": 404}, "k0", None, "vv", id="404-is-relayed"),
+        pytest.param(2, {}, {"k0": 413}, "k0", None, "vv", id="413-is-relayed"),
+        pytest.param(
+            3, {0: retire}, {"k1": (429, "7"), "k2": (429, "9")}, "k1 k2", (RateLimited, LIMITED, 7), "ptt", id="mixed"
+        ),
+        pytest.param(3, {0: retire, 1: cool(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"),
+        pytest.param(2, {0: cool(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
+        pytest.param(2, {0: retire}, {}, "k1", None, "pv", id="retired-earlier"),
+        pytest.param(3, {0: cool(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
+        pytest.param(2, {0: cool(30), 1: cool(20)}, {}, "", (RateLimited, LIMITED, 20), "tt", id="all-cooling"),
+        pytest.param(
+            2, {0: retire, 1: retire}, {}, "", (AuthenticationExhausted, REFUSED, None), "pp", id="all-retired"
+        ),
+        pytest.param(2, {0: retire, 1: cool(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"),
+        pytest.param(
+            5,
+            {},
+            dict.fromkeys(["k0", "k1", "k2", "k3"], (429, "2")),
+            "k0 k1 k2 k3 k4",
+            None,
+            "ttttv",
+            id="last-is-good",
+        ),
+    ],
+)
+def test_walk_follows_the_table(count, before, answers, called, error, after):
+    """Given keys in these states and an upstream that answers so, then these calls, this end, these states."""
+    pool, observer, upstream = pool_of(count), RecordingObserver(), Upstream(**answers)
+    for position, mark in before.items():
+        mark(pool, pool.keys[position])
+    if error is None:
+        answer = finish(walk(pool, upstream, observer))
+        assert answer is upstream.answers[-1]
+        assert not answer.is_discarded
+        assert observer.told[-1] == ("walked", len(upstream.answers))
+        assert observer.of("exhausted") == []
+    else:
+        kind, message, retry_after_seconds = error
+        with pytest.raises(kind) as raised:
+            finish(walk(pool, upstream, observer))
+        assert (raised.value.message, raised.value.retry_after_seconds) == (message, retry_after_seconds)
+        assert observer.told[-1] == ("exhausted", kind.kind, len(upstream.answers))
+        assert observer.of("walked") == []
+    assert upstream.called == called.split()
+    assert states(pool) == after
+    thrown_away = upstream.answers[:-1] if error is None else upstream.answers
+    assert all(answer.is_discarded for answer in thrown_away)
+    assert [name for name, _ in observer.of("attempted")] == called.split()
+    moved_on = upstream.answers[:-1]
+    assert [name for name, _ in observer.of("failed_over")] == [answer.key.name for answer in moved_on]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "retry_after"),
+    [(RateLimited, 429, 3), (AuthenticationExhausted, 502, None)],
+    ids=["rate-limited", "failed-authentication"],
+)
+def test_exhaustion_has_its_status(kind, status, retry_after):
+    """Given the two kinds of exhaustion, then 429 rate_limit_error with Retry-After and 502 api_error without."""
+    error = kind("message", retry_after_seconds=retry_after)
+    assert (error.status, error.kind) == (status, "rate_limit_error" if status == 429 else "api_error")
+
+
+@pytest.mark.parametrize(
+    ("rests", "retry_after_seconds"),
+    [
+        ([0.001], 1),
+        ([0.4, 0.3], 1),
+        ([1.0], 1),
+        ([1.001], 2),
+        ([2.5, 9], 3),
+        ([3, 5], 3),
+        ([86400.0], 86400),
+    ],
+    ids=str,
+)
+def test_retry_after_is_the_smallest_rest_rounded_up(rests, retry_after_seconds):
+    """Given cooling keys, then Retry-After is the smallest remaining rest, rounded up, at least one second."""
+    pool = pool_of(len(rests))
+    for key, seconds in zip(pool.keys, rests, strict=True):
+        pool.cool(key, seconds, 0, "rate_limited")
+    with pytest.raises(RateLimited) as raised:
+        finish(walk(pool, Upstream(), RecordingObserver()))
+    assert raised.value.retry_after_seconds == retry_after_seconds
+
+
+def test_retry_after_is_what_remains_not_what_was_given():
+    """Given a key that has rested for a part of its time, then Retry-After is the rest."""
+    clock = FakeClock()
+    pool = pool_of(1, clock)
+    pool.cool(pool.keys[0], 30, 0, "rate_limited")
+    clock.advance(20.5)
+    with pytest.raises(RateLimited) as raised:
+        finish(walk(pool, Upstream(), RecordingObserver()))
+    assert raised.value.retry_after_seconds == 10
+
+
+def test_a_key_that_recovers_during_the_walk_is_found():
+    """Given k0 cooling when the walk begins, when its rest ends while k1 is tried and limited, then k0 answers."""
+    clock = FakeClock()
+    pool, upstream = pool_of(2, clock), Upstream(k1=(429, "60"))
+    pool.cool(pool.keys[0], 5, 0, "rate_limited")
+    upstream.during = lambda key: clock.advance(6)
+    assert finish(walk(pool, upstream, RecordingObserver())).key.name == "k0"
+    assert upstream.called == ["k1", "k0"]
+
+
+def test_a_key_that_is_marked_by_others_during_the_walk_is_skipped():
+    """Given a valid k1, when another request retires it while k0 is tried and limited, then k2 is next."""
+    pool, upstream = pool_of(3), Upstream(k0=(429, "60"))
+    upstream.during = lambda key: pool.retire(pool.keys[1], 0, "forbidden")
+    finish(walk(pool, upstream, RecordingObserver()))
+    assert upstream.called == ["k0", "k2"]
+
+
+def test_no_key_is_tried_twice_even_if_it_recovers():
+    """Given a key whose rest is over before the next key has answered, then it is not tried again in this walk."""
+    clock = FakeClock()
+    pool, upstream = pool_of(2, clock), Upstream(k0=(429, "1"), k1=(429, "1"))
+    upstream.during = lambda key: clock.advance(10)
+    with pytest.raises(RateLimited) as raised:
+        finish(walk(pool, upstream, RecordingObserver()))
+    assert upstream.called == ["k0", "k1"]
+    assert raised.value.retry_after_seconds == 1
+
+
+def test_every_walk_starts_at_the_first_key():
+    """Given a key whose rest is over, then the next walk begins with it again."""
+    clock = FakeClock()
+    pool = pool_of(2, clock)
+    finish(walk(pool, Upstream(k0=(429, "5")), RecordingObserver()))
+    clock.advance(5)
+    upstream = Upstream()
+    finish(walk(pool, upstream, RecordingObserver()))
+    assert upstream.called == ["k0"]
+
+
+def test_transport_error_fails_nothing_over_and_is_counted_once():
+    """Given k0 limited and k1 unreachable, then k1's error is raised, one attempt each is told, k1 stays valid."""
+    pool, observer = pool_of(3), RecordingObserver()
+    upstream = Upstream(k0=(429, "5"), k1=UpstreamError("unreachable"))
+    with pytest.raises(UpstreamError, match="unreachable"):
+        finish(walk(pool, upstream, observer))
+    assert upstream.called == ["k0", "k1"]
+    assert states(pool) == "tvv"
+    assert observer.of("attempted") == [("k0", "rate_limited"), ("k1", "transport_error")]
+    assert observer.of("walked") == [(2,)]
+    assert observer.of("exhausted") == []
+
+
+@pytest.mark.parametrize("error", [ClientGone(), KeyboardInterrupt(), ValueError("a bug")], ids=repr)
+def test_other_exceptions_say_nothing_of_the_key(error):
+    """Given an attempt that ends for another reason, then it is raised, and no attempt is told and nothing marked."""
+    pool, observer = pool_of(2), RecordingObserver()
+    with pytest.raises(type(error)):
+        finish(walk(pool, Upstream(k0=error), observer))
+    assert observer.told == []
+    assert states(pool) == "vv"
+
+
+def test_signals_of_an_attempt_are_passed_through():
+    """Given attempts that yield, then the walk yields the same, in order, and nothing of its own."""
+    walking = walk(pool_of(3), Upstream(k0=401, k1=(429, "5")), RecordingObserver())
+    assert list(walking) == ["signal of k0", "signal of k1", "signal of k2"]
+
+
+def test_closing_a_walk_midway_closes_the_attempt_and_marks_nothing():
+    """Given a walk that waits in its second attempt, when closed, then that attempt is cleaned up, unmarked, untold."""
+    pool, observer = pool_of(2), RecordingObserver()
+    cleaned: list[str] = []
+
+    def attempt(key: Key) -> Generator[str, None, tuple[FakeAnswer, Verdict]]:
+        try:
+            yield key.name
+            return FakeAnswer(key), Verdict(Outcome.RATE_LIMITED, 5)
+        finally:
+            cleaned.append(key.name)
+
+    walking = walk(pool, attempt, observer)
+    assert [next(walking), next(walking)] == ["k0", "k1"]
+    walking.close()
+    assert cleaned == ["k0", "k1"]
+    assert states(pool) == "tv"
+    assert observer.of("attempted") == [("k0", "rate_limited")]
+
+
+@pytest.mark.parametrize("answer", [(429, "9"), 401], ids=["429", "401"])
+@pytest.mark.parametrize("is_enabled_meanwhile", [True, False], ids=["enabled-meanwhile", "enabled-before"])
+def test_mark_carries_the_generation_its_attempt_began_under(answer, is_enabled_meanwhile):
+    """Given a key that the operator has enabled before, when it is refused, then it is marked; given one that is
+    enabled while the attempt runs, then the mark comes too late and is dropped."""
+    store = MemoryStore()
+    (key,) = keys_of(1)
+    fingerprint = key.secret.fingerprint
+    store._records[fingerprint] = Record(generation=3)  # the command that enables a key does this
+    pool, observer, upstream = Pool([key], store, FakeClock()), RecordingObserver(), Upstream(k0=answer)
+    if is_enabled_meanwhile:
+        upstream.during = lambda key: store._records.update({fingerprint: Record(generation=4)})
+    with pytest.raises(GatewayError):
+        finish(walk(pool, upstream, observer))
+    assert (pool.status(key).state is VALID) == is_enabled_meanwhile
+    assert len(observer.of("transitioned")) == (not is_enabled_meanwhile)
+
+
+@pytest.mark.parametrize(("answer", "state"), [((429, "9"), "temporary"), (401, "permanent")], ids=["429", "401"])
+def test_racing_walks_tell_one_transition(answer, state):
+    """Given 64 walks that all got the same refusal of one key, then one tells the change; all are answered by k1."""
+    pool, observer = pool_of(2), RecordingObserver()
+    together = threading.Barrier(64)
+    upstream = Upstream(k0=answer)
+    upstream.during = lambda key: together.wait(30) if key.name == "k0" else None
+    answers = race(64, lambda _: finish(walk(pool, upstream, observer)))
+    assert {answer.key.name for answer in answers} == {"k1"}
+    assert observer.of("transitioned") == [("k0", state)]
+    assert (
+        sorted(observer.of("failed_over")) == [("k0", "rate_limited" if state == "temporary" else "unauthorized")] * 64
+    )
+
+
+class StormClock:
+    """Moves on a little whenever it is read; each thread can ask what it last read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _now
+        self._now = NOW
+        self.local = threading.local()
+
+    def __call__(self) -> float:
+        with self._lock:
+            self._now += 0.01
+            self.local.now = self._now
+            return self._now
+
+
+class WitnessStore(MemoryStore):
+    """A store beside which a witness notes every mark once it is made, and what was known before every reading."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._witness = threading.Lock()  # guards the two below
+        self.until: dict[str, float] = defaultdict(float)
+        self.retired: set[str] = set()
+        self.local = threading.local()
+
+    def read(self, fingerprints):
+        with self._witness:
+            self.local.known = (dict(self.until), set(self.retired))
+        return super().read(fingerprints)
+
+    def cool(self, fingerprint, until_at, generation, reason, now):
+        changed = super().cool(fingerprint, until_at, generation, reason, now)
+        with self._witness:
+            self.until[fingerprint] = max(self.until[fingerprint], until_at)
+        return changed
+
+    def retire(self, fingerprint, generation, reason, now):
+        changed = super().retire(fingerprint, generation, reason, now)
+        with self._witness:
+            self.retired.add(fingerprint)
+        return changed
+
+
+class Storm:
+    """A pool under many threads that walk and mark at random; `broken` names every promise that was seen broken."""
+
+    def __init__(self) -> None:
+        self.keys = keys_of(12)
+        self.store, self.clock, self.observer = WitnessStore(), StormClock(), RecordingObserver()
+        self.pool = Pool(self.keys, self.store, self.clock)
+        self.broken: list[str] = []
+
+    def run(self, seed: int, walks: int) -> int:
+        """Walk that many times; how many walks were answered."""
+        chance = random.Random(seed)
+        return sum(self._walk(chance) for _ in range(walks))
+
+    def _walk(self, chance: random.Random) -> bool:
+        tried: set[Key] = set()
+
+        def attempt(key: Key) -> Generator[None, None, tuple[FakeAnswer, Verdict]]:
+            self._judge(key, tried)
+            tried.add(key)
+            yield
+            return FakeAnswer(key), self._verdict(key, chance)
+
+        try:
+            answer = finish(walk(self.pool, attempt, self.observer))
+        except RateLimited as error:
+            if not 1 <= (error.retry_after_seconds or 0) <= 20:
+                self.broken.append(f"Retry-After was {error.retry_after_seconds}")
+            return False
+        except UpstreamError:
+            return False
+        return not answer.is_discarded
+
+    def _judge(self, key: Key, tried: set[Key]) -> None:
+        """Right after the choice: nothing else has read the store or the clock in this thread since."""
+        until, retired = self.store.local.known
+        fingerprint = key.secret.fingerprint
+        if fingerprint in retired or until.get(fingerprint, 0.0) > self.clock.local.now:
+            self.broken.append(f"{key.name} was tried while it was known to be unusable")
+        if key in tried:
+            self.broken.append(f"{key.name} was tried twice")
+
+    def _verdict(self, key: Key, chance: random.Random) -> Verdict:
+        dice = chance.random()
+        if dice < 0.002 and key is not self.keys[-1]:
+            return Verdict(Outcome.FORBIDDEN)
+        if dice < 0.5:
+            return Verdict(Outcome.RATE_LIMITED, chance.uniform(0.01, 20))
+        if dice < 0.55:
+            raise UpstreamError("unreachable")
+        return Verdict(Outcome.OK)
+
+
+@pytest.mark.parametrize(
+    ("threads", "walks"), [(200, 15), pytest.param(400, 250, marks=pytest.mark.long)], ids=["short", "full"]
+)
+def test_storm_of_walks_breaks_no_promise(threads, walks):
+    """Given hundreds of threads that walk and mark at random, then no key is tried while it is known to be unusable,
+    none twice in a walk; at the end the retired are retired and the latest deadline stands."""
+    storm = Storm()
+    assert sum(race(threads, lambda number: storm.run(number, walks))) > 0
+    assert storm.broken == []
+    told, marks = storm.observer.of("transitioned"), storm.store
+    fingerprints = [key.secret.fingerprint for key in storm.keys]
+    for key, fingerprint, record in zip(storm.keys, fingerprints, marks.read(fingerprints), strict=True):
+        assert record.is_retired == (fingerprint in marks.retired)
+        assert record.cooling_until_at == marks.until[fingerprint]
+        assert told.count((key.name, "permanent")) == record.is_retired
+    assert len(storm.observer.of("walked")) + len(storm.observer.of("exhausted")) == threads * walks
+    assert storm.pool.status(storm.keys[-1]).state is not PERMANENT

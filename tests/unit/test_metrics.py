@@ -1,0 +1,191 @@
+"""What is counted: names, labels, bounds, and the state of the moment."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.metrics import BoundedLabels, Metrics
+from tests.unit.fakes import FakeClock, keys_of, pool_of, race
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+# The design's list, less what belongs to tools, shared stores and the recorder, which come later.
+DESIGNED = {
+    "gateway_key_state": {"key", "state"},
+    "gateway_key_cooldown_seconds": {"key"},
+    "gateway_key_attempts": {"key", "outcome"},
+    "gateway_key_failovers": {"key", "reason"},
+    "gateway_key_transitions": {"key", "state"},
+    "gateway_key_ratelimit_remaining": {"key", "limit"},
+    "gateway_key_ratelimit_limit": {"key", "limit"},
+    "gateway_pool_exhaustions": {"outcome"},
+    "gateway_failover_attempts": set(),
+    "gateway_requests": {"route", "credential", "status"},
+    "gateway_requests_inflight": {"route"},
+    "gateway_request_duration_seconds": {"route", "mode"},
+    "gateway_time_to_first_event_seconds": set(),
+    "gateway_streams_ended": {"outcome"},
+    "gateway_rejections": {"reason"},
+    "gateway_tokens": {"model", "type"},
+    "gateway_admission_limit": set(),
+    "gateway_config_reload_success": set(),
+    "gateway_build_info": {"version"},
+}
+
+
+def exercised() -> Metrics:
+    """Metrics that have a sample in every family."""
+    metrics, pool = Metrics(), pool_of(1)
+    metrics.watch(pool.statuses, lambda: True)
+    metrics.key_attempts.labels("k0", "ok").inc()
+    metrics.key_failovers.labels("k0", "rate_limited").inc()
+    metrics.key_transitions.labels("k0", "temporary").inc()
+    metrics.pool_exhaustions.labels("rate_limited").inc()
+    metrics.failover_attempts.observe(2)
+    metrics.requests.labels("messages", "pooled", 200).inc()
+    metrics.requests_inflight.labels("messages").inc()
+    metrics.request_duration.labels("messages", "streamed").observe(1)
+    metrics.time_to_first_event.observe(1)
+    metrics.streams_ended.labels("completed").inc()
+    metrics.rejections.labels("not_found_error").inc()
+    metrics.count_tokens("m", {"input": 1})
+    metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
+    metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
+    metrics.admission_limit.set(5)
+    metrics.build_info.labels("1").set(1)
+    return metrics
+
+
+def test_names_and_labels_are_the_design_s():
+    """Given every metric in use, then the families, their labels and no others are rendered."""
+    found = {
+        family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}
+        for family in text_string_to_metric_families(exercised().render().decode())
+    }
+    assert found == DESIGNED
+
+
+def test_attempts_of_a_turn_fall_into_the_design_s_buckets():
+    """Given the histogram of attempts, then its buckets are 1 2 3 4 5 10 25 and infinity."""
+    named = {dict(labels)["le"] for name, labels in samples(exercised()) if name == "gateway_failover_attempts_bucket"}
+    assert {float(edge) for edge in named} == {1, 2, 3, 4, 5, 10, 25, float("inf")}
+
+
+def test_no_created_series_are_rendered():
+    """Given counters and histograms, then their `_created` series, which nobody reads, are left out."""
+    assert b"_created" not in exercised().render()
+
+
+def test_key_states_are_those_of_the_scrape():
+    """Given a cooling and a retired key, when scraped, then one state of each is 1; time alone brings a key back."""
+    clock, metrics = FakeClock(), Metrics()
+    pool = pool_of(3, clock)
+    metrics.watch(pool.statuses, lambda: True)
+    pool.cool(pool.keys[1], 5, 0, "rate_limited")
+    pool.retire(pool.keys[2], 0, "forbidden")
+
+    def states() -> dict[str, list[str]]:
+        names = ("valid", "temporary", "permanent")
+        return {
+            key.name: [state for state in names if value(metrics, "gateway_key_state", key=key.name, state=state) == 1]
+            for key in keys_of(3)
+        }
+
+    assert states() == {"k0": ["valid"], "k1": ["temporary"], "k2": ["permanent"]}
+    assert value(metrics, "gateway_key_state", key="k0", state="temporary") == 0
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k1") == 5
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k2") == 0
+    clock.advance(5)
+    assert states()["k1"] == ["valid"]
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k1") == 0
+
+
+@pytest.mark.parametrize("is_ok", [True, False])
+def test_reload_success_is_that_of_the_scrape(is_ok):
+    """Given the last reload's result, then it is what is rendered."""
+    metrics = Metrics()
+    metrics.watch(list, lambda: is_ok)
+    assert value(metrics, "gateway_config_reload_success") == is_ok
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "gauge", "limit", "expected"),
+    [
+        ("anthropic-ratelimit-requests-limit", "50", "limit", "requests", 50),
+        ("anthropic-ratelimit-requests-remaining", "0", "remaining", "requests", 0),
+        ("anthropic-ratelimit-tokens-remaining", "123456789", "remaining", "tokens", 123456789),
+        ("anthropic-ratelimit-input-tokens-limit", "7", "limit", "input_tokens", 7),
+        ("anthropic-ratelimit-output-tokens-remaining", "8", "remaining", "output_tokens", 8),
+        ("anthropic-ratelimit-requests-limit", "many", "limit", "requests", None),
+        ("anthropic-ratelimit-requests-limit", "-1", "limit", "requests", None),
+        ("anthropic-ratelimit-requests-limit", "", "limit", "requests", None),
+        ("anthropic-ratelimit-requests-limit", "²", "limit", "requests", None),
+        ("anthropic-ratelimit-requests-reset", "2027-01-15T08:00:00Z", "limit", "requests", None),
+        ("anthropic-ratelimit-attacker-limit", "5", "limit", "attacker", None),
+        ("x-anthropic-ratelimit-requests-limit", "5", "limit", "requests", None),
+    ],
+)
+def test_limits_are_noted_from_headers(name, text, gauge, limit, expected):
+    """Given a header of an answer, then the key's gauge has its number, if it is one and its name is known."""
+    metrics = Metrics()
+    metrics.note_rate_limits("k0", {name: text})
+    assert value(metrics, f"gateway_key_ratelimit_{gauge}", key="k0", limit=limit) == expected
+    if expected is None:
+        assert not [found for found, _ in samples(metrics) if found.startswith("gateway_key_ratelimit")]
+
+
+def test_tokens_add_up_over_answers():
+    """Given the usage of several answers, then it is summed by model and type, unnamed models as `unknown`."""
+    metrics = Metrics()
+    metrics.count_tokens("m", {"input": 2, "output": 3})
+    metrics.count_tokens("m", {"input": 5})
+    metrics.count_tokens(None, {"output": 7})
+    assert value(metrics, "gateway_tokens_total", model="m", type="input") == 7
+    assert value(metrics, "gateway_tokens_total", model="m", type="output") == 3
+    assert value(metrics, "gateway_tokens_total", model="unknown", type="output") == 7
+
+
+def test_models_past_the_limit_are_other():
+    """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
+    metrics = Metrics()
+    for number in range(150):
+        metrics.count_tokens(f"m{number}", {"input": 1})
+    models = {dict(labels)["model"] for name, labels in samples(metrics) if name == "gateway_tokens_total"}
+    assert len(models) == 101
+    assert value(metrics, "gateway_tokens_total", model="other", type="input") == 50
+
+
+def test_labels_are_bounded_under_a_race():
+    """Given 64 threads that bring a new value each, then no more than the limit are kept, and those stay."""
+    labels = BoundedLabels(limit=10)
+    folded = race(64, lambda number: labels.fold(f"v{number}"))
+    kept = {name for name in folded if name != "other"}
+    assert len(kept) == 10
+    assert {labels.fold(name) for name in kept} == kept
+    assert labels.fold("late") == "other"
+
+
+def test_odd_label_values_render():
+    """Given a model with quotes, line breaks and characters past ASCII, then the page is still well-formed."""
+    metrics = Metrics()
+    metrics.count_tokens('a"b\\c\nd\u2028é', {"input": 1})
+    assert value(metrics, "gateway_tokens_total", model='a"b\\c\nd\u2028é', type="input") == 1
+
+
+def test_two_gateways_in_one_process_do_not_meet():
+    """Given two sets of metrics, then each has a registry of its own."""
+    one, other = Metrics(), Metrics()
+    one.admission_limit.set(5)
+    assert value(other, "gateway_admission_limit") == 0

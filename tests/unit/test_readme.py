@@ -1,0 +1,76 @@
+"""README's tables are the code's: settings, metrics, routes, tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.access import ByokMode
+from gateway.app import create_app
+from gateway.credential import Key, Secret
+from gateway.service import Gateway
+from gateway.settings import Settings, setting_specs
+from tests.harness import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text under one second-level heading."""
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the table rows in a section, without backquotes."""
+    lines = [line for line in section(title).splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def documented(value: object) -> str:
+    """A default as README writes it."""
+    if value is None:
+        return "–"
+    if isinstance(value, ByokMode):
+        return value.value
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_every_setting_stands_in_readme_with_its_default_and_reload() -> None:
+    """Given the settings table of the code; then README has the same names, defaults and needs of a restart."""
+    settings = Settings()
+    expected = {
+        f"GATEWAY_{name.upper()}": (documented(getattr(settings, name)), spec.needs_restart)
+        for name, spec in setting_specs()
+    }
+    written = {cells[0]: (cells[1], cells[3] == "restart") for cells in rows("Settings")}
+    assert written == expected
+
+
+def test_every_metric_stands_in_readme_with_its_labels() -> None:
+    """Given a gateway's registry; then README names every metric and label, and no others."""
+    gateway = Gateway(Settings(keys=(Key("a", Secret("sk-a")),)))
+    expected = {}
+    for family in gateway.metrics.registry.collect():
+        suffix = "_total" if family.type == "counter" else ""
+        expected[family.name + suffix] = family.type
+    written = {cells[0]: cells[1] for cells in rows("Metrics")}
+    assert set(written) == set(expected)
+    source = Path(ROOT / "gateway" / "metrics.py").read_text()
+    for name, labels in written.items():
+        for label in re.findall(r"\w+", labels):
+            assert f'"{label}"' in source, (name, label)
+
+
+def test_every_route_stands_in_readme() -> None:
+    """Given the application's routes; then README's table has each path."""
+    app = create_app(gateway=Gateway(Settings(keys=(Key("a", Secret("sk-a")),))))
+    paths = {rule.rule.replace("<model_id>", "{id}") for rule in app.url_map.iter_rules()}
+    assert {path for path in paths if f" {path}`" not in section("Routes")} == set()
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:tests|docs|\.ci)/[\w/.-]+)`|\((docs/[\w.-]+)\)", README))
+def test_every_file_that_readme_names_exists(name: tuple[str, str]) -> None:
+    """Given a path in README; then it is there."""
+    assert (ROOT / (name[0] or name[1])).exists()

@@ -1,0 +1,253 @@
+"""Planted secrets show in no rendering of anything that holds them: text, format, pickle, traceback, log line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import pprint
+import socket
+import traceback
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.access import ByokMode, authenticate
+from gateway.app import create_app
+from gateway.credential import AuthHeader, Key, Secret, key_header
+from gateway.errors import GatewayError, UpstreamError
+from gateway.failover import Verdict, walk
+from gateway.lifecycle import Lifecycle
+from gateway.messages import read_request
+from gateway.metrics import Metrics
+from gateway.narrator import Narrator
+from gateway.pace import Pace
+from gateway.pool import KeyState, Pool
+from gateway.service import Gateway
+from gateway.settings import SettingsError, load_settings
+from gateway.store import MemoryStore
+from gateway.turn import TurnMaker
+from gateway.upstream import Call, Upstream
+from gateway.upstream.connections import Route
+from gateway.verdict import Outcome
+from gateway.watch import Watch
+from tests.unit.fakes import FakeClock
+
+PLANTED = "sk-ant-api03-PLANTED-0123456789-abcdefghijklmnopqrstuvwxyz"
+OWN = "sk-ant-oat01-OWNPLANTED-0123456789-abcdefghijklmnopqrstuvw"
+PROMPT = "PLANTED prompt of the client"
+# Any longer run of a secret would narrow it down; the hint's last four characters may show.
+TRACES = ("PLANTED", "0123456789", "uvwxyz")
+
+KEY = Key("primary", Secret(PLANTED))
+ENVIRON = {"GATEWAY_API_KEYS": f"primary={PLANTED}", "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+
+
+def no_files(path: str) -> bytes:
+    raise FileNotFoundError(2, "No such file or directory")
+
+
+@pytest.fixture
+def lifecycle() -> Iterator[Lifecycle]:
+    made = Lifecycle()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    made = Gateway(load_settings(ENVIRON, no_files))
+    yield made
+    made.lifecycle.close()
+    made.configuration.upstream.close()
+
+
+def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
+    """One of everything that holds a secret, or holds something that does."""
+    caller = authenticate({"x-api-key": OWN}, None, ByokMode.ALLOWED)
+    call = Call("POST", "/v1/messages", [("x-odd", PLANTED)], f'{{"model":"m","x":"{PROMPT}"}}'.encode())
+    pool = Pool([KEY], MemoryStore(), FakeClock())
+    upstream = gateway.configuration.upstream
+    narrator = Narrator(gateway.metrics, "req_1")
+    return {
+        "secret": KEY.secret,
+        "key": KEY,
+        "keys": [KEY, {KEY: KEY}],
+        "auth-header": key_header(KEY),
+        "bearer": AuthHeader("authorization", "Bearer ", Secret(OWN)),
+        "caller": caller,
+        "settings": gateway.configuration.settings,
+        "configuration": gateway.configuration,
+        "gateway": gateway,
+        "pool": pool,
+        "status": pool.statuses(),
+        "call": call,
+        "summary": read_request(call.body),
+        "upstream": upstream,
+        "turn-maker": TurnMaker(upstream, pool, caller, Watch(None, lifecycle), narrator, 60.0),
+        "narrator": narrator,
+        "route": Route("http://127.0.0.1:9", 5.0, 30.0),
+        "pace": Pace("req_1", 10.0, FakeClock()),
+        "namespace": SimpleNamespace(key=KEY, call=call),
+    }
+
+
+NAMES = [
+    *("secret", "key", "keys", "auth-header", "bearer", "caller", "settings", "configuration", "gateway", "pool"),
+    *("status", "call", "summary", "upstream", "turn-maker", "narrator", "route", "pace", "namespace"),
+]
+
+
+def assert_clean(text: str) -> None:
+    assert not [trace for trace in (*TRACES, PROMPT) if trace in text], text
+
+
+def test_every_holder_is_named(gateway, lifecycle):
+    """Given the table of holders, then the tests below miss none."""
+    assert list(holders(gateway, lifecycle)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rendering_shows_a_secret(gateway, lifecycle, name):
+    """Given anything that holds a secret, then str, repr, formats and pretty printing show a hint at most."""
+    holder = holders(gateway, lifecycle)[name]
+    for rendered in (str(holder), repr(holder), f"{holder}", f"{holder!r:>10}", "%s %r" % (holder, holder)):  # noqa: UP031
+        assert_clean(rendered)
+    assert_clean(pprint.pformat(holder, width=10))
+    assert_clean(ascii([holder]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_no_pickle_holds_a_secret(gateway, lifecycle, name, protocol):
+    """Given anything that holds a credential, when pickled, then it is refused, or nothing of a secret is in it."""
+    holder = holders(gateway, lifecycle)[name]
+    buffer = io.BytesIO()
+    try:
+        pickle.dump(holder, buffer, protocol)
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        assert_clean(str(error))
+        return
+    if name not in ("call", "namespace"):  # a call's own headers are the client's, without its credentials
+        assert_clean(buffer.getvalue().decode("latin-1"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_log_line_shows_a_secret(gateway, lifecycle, name, caplog):
+    """Given anything that holds a secret, when it is logged or raised with at any level, then a hint at most shows."""
+    holder = holders(gateway, lifecycle)[name]
+    with caplog.at_level(logging.DEBUG):
+        logging.getLogger("gateway.test").error("%s and %r", holder, holder, exc_info=ValueError(holder))
+    assert_clean(caplog.text)
+
+
+def test_no_traceback_shows_a_secret(gateway, lifecycle):
+    """Given a call that fails with a secret in hand, then its traceback, chain included, is clean."""
+    pool = Pool([KEY], MemoryStore(), FakeClock())
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    upper = Upstream(Route(url, 5.0, 30.0), 30.0)
+    narrator = Narrator(Metrics(), "req_1")
+
+    def attempt(key):
+        yield
+        upper.send(Call("POST", "/v1/messages", [], b"{}"), (key_header(key),), Watch(None, lifecycle))
+
+    with pytest.raises(UpstreamError) as raised:
+        list(walk(pool, attempt, narrator))
+    assert_clean("".join(traceback.format_exception(raised.value)))
+    error = raised.value
+    while error is not None:
+        assert_clean(repr(error) + repr(error.args))
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"GATEWAY_API_KEYS": f"a={PLANTED},b={PLANTED}"},
+        {"GATEWAY_API_KEYS": f"a={PLANTED}\t{PLANTED}"},
+        {"GATEWAY_API_KEYS": f"{PLANTED}=a"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_ALLOW_BYOK": "only"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_PING_SECONDS": "0"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_UPSTREAM_PROXY": f"http://u:{PLANTED}@proxy:1"},
+    ],
+    ids=["twice", "space", "swapped", "unused", "other-fault", "proxy"],
+)
+def test_no_complaint_shows_a_secret(environ):
+    """Given a configuration with a fault, then the error, its traceback and its complaints show no secret."""
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environ, no_files)
+    assert_clean("".join(traceback.format_exception(raised.value)))
+    assert_clean(repr(raised.value.complaints))
+
+
+def test_narrator_tells_names_and_hints(caplog):
+    """Given marks and attempts, when told at the lowest level, then the lines name key and hint and no secret."""
+    metrics = Metrics()
+    narrator = Narrator(metrics, "req_1")
+    with caplog.at_level(logging.DEBUG, logger="gateway"):
+        for outcome in Outcome:
+            narrator.attempted(KEY, Verdict(outcome, 5.0))
+            narrator.failed_over(KEY, Verdict(outcome, 5.0))
+        narrator.transitioned(KEY, KeyState.TEMPORARY, Verdict(Outcome.RATE_LIMITED, 5.0))
+        narrator.transitioned(KEY, KeyState.PERMANENT, Verdict(Outcome.FORBIDDEN))
+    assert "primary (sk-ant-...wxyz)" in caplog.text
+    assert_clean(caplog.text)
+    assert_clean(metrics.render().decode())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body"),
+    [
+        ("POST", "/v1/messages", {}, b"{}"),
+        ("POST", "/v1/messages", {"x-api-key": OWN}, b'{"model":"m"}'),
+        ("POST", "/v1/messages", {}, b'{"model":"m"}'),
+        ("POST", "/v1/messages", {"x-api-key": OWN}, PROMPT.encode()),
+        ("GET", "/v1/models", {"authorization": f"Bearer {OWN}"}, b""),
+        ("GET", f"/{OWN}", {}, b""),
+        ("GET", "/metrics", {"x-api-key": OWN}, b""),
+        ("GET", "/", {"x-api-key": OWN}, b""),
+        ("DELETE", "/v1/messages", {"x-api-key": OWN}, b""),
+        ("GET", "/v1/models", {"x-forwarded-for": OWN}, b""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_answer_log_or_metric_shows_a_credential(gateway, caplog, method, path, headers, body):
+    """Given requests that fail in many ways, then answer, log and metrics show no key, credential or prompt."""
+    caplog.set_level(logging.DEBUG)
+    client = create_app(gateway=gateway).test_client()
+    answer = client.open(path, method=method, headers={"host": "localhost"} | headers, data=body)
+    told = f"{answer.status}\n{answer.headers}\n{answer.get_data(as_text=True)}"
+    assert_clean(told.replace(OWN, "") if path == f"/{OWN}" else told)  # what the client asked for is told it again
+    assert_clean(caplog.text)
+    assert_clean(client.get("/metrics", headers={"host": "localhost"}).get_data(as_text=True))
+
+
+def test_a_bug_in_the_gateway_shows_no_secret(gateway, caplog, monkeypatch):
+    """Given a bug that surfaces with a credential in hand, then answer and logged traceback are clean."""
+
+    def broken(self, call, credentials, watch):
+        raise RuntimeError(f"a bug with {credentials} and {call}")
+
+    monkeypatch.setattr(Upstream, "send", broken)
+    client = create_app(gateway=gateway).test_client()
+    answer = client.post("/v1/messages", headers={"host": "localhost"}, json={"model": "m", "messages": PROMPT})
+    assert answer.status_code == 500
+    assert answer.get_json()["error"]["type"] == "api_error"
+    assert "a bug with" in caplog.text
+    assert_clean(caplog.text + answer.get_data(as_text=True))
+
+
+def test_metrics_name_keys_and_not_secrets(gateway):
+    """Given a key that was never named, then its label is its place, and a named one's is its name."""
+    assert b'key="primary"' in gateway.metrics.render()
+    unnamed = load_settings(ENVIRON | {"GATEWAY_API_KEYS": PLANTED}, no_files)
+    assert [key.name for key in unnamed.keys] == ["key-1"]
+
+
+def test_errors_of_the_gateway_carry_no_credential():
+    """Given an error, then all that it carries is a message, a number and an id."""
+    error = GatewayError("message", retry_after_seconds=3)
+    assert vars(error) == {"message": "message", "retry_after_seconds": 3, "request_id": None}

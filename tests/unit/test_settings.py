@@ -1,0 +1,449 @@
+"""The settings: every one of them good and bad, where they come from, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.access import ByokMode
+from gateway.setting_values import is_local_address
+from gateway.settings import Settings, SettingsError, load_settings, setting_specs, settle
+
+PLANTED = "sk-ant-planted-0123456789-abcdefghij"
+ENOENT = FileNotFoundError(2, "No such file or directory")
+TOKEN_LINE = f"ann sha256:{'0' * 64}\n"
+
+
+def load(files: dict[str, bytes | str] | None = None, **environ: str) -> Settings:
+    """Load from GATEWAY_* given by their lower-case names, with one key unless the test gives its own."""
+    named = {f"GATEWAY_{name.upper()}": value for name, value in ({"api_keys": PLANTED} | environ).items()}
+    return load_settings(named, reader(files or {}))
+
+
+def reader(files):
+    def read(path: str) -> bytes:
+        if path not in files:
+            raise ENOENT
+        content = files[path]
+        return content if isinstance(content, bytes) else content.encode()
+
+    return read
+
+
+def complaints(files=None, **environ) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        load(files, **environ)
+    assert str(raised.value) == "\n".join(raised.value.complaints)
+    assert PLANTED not in str(raised.value)
+    assert all("\n" not in line for line in raised.value.complaints)
+    return raised.value.complaints
+
+
+FILES = {"/keys": "a=first-secret\n", "/tokens": TOKEN_LINE, "/ca.pem": "a certificate"}
+
+# name, default, texts that are good with the value they give, texts that are bad
+SECONDS_BAD = ["0", "-1", "soon", "nan", "inf", "1e400", "5s", "1e9"]
+SECONDS_GOOD = {"5": 5.0, "0.25": 0.25, " 7 ": 7.0}
+TABLE = [
+    (
+        "upstream_url",
+        "https://api.anthropic.com",
+        {
+            "http://127.0.0.1:9999": "http://127.0.0.1:9999",
+            "https://example.org/anthropic/": "https://example.org/anthropic",
+            "http://[::1]:8000": "http://[::1]:8000",
+        },
+        ["api.anthropic.com", "ftp://x", "https://", "https://u:p@x", "https://x?a=b", "https://x#f", "http://x:port"],
+    ),
+    ("api_keys", None, {"a=b": "a=b"}, []),
+    ("api_keys_file", None, {"/keys": "/keys"}, ["/nowhere"]),
+    ("client_tokens_file", None, {"/tokens": "/tokens"}, ["/nowhere"]),
+    (
+        "allow_byok",
+        ByokMode.ALLOWED,
+        {"true": ByokMode.ALLOWED, "False": ByokMode.FORBIDDEN},
+        ["yes", "1", "never"],
+    ),
+    (
+        "bind",
+        "127.0.0.1:8080",
+        {"localhost:0": "localhost:0", "[::1]:80": "[::1]:80", "unix:/run/g.sock": "unix:/run/g.sock"},
+        ["8080", ":8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1"],
+    ),
+    ("workers", 1, {"1": 1}, ["0", "-1", "1.5", "many", "2"]),
+    ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
+    ("reserved_threads", 16, {"1": 1}, ["0", "-1", "256", "few"]),
+    ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
+    ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
+    ("write_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
+    (
+        "upstream_proxy",
+        None,
+        {"http://proxy:3128": "http://proxy:3128", "http://proxy:3128/": "http://proxy:3128"},
+        [
+            "proxy:3128",
+            "https://proxy:3128",
+            "http://proxy",
+            "http://proxy:3128/x",
+            "socks5://proxy:1",
+            "http://u:p@proxy:3128",
+            "http://:p@proxy:3128",
+        ],
+    ),
+    ("upstream_ca_file", None, {"/ca.pem": "/ca.pem"}, ["/nowhere"]),
+    ("default_cooldown_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
+    ("ping_seconds", 10.0, SECONDS_GOOD, SECONDS_BAD),
+    ("connect_timeout_seconds", 5.0, SECONDS_GOOD, SECONDS_BAD),
+    ("read_idle_timeout_seconds", 600.0, SECONDS_GOOD, SECONDS_BAD),
+    ("idle_connection_seconds", 30.0, SECONDS_GOOD, SECONDS_BAD),
+    ("max_body_bytes", 33554432, {"1024": 1024}, ["1023", "0", "-1", "32MB", "1e6"]),
+    ("drain_seconds", 300.0, SECONDS_GOOD, SECONDS_BAD),
+    ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
+]
+GOOD = [
+    pytest.param(name, text, value, id=f"{name}={text}") for name, _, good, _ in TABLE for text, value in good.items()
+]
+BAD = [pytest.param(name, text, id=f"{name}={text}") for name, _, _, bad in TABLE for text in bad]
+
+
+def test_table_has_every_setting():
+    """Given the settings, then this module's table misses none."""
+    assert [name for name, *_ in TABLE] == [name for name, _ in setting_specs()]
+
+
+@pytest.mark.parametrize(("name", "default"), [row[:2] for row in TABLE if row[0] != "api_keys"])
+def test_setting_has_its_default(name, default):
+    """Given nothing but a key, then the setting has the design's default."""
+    assert getattr(load(), name) == default
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_empty_variable_counts_as_unset(blank):
+    """Given a variable that is set to nothing, then the default stands."""
+    assert load(ping_seconds=blank, upstream_proxy=blank, client_tokens_file=blank) == replace(
+        load(), digest=load(ping_seconds=blank, upstream_proxy=blank).digest
+    )
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_good_value_is_taken(name, text, value):
+    """Given a good value in the environment, then the setting has it."""
+    assert getattr(load(FILES, **{name: text}), name) == value
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_bad_value_is_one_complaint_that_names_it(name, text):
+    """Given a bad value, then the start fails with one line that names the setting."""
+    (line,) = complaints(FILES, **{name: text})
+    assert f"GATEWAY_{name.upper()}" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [param for param in BAD if param.values[0] not in ("workers", "reserved_threads")]
+)
+def test_bad_value_in_the_file_is_one_complaint_that_names_it(name, text):
+    """Given a bad value in the TOML file, then the start fails with one line that names it."""
+    (line,) = complaints(FILES | {"/g.toml": f"{name} = {text!r}"}, config="/g.toml")
+    assert name in line.lower()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("ping_seconds = true", id="boolean-for-seconds"),
+        pytest.param("ping_seconds = [1]", id="list-for-seconds"),
+        pytest.param("ping_seconds = nan", id="nan"),
+        pytest.param("ping_seconds = 1" + "0" * 400, id="seconds-past-any-float"),
+        pytest.param("threads = 1.5", id="fraction-for-count"),
+        pytest.param("threads = false", id="boolean-for-count"),
+        pytest.param("bind = 8080", id="number-for-text"),
+        pytest.param("upstream_url = {}", id="table-for-text"),
+        pytest.param("api_keys = 5", id="number-for-keys"),
+        pytest.param("allow_byok = 1", id="number-for-byok"),
+        pytest.param("log_level = 1979-05-27", id="date-for-text"),
+        pytest.param("ping_second = 1", id="unknown-name"),
+        pytest.param("[ping_seconds]\nx = 1", id="table-for-seconds"),
+        pytest.param("ping_seconds =", id="broken-toml"),
+        pytest.param("ping_seconds = 1\nping_seconds = 2", id="twice"),
+        pytest.param("GATEWAY_PING_SECONDS = 1", id="environment's-name"),
+    ],
+)
+def test_file_of_the_wrong_types_is_complained_of(line):
+    """Given a TOML file with a value of another type or a fault, then one complaint."""
+    given_keys = {"api_keys": ""} if line.startswith("api_keys") else {}
+    assert complaints({"/g.toml": line}, config="/g.toml", **given_keys)[0].count("/g.toml") == 1
+
+
+def test_file_gives_settings_with_toml_types():
+    """Given a TOML file with numbers, booleans and a list of keys, then they are taken."""
+    text = 'ping_seconds = 3\ndrain_seconds = 2.5\nthreads = 64\nallow_byok = false\napi_keys = ["a=x1", "y2"]\n'
+    settings = load({"/g.toml": text}, config="/g.toml", api_keys="")
+    assert (settings.ping_seconds, settings.drain_seconds, settings.threads) == (3.0, 2.5, 64)
+    assert settings.allow_byok is ByokMode.FORBIDDEN
+    assert [(key.name, key.secret.reveal()) for key in settings.keys] == [("a", "x1"), ("key-2", "y2")]
+
+
+def test_environment_wins_over_the_file():
+    """Given a setting in both, then the environment's value counts, even if the file's is bad."""
+    text = 'ping_seconds = 3\nthreads = "bad"\napi_keys = "file-secret"\n'
+    settings = load({"/g.toml": text}, config="/g.toml", ping_seconds="4", threads="8", reserved_threads="2")
+    assert (settings.ping_seconds, settings.threads) == (4.0, 8)
+    assert [key.secret.reveal() for key in settings.keys] == [PLANTED]
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        pytest.param({}, "cannot read /g.toml: No such file", id="missing"),
+        pytest.param({"/g.toml": b"\xff"}, "not UTF-8", id="not-utf-8"),
+        pytest.param({"/g.toml": "a b"}, "not valid TOML", id="not-toml"),
+    ],
+)
+def test_unreadable_file_is_complained_of(files, what):
+    """Given a configuration file that cannot be read, then one line says so."""
+    (line,) = complaints(files, config="/g.toml")
+    assert what in line
+
+
+@pytest.mark.parametrize(
+    "name", ["GATEWAY_PINGSECONDS", "GATEWAY_", "GATEWAY_Ping_Seconds", "GATEWAY_KEYS", "GATEWAY_DIGEST"]
+)
+def test_unknown_name_is_refused(name):
+    """Given a GATEWAY_ name that is no setting, or one in another case, then one line names it."""
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"GATEWAY_API_KEYS": PLANTED, name: "5"}, reader({}))
+    assert raised.value.complaints == [f"{name}: there is no such setting"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GATEWAY_PORT",
+        "GATEWAY_PORT_8080_TCP",
+        "GATEWAY_PORT_8080_TCP_ADDR",
+        "GATEWAY_SERVICE_HOST",
+        "GATEWAY_SERVICE_PORT",
+        "GATEWAY_SERVICE_PORT_HTTP",
+        "OTHER_THING",
+        "MY_GATEWAY_THREADS",
+    ],
+)
+def test_name_that_kubernetes_injects_is_ignored(name):
+    """Given a name that is injected for a Service called gateway, or is none of ours, then nothing is said."""
+    assert load_settings({"GATEWAY_API_KEYS": PLANTED, name: "tcp://10.0.0.1:80"}, reader({})).keys
+
+
+def pairs(settings):
+    return [(key.name, key.secret.reveal()) for key in settings.keys]
+
+
+@pytest.mark.parametrize(
+    ("environ", "keys_file", "expected"),
+    [
+        pytest.param("s1", "", [("key-1", "s1")], id="one-unnamed"),
+        pytest.param("s1,s2", "", [("key-1", "s1"), ("key-2", "s2")], id="unnamed"),
+        pytest.param(" a = s1 , b=s2,", "", [("a", "s1"), ("b", "s2")], id="named-with-spaces"),
+        pytest.param("a=s1,s2", "", [("a", "s1"), ("key-2", "s2")], id="mixed"),
+        pytest.param("a=s1=x==", "", [("a", "s1=x==")], id="equals-signs-in-a-named-secret"),
+        pytest.param("", "# ours\na=s1\n\n  s2  \r\n", [("a", "s1"), ("key-2", "s2")], id="file"),
+        pytest.param("a=s1", "b=s2\n", [("a", "s1"), ("b", "s2")], id="both-environment-first"),
+        pytest.param("", "b,c=s2\n".replace(",", ""), [("bc", "s2")], id="no-commas-in-files"),
+    ],
+)
+def test_keys_are_read_in_failover_order(environ, keys_file, expected):
+    """Given lists of keys, then names, secrets and order are these."""
+    more = {"api_keys_file": "/keys"} if keys_file else {}
+    assert pairs(load({"/keys": keys_file}, api_keys=environ, **more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "keys_file", "what"),
+    [
+        pytest.param(f"a={PLANTED},b={PLANTED}", "", "entry 2: b has the same secret as a", id="secret-twice"),
+        pytest.param(f"{PLANTED},{PLANTED}", "", "entry 2: key-2 has the same secret as key-1", id="unnamed-twice"),
+        pytest.param(f"a={PLANTED}", f"b={PLANTED}", "line 1: b has the same secret as a", id="twice-across-lists"),
+        pytest.param(f"a=x,a={PLANTED}", "", "entry 2: the name a stands twice", id="name-twice"),
+        pytest.param(f"key-2={PLANTED},other", "", "entry 2: the name key-2 stands twice", id="name-of-an-unnamed"),
+        pytest.param("a=", "", "entry 1: the secret", id="empty-secret"),
+        pytest.param(f"a={PLANTED} {PLANTED}", "", "entry 1: the secret", id="space-in-secret"),
+        pytest.param(f"a={PLANTED}é", "", "entry 1: the secret", id="secret-not-ascii"),
+        pytest.param(f"=={PLANTED}", "", "entry 1: a key's name", id="empty-name"),
+        pytest.param(f"a b={PLANTED}", "", "entry 1: a key's name", id="space-in-name"),
+        pytest.param(f"{'n' * 64}={PLANTED}", "", "entry 1: a key's name", id="long-name"),
+        pytest.param(f"{PLANTED}=", "", "entry 1", id="secret-that-ends-in-an-equals-sign"),
+        pytest.param(f"{PLANTED}=primary", "", "entry 1", id="name-and-secret-swapped"),
+        pytest.param("", f"# one\n{PLANTED}=primary\n", "line 2", id="swapped-in-the-file"),
+    ],
+)
+def test_bad_key_is_one_complaint_without_its_secret(environ, keys_file, what):
+    """Given a key that cannot be used, then one line says which and why, and does not quote the secret."""
+    more = {"api_keys_file": "/keys"} if keys_file else {}
+    lines = complaints({"/keys": keys_file}, api_keys=environ, **more)
+    assert len(lines) == 1
+    assert what in lines[0]
+
+
+def test_no_keys_are_refused_with_advice():
+    """Given no keys, then the start fails and the line names the ways to give some."""
+    (line,) = complaints(api_keys="")
+    assert all(name in line for name in ("GATEWAY_API_KEYS", "GATEWAY_API_KEYS_FILE", "GATEWAY_ALLOW_BYOK=only"))
+
+
+def test_byok_only_needs_no_keys():
+    """Given `only`, then no keys are needed, and keys beside it are refused as they would never be used."""
+    settings = load(api_keys="", allow_byok="only")
+    assert (settings.keys, settings.allow_byok) == ((), ByokMode.ONLY)
+    (line,) = complaints(allow_byok="only")
+    assert "GATEWAY_ALLOW_BYOK=only" in line
+
+
+@pytest.mark.parametrize(
+    "bind", ["0.0.0.0:8080", "[::]:8080", "10.0.0.5:80", "gateway.internal:80", "localhost.evil.example:1"]
+)
+def test_open_gateway_binds_loopback_only(bind):
+    """Given no token file, when bound elsewhere than to loopback, then refused; with a token file, taken."""
+    (line,) = complaints(bind=bind)
+    assert "GATEWAY_CLIENT_TOKENS_FILE" in line
+    assert load(FILES, bind=bind, client_tokens_file="/tokens").bind == bind
+
+
+@pytest.mark.parametrize(
+    ("bind", "is_local"),
+    [
+        ("127.0.0.1:80", True),
+        ("127.8.8.8:80", True),
+        ("localhost:80", True),
+        ("[::1]:80", True),
+        ("unix:/run/gateway.sock", True),
+        ("0.0.0.0:80", False),
+        ("[::]:80", False),
+        ("192.168.0.1:80", False),
+    ],
+)
+def test_local_addresses_are_known(bind, is_local):
+    """Given an address to listen on, then it is reachable from elsewhere or it is not."""
+    assert is_local_address(bind) is is_local
+
+
+def test_tokens_are_read():
+    """Given a token file, then its tokens are in the settings and the gateway is not open."""
+    settings = load(FILES, client_tokens_file="/tokens")
+    assert not settings.is_open
+    assert [token.name for token in settings.tokens] == ["ann"]
+    assert load({"/tokens": ""}, client_tokens_file="/tokens").tokens == ()
+    assert load().is_open
+
+
+def test_bad_token_file_is_complained_of():
+    """Given a token file with a bad line, then one complaint names the file and the line."""
+    (line,) = complaints({"/tokens": f"{TOKEN_LINE}bob {PLANTED}"}, client_tokens_file="/tokens")
+    assert line.startswith("/tokens: line 2")
+
+
+def test_all_faults_are_reported_at_once():
+    """Given faults in the environment, the file, the keys and the tokens, then each has its line."""
+    files = {"/g.toml": "nonsense = 1\nthreads = 0\n", "/tokens": "bad"}
+    lines = complaints(
+        files,
+        config="/g.toml",
+        ping_seconds="0",
+        typo="x",
+        api_keys="a=,b= ",
+        api_keys_file="/nowhere",
+        client_tokens_file="/tokens",
+        bind="nowhere",
+    )
+    assert len(lines) == 9
+    for name in ("nonsense", "threads", "PING_SECONDS", "TYPO", "entry 1", "entry 2", "/nowhere", "/tokens", "BIND"):
+        assert any(name in line for line in lines), name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        pytest.param(f"http://user:{PLANTED}@proxy:3128/path", "upstream_proxy", id="proxy-password"),
+        pytest.param(f"https://user:{PLANTED}@upstream", "upstream_url", id="upstream-password"),
+        pytest.param(f"https://upstream?key={PLANTED}", "upstream_url", id="upstream-query"),
+    ],
+)
+def test_complaint_about_a_url_does_not_quote_it(text, name):
+    """Given a URL that holds a password and is bad, then the complaint does not show it."""
+    assert len(complaints(**{name: text})) == 1
+
+
+def base_files():
+    return {"/g.toml": "ping_seconds = 5\n", "/keys": "b=s2\n", "/tokens": TOKEN_LINE}
+
+
+def digest(files=None, **environ):
+    given = {"config": "/g.toml", "api_keys_file": "/keys", "client_tokens_file": "/tokens"} | environ
+    return load(files or base_files(), **given).digest
+
+
+@pytest.mark.parametrize("name", ["/g.toml", "/keys", "/tokens"])
+def test_digest_changes_with_every_file(name):
+    """Given a file with other contents, then another digest; with the same contents, the same."""
+    changed = base_files()
+    changed[name] += "# one more line\n"
+    assert digest() == digest(base_files())
+    assert digest(changed) != digest()
+
+
+@pytest.mark.parametrize(("name", "text"), [("ping_seconds", "6"), ("api_keys", "other"), ("threads", "99")])
+def test_digest_changes_with_the_environment(name, text):
+    """Given another value in the environment, then another digest."""
+    assert digest(**{name: text}) != digest()
+
+
+def test_digest_ignores_what_is_not_read():
+    """Given variables that are no settings, in any order, then the digest is the same and shows no secret."""
+    environ = {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_THREADS": "32"}
+    one = load_settings(environ, reader({})).digest
+    other = load_settings({"PATH": "/bin", **dict(reversed(environ.items())), "GATEWAY_PORT": "x"}, reader({})).digest
+    assert one == other
+    assert len(bytes.fromhex(one)) == hashlib.sha256().digest_size
+
+
+def test_settle_keeps_what_needs_a_restart():
+    """Given a new configuration with other fixed and other free settings, then only the free ones are put in force."""
+    running = load(threads="32", bind="127.0.0.1:1", drain_seconds="5")
+    found = load(threads="64", bind="127.0.0.1:2", drain_seconds="6", ping_seconds="7", api_keys="a=other")
+    settled = settle(running, found)
+    assert (settled.threads, settled.bind, settled.drain_seconds) == (32, "127.0.0.1:1", 5.0)
+    assert (settled.ping_seconds, pairs(settled)) == (7.0, [("a", "other")])
+    assert settled.digest == found.digest
+    assert found.changed_needing_restart(running) == ["GATEWAY_BIND", "GATEWAY_THREADS", "GATEWAY_DRAIN_SECONDS"]
+    assert found.changed_needing_restart(found) == []
+
+
+def test_settings_of_the_design_need_a_restart():
+    """Given the table, then bind, workers, threads and what else is fixed at the start are marked so."""
+    fixed = {name for name, spec in setting_specs() if spec.needs_restart}
+    assert {"bind", "workers", "threads", "reserved_threads"} <= fixed
+    assert not fixed & {"api_keys", "api_keys_file", "client_tokens_file", "upstream_url", "ping_seconds"}
+
+
+def test_settle_refuses_to_open_a_public_gateway():
+    """Given a gateway on a public address, when the new configuration has no tokens, then it is refused."""
+    running = load(FILES, bind="0.0.0.0:80", client_tokens_file="/tokens")
+    with pytest.raises(SettingsError, match="GATEWAY_CLIENT_TOKENS_FILE"):
+        settle(running, load(bind="127.0.0.1:80"))
+
+
+def test_admission_leaves_the_reserve():
+    """Given threads and a reserve, then admission is what is left."""
+    assert load(threads="32", reserved_threads="8").admission_limit == 24
+    (line,) = complaints(threads="8", reserved_threads="8")
+    assert "GATEWAY_RESERVED_THREADS" in line
+
+
+@given(st.dictionaries(st.sampled_from([name for name, _ in setting_specs()]), st.text(max_size=12), max_size=5))
+def test_no_environment_breaks_the_loader(environ):
+    """Given any texts for any settings, then settings or complaints, and nothing else."""
+    with contextlib.suppress(SettingsError):
+        assert load(**environ).digest

@@ -4,8 +4,8 @@ Owns: the thread that keeps this process's replica and the server in step. Edge 
 replica alone. A mark wakes the thread, which tells the server at once; twice a second it also hears what the others
 have marked. So nothing fails, and nothing waits, when the server is slow or gone: the gateway goes on with what it
 knows, and what was marked meanwhile is merged when the server is back. One question is put to the server while a
-request waits, for a few milliseconds at most: who may try a key on trial. Unanswered, it is settled within the
-process.
+request waits, for a few milliseconds at most: who may try a key on trial. From a server that is down, or too slow,
+no answer is awaited: then one request of each process tries it.
 
 A server that restarts may have lost anything, and so may one whose data were flushed; each process then tells all it
 knows, and the merge sorts it out. A restart shows as a new connection, a flush as a new epoch.
@@ -97,9 +97,12 @@ class RedisStore(MergingStore):
             return False
         if answer is None or answer == until_at:
             return True
-        # Another process tries the key. Ask again when its lease has ended, or the next pull may have told more.
+        # Another process tries the key, or there was no answer. Ask again when its lease has ended, when the next
+        # pull may have told more, or when the thread has made a new connection.
         stays_away_until_at = min(answer, now + self._pull_seconds)
         self._replica.lease(name, lambda record: _held(record, until_at, stays_away_until_at))
+        if self._lease_desk.is_wanted:
+            self._is_due.set()
         return False
 
     def release(self, fingerprint: str, until_at: float) -> None:
@@ -196,10 +199,7 @@ class RedisStore(MergingStore):
         self._lease_desk.close()
 
     def _note(self, is_up: bool, error: Exception | None = None) -> None:
-        was_up, self._is_up = self._is_up, is_up
-        if was_up is None:
-            with self._progress:
-                self._progress.notify_all()
+        was_up = self._is_up
         if is_up and was_up is False:
             log.info("the state server %s answers again; what was marked meanwhile is merged", self._server.place)
         elif not is_up and was_up is not False:
@@ -209,6 +209,10 @@ class RedisStore(MergingStore):
                 self._server.place,
                 error,
             )
+        self._is_up = is_up
+        if was_up is None:
+            with self._progress:
+                self._progress.notify_all()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._server.place} is_up={self.is_up} {self._replica!r}>"

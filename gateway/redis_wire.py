@@ -27,6 +27,7 @@ SERVER_ERRORS = (redis.RedisError, OSError)
 ANSWER_SECONDS = 1.0
 # A lease request is void this long after its sender has stopped waiting; more than the clock's tolerance.
 _LEASE_GRACE_SECONDS = 0.1
+_ASK_AGAIN_SECONDS = 0.05
 # An estimate of the server's clock is kept while it is this good, for one that moved would move the deadlines.
 _CLOCK_TOLERANCE_SECONDS = 0.01
 
@@ -76,7 +77,7 @@ class Server:
     def __init__(self, url: str, prefix: str) -> None:
         self._prefix = prefix
         try:
-            options = parse_url(url)
+            options = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
             self._connection_class: Callable[..., Any] = options.pop("connection_class", redis.Connection)
             self._options: dict[str, Any] = options | _CONNECTION_OPTIONS
             self._connection_class(**self._options)  # connects nowhere
@@ -130,6 +131,7 @@ class Connection:
         return self._raw.read_response()
 
     def send(self, *words: str | int) -> None:
+        """Send one command."""
         if not self._raw.is_connected:  # the library would connect anew, unnoticed
             raise redis.ConnectionError("the connection is closed")
         self._raw.send_command(*words)
@@ -158,6 +160,7 @@ class Exchanges:
 
     @property
     def is_connected(self) -> bool:
+        """Whether there is a connection, which may have broken unnoticed."""
         return self._connection is not None
 
     def connect(self) -> None:
@@ -217,7 +220,9 @@ class Exchanges:
 class LeaseDesk:
     """Where requests ask the server for leases: one connection, kept ready, lent to one thread at a time.
 
-    Thread-safe; `open` and `close` are the sync thread's. A connection that failed is not lent again.
+    Thread-safe; `open` and `close` are the sync thread's. A connection that failed is not lent again. One question
+    without an answer may be this machine's own haste, in the very crowd that a lease is there to hold back: so it is
+    put again a moment later, and only a second silence in a row means that the server is too slow to be asked.
     """
 
     def __init__(self, server: Server, server_clock: ServerClock, timeout_seconds: float) -> None:
@@ -226,31 +231,33 @@ class LeaseDesk:
         self._timeout_seconds = timeout_seconds
         self._process = secrets.token_hex(8) + ":"
         self._ready: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._is_wanted = True  # written by whoever holds the connection, or knows that there is none
+        # Written by whoever holds the connection, or knows that there is none.
+        self.is_wanted = True  # a connection
+        self._was_answered = True
 
     def open(self) -> None:
         """Make a connection if there is none. Raises SERVER_ERRORS."""
-        if self._is_wanted:
+        if self.is_wanted:
             connection = self._server.connect()
             try:
                 connection.command("SCRIPT", "LOAD", LEASE)
             except SERVER_ERRORS:
                 connection.close()
                 raise
-            self._is_wanted = False
+            self.is_wanted = False
             self._ready.put(connection)
 
     def lease(self, name: str, until_at: float, now: float, record: Record) -> float | Record | None:
         """Ask for a lease until then of a key on trial.
 
-        Returns `until_at` if it is granted; until when to stay away if another process holds it; the server's record
-        if there is nothing to try; None if the server did not answer in time. Waits for the time-out at most.
+        Returns `until_at` if it is granted; until when to stay away if another process holds it, or nobody knows yet;
+        the server's record if there is nothing to try; None if the server is too slow. Waits for the time-out at most.
         """
         deadline = time.monotonic() + self._timeout_seconds
         try:
-            connection = self._ready.get(timeout=0 if self._is_wanted else self._timeout_seconds)
+            connection = self._ready.get(timeout=0 if self.is_wanted else self._timeout_seconds)
         except queue.Empty:
-            return None
+            return now + _ASK_AGAIN_SECONDS
         keys = (self._server.key("key", name), self._server.key("lease", name))
         to_server = self._server_clock.to_server
         arguments = (
@@ -266,8 +273,10 @@ class LeaseDesk:
             verdict, *rest = connection.quick_script(LEASE, keys, arguments, remaining_seconds)
         except SERVER_ERRORS:
             connection.close()
-            self._is_wanted = True
-            return None
+            was_answered, self._was_answered = self._was_answered, False
+            self.is_wanted = True
+            return now + _ASK_AGAIN_SECONDS if was_answered else None
+        self._was_answered = True
         self._ready.put(connection)
         if verdict == b"granted":
             return until_at
@@ -285,7 +294,7 @@ class LeaseDesk:
             self._ready.get_nowait().close()
         except queue.Empty:
             return
-        self._is_wanted = True
+        self.is_wanted = True
 
 
 def _decoded(fields: Sequence[bytes], server_clock: ServerClock) -> Record:

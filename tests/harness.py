@@ -56,7 +56,14 @@ class GatewayProcess:
         must_start: bool = True,
         **env: str,
     ) -> None:
-        settings = {"bind": "127.0.0.1:0", "threads": "32", "reserved_threads": "8", "upstream_url": upstream_url} | env
+        self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
+        settings = {
+            "data_dir": self._data_folder.name,
+            "bind": "127.0.0.1:0",
+            "threads": "32",
+            "reserved_threads": "8",
+            "upstream_url": upstream_url,
+        } | env
         if keys:
             settings["api_keys"] = ",".join(keys)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -120,6 +127,7 @@ class GatewayProcess:
                 raise AssertionError(f"the gateway did not stop in {timeout_seconds} s:\n{self.log}") from None
         log = "" if self._log.closed else self.log
         self._log.close()
+        self._data_folder.cleanup()
         return log
 
     def request(

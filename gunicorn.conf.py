@@ -25,8 +25,7 @@ worker_class = "gateway.worker.GatewayWorker"
 worker_connections = master.worker_connections(_settings)
 # Longer than nginx keeps its own side of an idle connection (60 s), so that it is never nginx that is surprised.
 keepalive = 75
-# What is left after the drain time is told so, and that takes a moment.
-graceful_timeout = int(_settings.drain_seconds) + 10
+graceful_timeout = master.graceful_timeout(_settings)
 timeout = 60
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

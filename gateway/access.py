@@ -22,8 +22,9 @@ from gateway.errors import PermissionDenied, Unauthenticated
 from gateway.headers import TOKEN_HEADER
 
 ANTHROPIC_PREFIX = "sk-ant-"
+TOKEN_PREFIX = "gwt_"
 _TOKEN_LINE = re.compile(r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?")
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip")
+_FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 class ByokMode(Enum):
@@ -96,7 +97,7 @@ def authenticate(headers: Mapping[str, str], tokens: Iterable[ClientToken] | Non
     given = headers.get(TOKEN_HEADER)
     if given is not None:
         token = _find(Secret(given.strip()), known)
-        own = tuple(header for header in offered if _find(header.secret, known) is None)
+        own = tuple(header for header in offered if not _is_ours(header.secret, known))
     else:
         found = [match for header in offered if (match := _find(header.secret, known)) is not None]
         token, own = (found[0] if found else None), ()
@@ -132,6 +133,11 @@ def _offered(headers: Mapping[str, str]) -> list[AuthHeader]:
     if scheme.lower() == "bearer" and value.strip():
         offered.append(AuthHeader("authorization", "Bearer ", Secret(value.strip())))
     return offered
+
+
+def _is_ours(secret: Secret, tokens: tuple[ClientToken, ...]) -> bool:
+    """Whether a secret is a gateway token: a known one, or by its form one that was revoked."""
+    return secret.has_prefix(TOKEN_PREFIX) or _find(secret, tokens) is not None
 
 
 def _find(secret: Secret, tokens: tuple[ClientToken, ...]) -> ClientToken | None:

@@ -13,7 +13,9 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
 from gateway import launch
 from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, NotFound
-from gateway.responses import CLIENT_GONE_STATUS, error_response, is_rejection
+from gateway.exchange import CLIENT_GONE_STATUS
+from gateway.request_body import Discarder
+from gateway.responses import error_response
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
 
@@ -40,6 +42,8 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     app.extensions["gateway"] = gateway
+    settings = gateway.configuration.settings
+    app.extensions["discarder"] = Discarder(2 * settings.max_body_bytes, max(1, settings.reserved_threads // 2))
     app.register_blueprint(routes)
     app.register_error_handler(GatewayError, _refused)
     app.register_error_handler(ClientGone, _gone)
@@ -51,12 +55,12 @@ def create_app(gateway: Gateway | None = None) -> Flask:
 
 def _refused(error: GatewayError) -> Response:
     gateway: Gateway = current_app.extensions["gateway"]
-    if is_rejection(error):
-        gateway.metrics.rejections.labels(error.kind).inc()
-    if error.request_id is None:  # it was never admitted, so nobody has counted it
+    if error.request_id is None:
         route = (request.endpoint or "unknown").rpartition(".")[2]
-        gateway.metrics.requests.labels(route, "none", error.status).inc()
-    return error_response(error, request.environ, 2 * gateway.configuration.settings.max_body_bytes)
+        gateway.metrics.count_refusal(route, error.status, error.kind)
+    elif error.is_rejection:
+        gateway.metrics.rejections.labels(error.kind).inc()
+    return error_response(error, request.environ, current_app.extensions["discarder"])
 
 
 def _gone(_: ClientGone) -> Response:

@@ -19,9 +19,13 @@ class ReadDeadlineExceeded(Exception):
 
 
 class ClientSocket(socket.socket):
-    """An accepted socket. `read_deadline_at` is a monotonic time; past it `recv` raises ReadDeadlineExceeded."""
+    """An accepted socket. `read_deadline_at` is a monotonic time; past it `recv` raises ReadDeadlineExceeded.
+
+    `owes_continue` holds while a client waits to be told that its request's body is wanted.
+    """
 
     read_deadline_at: float | None = None
+    owes_continue = False
 
     @classmethod
     def adopt(cls, accepted: socket.socket, write_timeout_seconds: float) -> ClientSocket:
@@ -31,6 +35,11 @@ class ClientSocket(socket.socket):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(whole), int(fraction * 1e6)))
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The kernel's buffer may take pings for hours after a client fell silent without a word: what it was
+            # sent has to be acknowledged in time, too.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_timeout_seconds * 1000))
         return client
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:

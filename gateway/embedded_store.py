@@ -23,6 +23,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import lmdb
@@ -37,7 +38,8 @@ _FILE_NAME = "keys.lmdb"
 _SALT = b"salt"
 # The names of all records: `get` answers for a broken page with an error, where a cursor would end the process.
 _NAMES = b"names"
-_MAP_BYTES = 16 * 1024 * 1024  # address space, not disk; thousands of keys fit
+_MAP_BYTES = 256 * 1024 * 1024  # address space, not disk; room for what a stalled reader keeps from being used again
+_CHANGES_BETWEEN_READER_CHECKS = 256
 
 # The file's own fault; what a full disk or a missing permission raises is not among them.
 _UNUSABLE = (
@@ -71,6 +73,7 @@ class EmbeddedStore(MergingStore):
             except _UNUSABLE as error:
                 _set_aside(self._path, error)
                 self._environment, self._salt = _opened(self._path, threads)
+        self._changes = count()
         self._names: dict[str, bytes] = {}  # a cache that only grows; races write the same value
         self._pid = os.getpid()
         self._closing = threading.Lock()
@@ -94,13 +97,8 @@ class EmbeddedStore(MergingStore):
 
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         name = self._name(fingerprint)
-        try:
-            return self._changed(name, change)
-        except lmdb.MapFullError:  # a reader that was killed still holds the pages that were to be used again
-            self._environment.reader_check()
-            return self._changed(name, change)
-
-    def _changed(self, name: bytes, change: Change) -> tuple[Record, Record]:
+        if next(self._changes) % _CHANGES_BETWEEN_READER_CHECKS == 0:
+            self._environment.reader_check()  # no page that a killed reader saw is used again before: the file grows
         with self._environment.begin(write=True) as transaction:
             data = transaction.get(name)
             before = NEVER_SEEN if data is None else _decode(data)

@@ -9,6 +9,7 @@ The shapes are Anthropic's, https://docs.claude.com/en/api/errors, because clien
 from __future__ import annotations
 
 import json
+import secrets
 from typing import ClassVar
 
 
@@ -16,17 +17,19 @@ class GatewayError(Exception):
     """A request ends with this: `message` is safe to show to the client and to log.
 
     `status` is the HTTP status, `kind` is Anthropic's error type, `retry_after_seconds` becomes the
-    `Retry-After` header when it is not None (whole seconds, at least 1).
+    `Retry-After` header when it is not None (whole seconds, at least 1). `is_rejection` tells what the gateway refuses
+    by itself, without an upstream call.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "api_error"
+    is_rejection: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds
-        self.request_id: str | None = None  # set once the request has one
+        self.request_id: str | None = None  # set once the request was admitted, and so is counted
 
 
 class InvalidRequest(GatewayError):
@@ -34,6 +37,7 @@ class InvalidRequest(GatewayError):
 
     status = 400
     kind = "invalid_request_error"
+    is_rejection = True
 
 
 class Unauthenticated(GatewayError):
@@ -41,6 +45,7 @@ class Unauthenticated(GatewayError):
 
     status = 401
     kind = "authentication_error"
+    is_rejection = True
 
 
 class PermissionDenied(GatewayError):
@@ -48,6 +53,7 @@ class PermissionDenied(GatewayError):
 
     status = 403
     kind = "permission_error"
+    is_rejection = True
 
 
 class NotFound(GatewayError):
@@ -55,6 +61,7 @@ class NotFound(GatewayError):
 
     status = 404
     kind = "not_found_error"
+    is_rejection = True
 
 
 class MethodNotAllowed(GatewayError):
@@ -62,6 +69,7 @@ class MethodNotAllowed(GatewayError):
 
     status = 405
     kind = "invalid_request_error"
+    is_rejection = True
 
     def __init__(self, message: str, *, allow: str) -> None:
         super().__init__(message)
@@ -73,6 +81,7 @@ class RequestTimedOut(GatewayError):
 
     status = 408
     kind = "timeout_error"
+    is_rejection = True
 
 
 class RequestTooLarge(GatewayError):
@@ -80,6 +89,7 @@ class RequestTooLarge(GatewayError):
 
     status = 413
     kind = "request_too_large"
+    is_rejection = True
 
 
 class RateLimited(GatewayError):
@@ -94,10 +104,13 @@ class Overloaded(GatewayError):
 
     status = 529
     kind = "overloaded_error"
+    is_rejection = True
 
 
 class Stopping(Overloaded):
     """The gateway is stopping and the time that streams may run on is over."""
+
+    is_rejection = False
 
 
 class AuthenticationExhausted(GatewayError):
@@ -125,6 +138,11 @@ class UpstreamSilent(UpstreamTimedOut):
 
 class ClientGone(Exception):
     """The client closed its connection: there is nobody to answer. Not a GatewayError for that reason."""
+
+
+def new_request_id() -> str:
+    """An id for a request, told apart from the upstream's by its form."""
+    return f"req_gw_{secrets.token_hex(12)}"
 
 
 def error_body(kind: str, message: str, request_id: str) -> bytes:

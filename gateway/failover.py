@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from gateway.credential import Key
 from gateway.errors import AuthenticationExhausted, GatewayError, RateLimited, UpstreamError
 from gateway.pool import KeyState, KeyStatus, Pool
-from gateway.verdict import Outcome
+from gateway.verdict import Outcome, Verdict
 
 
 class Discardable(Protocol):
@@ -30,18 +29,6 @@ class Discardable(Protocol):
 
 Signal = TypeVar("Signal")
 Answer = TypeVar("Answer", bound=Discardable)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools.
-
-    `http_status` is the upstream's, 0 when there was none.
-    """
-
-    outcome: Outcome
-    cooldown_seconds: float = 0.0
-    http_status: int = 0
 
 
 Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]

@@ -58,7 +58,7 @@ class Interception:
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._call = call
+        self._call: Call | None = call
         self._turns = turns
         self._pace = pace
         self._metrics = metrics
@@ -85,18 +85,31 @@ class Interception:
             outcome = _outcome_of(error)
             log.warning("%s: stream ended: %s", self._pace.request_id, error.message)
             yield self._error(error)
+        except Exception:
+            if not self._pace.has_begun:
+                raise
+            outcome = StreamOutcome.TRUNCATED
+            log.exception("%s: stream failed inside the gateway", self._pace.request_id)
+            yield self._error(GatewayError("the gateway failed in mid-stream; its log says why"))
         finally:
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
             self._metrics.count_tokens(self._tally.model, self._tally.tokens)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
-        turn = yield from self._turns.obtain(self._call, self._pace)
+        turn = yield from self._turns.obtain(self._taken_call(), self._pace)
         self._tally = turn.tally
         with closing(turn.reply):
             if turn.stream is None:
                 return (yield from self._whole(turn))
             return (yield from self._streamed(turn.stream, turn.opening))
+
+    def _taken_call(self) -> Call:
+        """The call, no longer held here: a body of megabytes must not live as long as its stream."""
+        call, self._call = self._call, None
+        if call is None:
+            raise RuntimeError("an interception runs once")
+        return call
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
         if self._pace.has_begun:  # for another key's stream, which turned out to be a refusal

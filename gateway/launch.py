@@ -69,7 +69,7 @@ def read_settings() -> Settings:
     found = load_settings(os.environ, _read_file)
     try:
         tls_context(found.upstream_ca_pem)
-    except ssl.SSLError as error:
+    except (ssl.SSLError, ValueError) as error:
         raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
     return found
 

@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any, NoReturn
 
@@ -37,15 +38,17 @@ def worker_connections(settings: Settings) -> int:
     return settings.threads + _CONNECTIONS_BESIDE_THREADS
 
 
+def graceful_timeout(settings: Settings) -> int:
+    """How long gunicorn waits for a stopping worker, in seconds: what the drain time leaves has to be told so."""
+    return int(settings.drain_seconds) + 10
+
+
 def on_starting(server: Any) -> None:
     """Before anything is bound: the command line must not undo what the settings promise; the data folder is ours."""
     settings = launch.settings()
-    for name, configured, wanted in (
-        ("--threads", server.cfg.threads, settings.threads),
-        ("--workers", server.cfg.workers, settings.workers),
-    ):
+    for option, configured, wanted in _promised(server.cfg, settings):
         if configured != wanted:
-            _refuse(f"{name} is {configured}; use GATEWAY_{name[2:].upper()} instead, so that admission agrees")
+            _refuse(f"{option} is {configured!r} and must be {wanted!r}: leave it to gunicorn.conf.py and GATEWAY_*")
     if server.cfg.worker_class_str != "gateway.worker.GatewayWorker":
         _refuse("--worker-class: only gateway.worker.GatewayWorker keeps the gateway's promises")
     if server.cfg.is_ssl:
@@ -54,6 +57,18 @@ def on_starting(server: Any) -> None:
     _take_data_folder(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
+
+
+def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, object]]:
+    """What the command line or GUNICORN_CMD_ARGS may not change: option, what it is, what it must be."""
+    yield "--threads (set GATEWAY_THREADS)", cfg.threads, settings.threads
+    yield "--workers (set GATEWAY_WORKERS)", cfg.workers, settings.workers
+    yield "--worker-connections", cfg.worker_connections, worker_connections(settings)
+    yield "--graceful-timeout (set GATEWAY_DRAIN_SECONDS)", cfg.graceful_timeout, graceful_timeout(settings)
+    yield "--max-requests", cfg.max_requests, 0
+    yield "--preload", cfg.preload_app, False
+    yield "--reload", cfg.reload, False
+    yield "--reuse-port", cfg.reuse_port, False
 
 
 def when_ready(server: Any) -> None:
@@ -84,8 +99,11 @@ def _handle_hup(server: Any) -> None:
         found = launch.read_settings()
         settled = settle(launch.settings(), found)
         _refuse_exposure(server, settled)
-    except SettingsError as error:
-        launch.complain(error)
+    except Exception as error:  # whatever is wrong with the files, the gateway serves on
+        if isinstance(error, SettingsError):
+            launch.complain(error)
+        else:
+            log.exception("the configuration cannot be read")
         log.error("reload refused: nothing has changed")
         launch.reload_board.publish(None)
         return

@@ -37,6 +37,7 @@ OTHER = "other"
 GaugeMode = Literal["livesum", "livemax", "mostrecent"]
 
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_COUNT = re.compile(r"[0-9]{1,15}")
 _RATE_LIMIT = re.compile(r"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining)")
 
 
@@ -148,6 +149,11 @@ class Metrics:
         self._moment = _Moment(statuses, reload_ok, store_up)
         self.registry.register(self._moment)
 
+    def count_refusal(self, route: str, status: int, kind: str) -> None:
+        """Count a request that was refused before it was admitted; `kind` is the error's type."""
+        self.requests.labels(route, "none", status).inc()
+        self.rejections.labels(kind).inc()
+
     def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
         """Add one answer's usage."""
         name = self._models.fold(model or "unknown")
@@ -158,7 +164,7 @@ class Metrics:
         """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key."""
         for name, value in headers.items():
             match = _RATE_LIMIT.fullmatch(name)
-            if match is not None and value.isascii() and value.isdigit():
+            if match is not None and _COUNT.fullmatch(value):
                 gauge = self.key_ratelimit_limit if match[2] == "limit" else self.key_ratelimit_remaining
                 gauge.labels(key, match[1].replace("-", "_")).set(int(value))
 

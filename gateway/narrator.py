@@ -11,11 +11,14 @@ from collections.abc import Mapping
 
 from gateway.credential import Key
 from gateway.errors import GatewayError, RateLimited
-from gateway.failover import Verdict
 from gateway.metrics import Metrics
 from gateway.pool import KeyState
+from gateway.verdict import Outcome, Verdict
 
 log = logging.getLogger(__name__)
+
+# What is not the key's fault nor the client's: somebody has to be told which key it came by.
+_TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
 
 
 class Narrator:
@@ -31,7 +34,16 @@ class Narrator:
 
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """One attempt has ended."""
-        log.debug("%s: key %s (%s): %s", self._request_id, key.name, key.hint, verdict.outcome.value)
+        level = logging.WARNING if verdict.outcome in _TROUBLE else logging.DEBUG
+        log.log(
+            level,
+            "%s: key %s (%s): %s%s",
+            self._request_id,
+            key.name,
+            key.hint,
+            verdict.outcome.value,
+            f" (status {verdict.http_status})" if verdict.http_status else "",
+        )
         self._metrics.key_attempts.labels(key.name, verdict.outcome.value).inc()
 
     def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:

@@ -130,8 +130,11 @@ def started_anew(record: Record, now: float) -> Record:
 
 def joined(one: Record, other: Record) -> Record:
     """What two stores know of a key, together. Commutes, and joining again changes nothing; leases stay apart."""
+    limited_count = max(one.limited_count, other.limited_count)
+    refused_count = max(one.refused_count, other.refused_count)
     if one.generation != other.generation:
-        return replace(max(one, other, key=lambda record: record.generation), lease_until_at=0.0)
+        newest = max(one, other, key=lambda record: record.generation)
+        return replace(newest, lease_until_at=0.0, limited_count=limited_count, refused_count=refused_count)
     # Why a key is out of use is not hidden by a later mark.
     told = max(one, other, key=lambda record: (record.is_permanent, record.marked_at, record.reason, record.status))
     return Record(
@@ -143,8 +146,8 @@ def joined(one: Record, other: Record) -> Record:
         reason=told.reason,
         status=told.status,
         marked_at=told.marked_at,
-        limited_count=max(one.limited_count, other.limited_count),
-        refused_count=max(one.refused_count, other.refused_count),
+        limited_count=limited_count,
+        refused_count=refused_count,
     )
 
 

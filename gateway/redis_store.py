@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.records import Record, leased, released
-from gateway.redis_wire import SERVER_ERRORS, Exchanges, LeaseDesk, Server, ServerClock
+from gateway.redis_wire import SERVER_ERRORS, Exchanges, LeaseAnswer, LeaseDesk, Server, ServerClock
 from gateway.replica import Replica
 from gateway.store import Change, MergingStore
 
@@ -95,7 +95,7 @@ class RedisStore(MergingStore):
         if isinstance(answer, Record):
             self._replica.learn_one(name, answer)
             return False
-        if answer is None or answer == until_at:
+        if isinstance(answer, LeaseAnswer):
             return True
         # Another process tries the key, or there was no answer. Ask again when its lease has ended, when the next
         # pull may have told more, or when the thread has made a new connection.

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import redis
@@ -217,6 +218,13 @@ class Exchanges:
             self._connection = None
 
 
+class LeaseAnswer(Enum):
+    """What may be said of a lease in one word."""
+
+    GRANTED = "granted"
+    UNKNOWN = "the server is too slow to be asked"
+
+
 class LeaseDesk:
     """Where requests ask the server for leases: one connection, kept ready, lent to one thread at a time.
 
@@ -247,39 +255,48 @@ class LeaseDesk:
             self.is_wanted = False
             self._ready.put(connection)
 
-    def lease(self, name: str, until_at: float, now: float, record: Record) -> float | Record | None:
+    def lease(self, name: str, until_at: float, now: float, record: Record) -> LeaseAnswer | float | Record:
         """Ask for a lease until then of a key on trial.
 
-        Returns `until_at` if it is granted; until when to stay away if another process holds it, or nobody knows yet;
-        the server's record if there is nothing to try; None if the server is too slow. Waits for the time-out at most.
+        Returns until when to stay away if another process holds it, or nobody knows yet; the server's record if there
+        is nothing to try. Waits for the time-out at most.
         """
         deadline = time.monotonic() + self._timeout_seconds
         try:
             connection = self._ready.get(timeout=0 if self.is_wanted else self._timeout_seconds)
         except queue.Empty:
             return now + _ASK_AGAIN_SECONDS
-        keys = (self._server.key("key", name), self._server.key("lease", name))
+        has_answered = False
+        try:
+            answer = self._asked(connection, name, until_at, now, record, max(0.0, deadline - time.monotonic()))
+            has_answered = True
+            return answer
+        except SERVER_ERRORS:
+            return now + _ASK_AGAIN_SECONDS if self._was_answered else LeaseAnswer.UNKNOWN
+        finally:
+            self._was_answered = has_answered
+            if has_answered:
+                self._ready.put(connection)
+            else:
+                connection.close()
+                self.is_wanted = True
+
+    def _asked(
+        self, connection: Connection, name: str, until_at: float, now: float, record: Record, timeout_seconds: float
+    ) -> LeaseAnswer | float | Record:
         to_server = self._server_clock.to_server
         arguments = (
-            to_server(now + self._timeout_seconds + _LEASE_GRACE_SECONDS),
+            to_server(now + timeout_seconds + _LEASE_GRACE_SECONDS),
             self._process,
             self.written(until_at),
             max(1, round((until_at - now) * 1000)),
             record.generation,
             to_server(record.cooling_until_at),
         )
-        try:
-            remaining_seconds = max(0.0, deadline - time.monotonic())
-            verdict, *rest = connection.quick_script(LEASE, keys, arguments, remaining_seconds)
-        except SERVER_ERRORS:
-            connection.close()
-            was_answered, self._was_answered = self._was_answered, False
-            self.is_wanted = True
-            return now + _ASK_AGAIN_SECONDS if was_answered else None
-        self._was_answered = True
-        self._ready.put(connection)
+        keys = (self._server.key("key", name), self._server.key("lease", name))
+        verdict, *rest = connection.quick_script(LEASE, keys, arguments, timeout_seconds)
         if verdict == b"granted":
-            return until_at
+            return LeaseAnswer.GRANTED
         if verdict == b"held":
             return now + max(0, int(rest[0])) / 1000
         return _decoded(rest[0], self._server_clock)

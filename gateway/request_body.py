@@ -6,6 +6,7 @@ received, in the ClientSocket: a WSGI server's `read` loops until it has all it 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from gunicorn.http.errors import ParseException
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
 from gateway.errors import ClientGone, InvalidRequest, RequestTimedOut, RequestTooLarge
 
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PIECE_BYTES = 256 * 1024
-_DISCARD_SECONDS = 5.0
+_DISCARD_SECONDS = 1.0
 
 
 def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float) -> bytes:
@@ -46,18 +48,33 @@ def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: flo
     return body
 
 
-def discard_body(environ: Mapping[str, Any], limit_bytes: int) -> None:
-    """Throw away what is left of a body, bounded in size and time, so that the connection can be kept.
+class Discarder:
+    """Throws away what clients still send behind a refusal, so that their connections can be kept.
 
-    A body that is not at its end by then, or breaks, leaves it to the server to close the connection.
+    `limit_bytes` bounds a body, `places` how many threads do this at once. What is not at its end by then, or finds no
+    place, is left to the server, which closes the connection: courtesy must not take the threads that answer others.
     """
-    left = limit_bytes
-    try:
-        with _deadline(environ, _DISCARD_SECONDS):
-            while left > 0 and (piece := environ["wsgi.input"].read(_PIECE_BYTES)):
-                left -= len(piece)
-    except (OSError, ParseException, ReadDeadlineExceeded):
-        return
+
+    def __init__(self, limit_bytes: int, places: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._places = threading.BoundedSemaphore(places)
+
+    def discard(self, environ: Mapping[str, Any]) -> None:
+        """Read and forget the rest of a request body, for a second at most."""
+        client = environ.get("gunicorn.socket")
+        if isinstance(client, ClientSocket) and client.owes_continue:
+            return  # it was never asked for its body
+        if not self._places.acquire(blocking=False):
+            return
+        left = self._limit_bytes
+        try:
+            with _deadline(environ, _DISCARD_SECONDS):
+                while left > 0 and (piece := environ["wsgi.input"].read(_PIECE_BYTES)):
+                    left -= len(piece)
+        except (OSError, ParseException, ReadDeadlineExceeded):
+            return
+        finally:
+            self._places.release()
 
 
 def _announced_bytes(environ: Mapping[str, Any]) -> int | None:
@@ -75,6 +92,9 @@ def _deadline(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
         yield
         return
     client.read_deadline_at = time.monotonic() + seconds
+    if client.owes_continue:
+        client.owes_continue = False
+        client.sendall(_CONTINUE)
     try:
         yield
     finally:

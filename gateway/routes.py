@@ -24,6 +24,7 @@ from flask import Blueprint, Response, current_app, request
 from gateway import __version__
 from gateway.access import Caller, authenticate, refuse_unless_local
 from gateway.errors import MethodNotAllowed, NotFound, Overloaded
+from gateway.exchange import Exchange
 from gateway.headers import for_upstream, from_environ
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
@@ -33,7 +34,7 @@ from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.passthrough import relay_whole
 from gateway.request_body import read_body
-from gateway.responses import Exchange, json_response, relayed, text_response
+from gateway.responses import json_response, relayed, text_response
 from gateway.service import Gateway
 from gateway.turn import TurnMaker
 from gateway.upstream import Call
@@ -55,7 +56,9 @@ def messages() -> Response:
         exchange.mode = "streamed" if summary.is_streaming else "whole"
         call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
         turns, pace = _turns(exchange)
-        interception = Interception(call, turns, pace, exchange.gateway.metrics, exchange.started_at)
+        interception = Interception(
+            call, turns, pace, exchange.gateway.metrics, exchange.started_at, exchange.gateway.clock
+        )
         return relayed(exchange, interception.run())
 
 

@@ -190,6 +190,7 @@ class _Loader:
                 except values.BadValue as error:
                     self._complaints.append(f"{label}: {error}")
         keys = self._keys(parsed)
+        parsed.pop("api_keys", None)  # from here on the secrets are Secrets
         tokens = self._tokens(parsed.get("client_tokens_file"))
         ca_file = parsed.get("upstream_ca_file")
         ca_pem = self._read_text("GATEWAY_UPSTREAM_CA_FILE", ca_file) if ca_file else None
@@ -222,7 +223,7 @@ class _Loader:
         text = self._read_text(CONFIG_NAME, path)
         try:
             document = tomllib.loads(text or "")
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
             self._complaints.append(f"{path}: not valid TOML: {error}")
             return {}
         known = {name for name, _ in setting_specs()}
@@ -245,6 +246,8 @@ class _Loader:
             self._complaints.append(f"{label}: cannot read {path}: {error.strerror or error}")
         except UnicodeDecodeError:
             self._complaints.append(f"{label}: {path} is not UTF-8 text")
+        except ValueError:
+            self._complaints.append(f"{label}: {path!r} is no file name")
         return None
 
     def _keys(self, parsed: Mapping[str, Any]) -> tuple[Key, ...]:

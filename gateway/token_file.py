@@ -25,10 +25,11 @@ class TokenFile:
     def __init__(self, path: str, tokens: tuple[ClientToken, ...], clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards what follows
         self._tokens = tokens
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at = -_LOOK_SECONDS
+        self._last_complaint = ""
 
     def tokens(self) -> tuple[ClientToken, ...]:
         """The tokens as of half a second ago at most."""
@@ -43,7 +44,8 @@ class TokenFile:
             except (OSError, UnicodeDecodeError, TokenFileError) as error:
                 complaint = error
             tokens = self._tokens
-        if complaint is not None:
+        if complaint is not None and str(complaint) != self._last_complaint:
+            self._last_complaint = str(complaint)
             log.error("token file %s: %s; the tokens read before stay in force", self._path, complaint)
         return tokens
 
@@ -55,3 +57,4 @@ class TokenFile:
         self._stamp = stamp  # noted first: a bad file is complained of once
         with open(self._path, encoding="utf-8") as file:
             self._tokens = parse_tokens(file.read())
+        self._last_complaint = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -43,11 +44,31 @@ class Outcome(Enum):
         return self.cools or self.retires
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools.
+
+    `http_status` is the upstream's, 0 when there was none.
+    """
+
+    outcome: Outcome
+    cooldown_seconds: float = 0.0
+    http_status: int = 0
+
+
 _BY_STATUS = {
     401: Outcome.UNAUTHORIZED,
     403: Outcome.FORBIDDEN,
     429: Outcome.RATE_LIMITED,
     529: Outcome.OVERLOADED,
+}
+
+
+_BY_ERROR_KIND = {
+    "rate_limit_error": Outcome.RATE_LIMITED,
+    "overloaded_error": Outcome.OVERLOADED,
+    "api_error": Outcome.SERVER_ERROR,
+    "timeout_error": Outcome.SERVER_ERROR,
 }
 
 
@@ -59,6 +80,14 @@ def outcome_of(status: int) -> Outcome:
     if status >= 500:
         return Outcome.SERVER_ERROR
     return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK
+
+
+def outcome_of_error(kind: str) -> Outcome:
+    """Classify an `error` event by its Anthropic type, when it is all that a stream has to say.
+
+    Of these, only a rate limit speaks of the key: the upstream has accepted it with its status.
+    """
+    return _BY_ERROR_KIND.get(kind, Outcome.CLIENT_ERROR)
 
 
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:

@@ -1,13 +1,19 @@
 """gunicorn's gthread worker, as a gateway needs it.
 
-Owns: the life of connections before and after a request, and the signals of a worker process. Web layer. What
-gunicorn's own worker does otherwise, and why that will not do here:
+Owns: the life of connections before and after a request, and the signals of a worker process. Web layer; the main
+loop's thread, but for `handle` and what it calls. What gunicorn's own worker does otherwise, and why that will not do
+here:
 
 - It gives a new connection a thread before the client has sent a byte; here it waits in the poller like a kept one,
   so that silent connections hold no thread.
 - It reads a request's head without a deadline; here `recv` has one.
+- It waits for a refused client to hang up in the main loop, where meanwhile nobody is accepted; here that is the
+  poller's affair, too.
+- It invites a body (100 Continue) before anybody has looked at the request; here that is up to whoever reads it.
+- It spins when it is out of descriptors; here it waits a second.
 - On SIGTERM it keeps its listening sockets open to the end, so that new connections hang in their queue; here they
   are closed at once, after what already queued was accepted.
+- On SIGQUIT it waits for its threads; here streams are told the end, and the process ends.
 - SIGHUP kills it; here it reloads the configuration in place.
 - It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
 """
@@ -15,87 +21,97 @@ gunicorn's own worker does otherwise, and why that will not do here:
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import signal
+import socket
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 from gunicorn import util
-from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from gateway import launch
-from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
-from gateway.errors import error_body
-from gateway.responses import new_request_id
+from gateway.client_socket import ClientSocket
+from gateway.malformed import FAILURE, refusal_of
 from gateway.service import Gateway
 from gateway.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """The answer to a request that never became one."""
-
-    status: int
-    reason: str
-    kind: str
-    message: str
-
-    def rendered(self) -> bytes:
-        """The whole response; the connection closes behind it, for where the next request begins is unknown."""
-        request_id = new_request_id()
-        body = error_body(self.kind, self.message, request_id)
-        head = (
-            f"HTTP/1.1 {self.status} {self.reason}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nrequest-id: {request_id}\r\nDate: {util.http_date()}\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        return head.encode() + body
-
-
-def _bad(status: int, reason: str, message: str) -> _Refusal:
-    return _Refusal(status, reason, "invalid_request_error", message)
-
-
-_REFUSALS: tuple[tuple[type[Exception], _Refusal], ...] = (
-    (http_errors.LimitRequestLine, _bad(414, "URI Too Long", "the request line is too long")),
-    (http_errors.LimitRequestHeaders, _bad(431, "Request Header Fields Too Large", "the request's head is too large")),
-    (http_errors.UnsupportedTransferCoding, _bad(501, "Not Implemented", "the transfer coding is not supported")),
-    (http_errors.ExpectationFailed, _bad(417, "Expectation Failed", "the expectation cannot be met")),
-    (http_errors.ParseException, _bad(400, "Bad Request", "the request is not well-formed HTTP/1.1")),
-    (
-        ReadDeadlineExceeded,
-        _Refusal(408, "Request Timeout", "timeout_error", "the request's head did not arrive in time"),
-    ),
-)
-_FAILURE = _Refusal(500, "Internal Server Error", "api_error", "the gateway failed to serve this request")
-
-
+# How long a client that was answered may take to hang up, and, while it still sends, in all.
 _GOODBYE_SECONDS = 2.0
-_SHORT_GOODBYE_SECONDS = 0.1
+_LONGEST_GOODBYE_SECONDS = 30.0
+# What a kept connection may still hold of a body that nobody read; the rest is not waited for.
+_LEFTOVER_SECONDS = 0.1
+_OUT_OF_DESCRIPTORS_SECONDS = 1.0
+_QUIT_SECONDS = 1.0
 
 
 class _Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A connection that is parted from in the thread that served it.
+    """A connection that does not wait for its client when it is closed: `goodbye` sees to that."""
 
-    The client is given up to two seconds to hang up first, so that it loses nothing of the answer; gunicorn waits for
-    that in the main loop, where meanwhile nobody is accepted or dispatched.
-    """
-
-    def part(self) -> None:
-        """End the sending side, wait for the client, close; one that has run out its time is not waited for long."""
-        deadline_at, self.sock.read_deadline_at = self.sock.read_deadline_at, None
-        has_dawdled = deadline_at is not None and deadline_at <= time.monotonic()
-        self.sock.setblocking(True)
-        util.close_graceful(self.sock, timeout=_SHORT_GOODBYE_SECONDS if has_dawdled else _GOODBYE_SECONDS)
+    goodbye: Callable[[ClientSocket], None]
 
     def close(self, graceful: bool = False) -> None:
-        """Close now; may be called again."""
-        util.close(self.sock)
+        """Close now, or as soon as the client has had the answer; may be called again."""
+        if graceful:
+            self.goodbye(self.sock)
+        else:
+            util.close(self.sock)
+
+
+class _Goodbyes:
+    """Answered connections whose clients are given time to hang up first, so that they lose nothing of the answer.
+
+    A reset would overtake it: that is what closing does while the client still sends (RFC 9112 section 9.6).
+    """
+
+    def __init__(self, poller: selectors.BaseSelector) -> None:
+        self._poller = poller
+        self._waiting: dict[ClientSocket, tuple[float, float]] = {}  # the next deadline, and the last
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def say(self, client: ClientSocket) -> None:
+        """End our side; close when the client has ended its own, or after a while."""
+        try:
+            client.setblocking(False)
+            client.shutdown(socket.SHUT_WR)
+            self._poller.register(client, selectors.EVENT_READ, self._heard)
+        except OSError:
+            util.close(client)
+            return
+        now = time.monotonic()
+        self._waiting[client] = (now + _GOODBYE_SECONDS, now + _LONGEST_GOODBYE_SECONDS)
+
+    def sweep(self) -> None:
+        """Close those that have had their time."""
+        now = time.monotonic()
+        for client in [client for client, deadlines in self._waiting.items() if min(deadlines) <= now]:
+            self._end(client)
+
+    def _heard(self, client: ClientSocket) -> None:
+        client.read_deadline_at = None
+        try:
+            is_over = not client.recv(64 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            is_over = True
+        if is_over:
+            self._end(client)
+        else:
+            self._waiting[client] = (time.monotonic() + _GOODBYE_SECONDS, self._waiting[client][1])
+
+    def _end(self, client: ClientSocket) -> None:
+        del self._waiting[client]
+        self._poller.unregister(client)
+        util.close(client)
 
 
 class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -106,6 +122,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def init_process(self) -> None:
         launch.become_worker(self.age)
+        self._has_stopped_listening = False
+        self._accepts_again_at = 0.0
         super().init_process()
 
     def init_signals(self) -> None:
@@ -115,6 +133,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def run(self) -> None:
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
+        self._goodbyes = _Goodbyes(self.poller)
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
         try:
@@ -125,14 +144,22 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def notify(self) -> None:
         """Called about once a second by the main loop."""
         super().notify()
+        self._goodbyes.sweep()
         self._gateway.tick()
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Stop at once: what runs is told so, and has a moment to say it."""
+        self.method_queue.defer(self._quit)
+        self.handle_exit(sig, frame)
+
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Besides: leave new connections to workers that have places left; and once stopping, take what has queued
-        and close the listening sockets for good.
+        """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
+        stopping, take what has queued and close the listening sockets for good.
         """
-        super().set_accept_enabled(enabled and not self._gateway.admission.should_yield)
-        if not enabled and not self.alive:
+        is_wanted = not self._gateway.admission.should_yield and time.monotonic() >= self._accepts_again_at
+        super().set_accept_enabled(enabled and is_wanted)
+        if not self.alive and not self._has_stopped_listening:
+            self._has_stopped_listening = True
             for listener in self.sockets:
                 self._accept_queued(listener)
                 listener.close()
@@ -149,9 +176,11 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             connection = _Connection(self.cfg, client, address, client.getsockname())
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except OSError as error:  # out of descriptors, say: the worker lives on, and those connected are served
-            log.error("a connection could not be accepted: %s", error)
+        except OSError as error:
+            log.error("a connection could not be accepted: %s; the next are accepted in a second", error)
+            self._accepts_again_at = time.monotonic() + _OUT_OF_DESCRIPTORS_SECONDS
             return
+        connection.goodbye = self._goodbyes.say
         self.nr_conns += 1
         connection.timeout = time.monotonic() + settings.head_timeout_seconds
         self.pending_conns.append(connection)
@@ -159,32 +188,34 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def handle(self, conn: Any) -> Any:
         """Serve a request in a thread; its head must arrive before the deadline."""
-        client = conn.sock
-        if isinstance(client, ClientSocket):
-            settings = self._gateway.configuration.settings
-            client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        is_kept = super().handle(conn)
-        if is_kept is False:
-            conn.part()
-        return is_kept
+        settings = self._gateway.configuration.settings
+        conn.sock.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
+        return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """The head is there; the body's deadline is set where the body is read."""
-        if isinstance(conn.sock, ClientSocket):
-            conn.sock.read_deadline_at = None
+        """The head is there; the body's deadline is set, and the body asked for, where it is read."""
+        conn.sock.read_deadline_at = None
+        conn.sock.owes_continue = req._expected_100_continue
+        req._expected_100_continue = False
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer a request that could not be parsed, in the protocol's shape."""
-        refusal = next((refusal for kind, refusal in _REFUSALS if isinstance(exc, kind)), None)
+        refusal = refusal_of(exc)
         if refusal is not None:
             log.warning("refused a request from %s: %s", (addr or ("a socket",))[0], refusal.message)
+            self._gateway.metrics.count_refusal("unknown", refusal.status, refusal.kind)
         else:
             log.error("a request failed in the server", exc_info=exc)
         try:
-            client.sendall((refusal or _FAILURE).rendered())
+            client.sendall((refusal or FAILURE).rendered())
         except OSError as error:
             log.debug("the refusal was not delivered: %s", error)
+
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        """Whether the connection can carry another request: not if its body is still to come."""
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        return bool(keepalive and not conn.sock.owes_continue and conn.parser.finish_body(deadline=deadline))
 
     @property
     def _gateway(self) -> Gateway:
@@ -197,17 +228,27 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             before = self.nr_conns
             self.accept(listener)
 
+    def _quit(self) -> None:
+        self._gateway.lifecycle.end()
+        # Threads that a client or an upstream keeps busy would keep the process, too.
+        timer = threading.Timer(_QUIT_SECONDS, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
     def _handle_hup(self, sig: int, frame: Any) -> None:
         if self.booted:  # else `run` sees for itself
             self.method_queue.defer(self._reload)
 
     def _reload(self) -> None:
-        """Put in force what the master has checked."""
+        """Put in force what the master has checked; what fails here must not end the main loop."""
         try:
             settings = launch.read_settings()
-            if not launch.reload_board.expects(settings.digest):
-                log.error("the configuration changed again while it was reloaded; send SIGHUP once more")
+            if launch.reload_board.expects(settings.digest):
+                self._gateway.reload(settings)
                 return
-            self._gateway.reload(settings)
+            log.error("the configuration changed again while it was reloaded; send SIGHUP once more")
         except SettingsError as error:
             launch.complain(error)
+        except Exception:
+            log.exception("the reload failed; nothing has changed in this worker")
+        launch.reload_board.publish(None)

@@ -19,6 +19,7 @@ from gateway.upstream import Call, Upstream
 from gateway.verdict import outcome_of
 from gateway.watch import Watch
 
+_PROBE_SECONDS = 30.0
 _PROBE = Call("GET", "/v1/models?limit=1", [("anthropic-version", "2023-06-01")])
 
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"own keys  {settings.allow_byok.value}")
     print(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
     refused = 0
-    with_upstream = Upstream(route_of(settings), settings.read_idle_timeout_seconds) if arguments.upstream else None
+    with_upstream = Upstream(route_of(settings), _PROBE_SECONDS) if arguments.upstream else None
     for position, key in enumerate(settings.keys, start=1):
         finding = ""
         if with_upstream is not None:

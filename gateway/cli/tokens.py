@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.access import TokenFileError, parse_tokens
+from gateway.access import TOKEN_PREFIX, TokenFileError, parse_tokens
 from gateway.credential import Secret
 
 _SETTING = "GATEWAY_CLIENT_TOKENS_FILE"
@@ -61,7 +61,7 @@ def _list(text: str) -> int:
 
 def _make(file: Path, text: str, name: str, is_operator: bool) -> int:
     parse_tokens(text)
-    token = f"gwt_{secrets.token_urlsafe(_TOKEN_BYTES)}"
+    token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(_TOKEN_BYTES)}"
     line = f"{name} sha256:{Secret(token).fingerprint}{' operator' if is_operator else ''}\n"
     separator = "" if not text or text.endswith("\n") else "\n"
     new = text + separator + line

@@ -65,10 +65,7 @@ class MessageShape(Behaviour):
     def chunks(self) -> tuple[str, ...]:
         """The text of each delta."""
         words = _WIDE_WORDS if self.is_wide else _WORDS
-        if self.text:
-            chunks = pieces_of(self.text, self.events)
-        else:
-            chunks = tuple(islice(cycle(words), self.events))
+        chunks = pieces_of(self.text, self.events) if self.text else tuple(islice(cycle(words), self.events))
         if self.delta_bytes:
             chunks = tuple(_fill(chunk, self.delta_bytes) for chunk in chunks)
         if self.big_bytes:

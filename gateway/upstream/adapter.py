@@ -7,13 +7,14 @@ interval can interrupt, and holds back what has arrived; this one waits only in 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
-from requests.exceptions import ChunkedEncodingError, ReadTimeout
+from requests.exceptions import ChunkedEncodingError, ReadTimeout, RequestException
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.structures import CaseInsensitiveDict
 
@@ -40,6 +41,7 @@ class WireBody:
 
         Raises requests' ChunkedEncodingError or ConnectionError if the body breaks off.
         """
+        deadline = time.monotonic() + timeout_seconds
         while True:
             data = self._parser.take_body()
             if data or self._parser.is_complete or self._connection is None:
@@ -47,7 +49,7 @@ class WireBody:
             if self._failure is not None:
                 raise self._failure
             try:
-                arrived = self._connection.receive(watch, timeout_seconds)
+                arrived = self._connection.receive(watch, deadline - time.monotonic())
             except OSError as error:
                 raise RequestsConnectionError("the upstream's connection broke") from error
             if arrived is None:
@@ -161,29 +163,32 @@ def _converse(
     watch: Watch,
 ) -> None:
     """Write the request and read until the answer's head is there."""
-    arrived: bytes | None = None
     has_arrived = False
+
+    def heard(arrived: bytes) -> bool:
+        nonlocal has_arrived
+        has_arrived = True
+        body.take_in(arrived)
+        return parser.head is not None
+
     try:
-        arrived = connection.send(request, watch, timeout_seconds) or None
-    except OSError as error:
-        # The upstream may have answered before it closed; that answer is worth more than our broken pipe.
-        if isinstance(error, ReadTimeout):
-            raise
+        connection.send(request, watch, timeout_seconds, heard)
+    except RequestException:
+        raise
+    except OSError:
+        pass  # the upstream may have answered before it closed; that answer is worth more than our broken pipe
     while parser.head is None:
-        if arrived is None:
-            try:
-                arrived = connection.receive(watch, timeout_seconds)
-            except OSError as error:
-                if has_arrived:
-                    raise RequestsConnectionError("the upstream's connection broke") from error
-                raise _ClosedUnanswered from error
+        try:
+            arrived = connection.receive(watch, timeout_seconds)
+        except OSError as error:
+            if has_arrived:
+                raise RequestsConnectionError("the upstream's connection broke") from error
+            raise _ClosedUnanswered from error
         if arrived is None:
             raise ReadTimeout("the upstream did not answer in time")
         if not arrived and not has_arrived:
             raise _ClosedUnanswered
-        has_arrived = True
-        body.take_in(arrived)
-        arrived = None
+        heard(arrived)
 
 
 def _response(request: PreparedRequest, parser: ResponseParser, body: WireBody) -> Response:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -57,11 +58,11 @@ class Connection:
         self._may_hold_more = True
         self.has_sent_all = True
 
-    def send(self, data: bytes, watch: Watch, timeout_seconds: float) -> bytes:
+    def send(self, data: bytes, watch: Watch, timeout_seconds: float, heard: Callable[[bytes], bool]) -> None:
         """Send all of `data`, or stop early when the upstream answers before it has read everything.
 
-        Returns bytes of such an early answer, else nothing. Raises OSError if the connection breaks, ReadTimeout if
-        the upstream takes nothing for so long, ClientGone, Stopping.
+        What comes meanwhile goes to `heard`, which says whether that is the answer. Raises OSError if the connection
+        breaks, ReadTimeout if the upstream takes nothing for so long, ClientGone, Stopping.
         """
         rest = memoryview(data)
         self.has_sent_all = False
@@ -78,10 +79,9 @@ class Connection:
                 raise ReadTimeout("the upstream took no more of the request")
             if ready & ~WRITABLE:
                 early = self._receive_now()
-                if early is not None:
-                    return early
+                if early is not None and (not early or heard(early)):
+                    return
         self.has_sent_all = True
-        return b""
 
     def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
         """What is there, as soon as anything is; b"" at the end; None if nothing came in time.
@@ -129,6 +129,48 @@ class Connection:
             return self._socket.recv(_RECEIVE_BYTES)
         except (*_WANTS_READ, ssl.SSLWantWriteError):
             return None
+
+
+# Name servers answer when they like; threads of their own keep a request's thread to its deadline.
+_resolvers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
+
+
+class _OneDeadline(HTTPConnection):
+    """Connecting as urllib3 does it, but with one deadline over the name, all its addresses, and what follows."""
+
+    def _new_conn(self) -> socket.socket:
+        timeout_seconds = self.timeout if isinstance(self.timeout, int | float) else 0.0
+        deadline = time.monotonic() + timeout_seconds
+        looking_up = _resolvers.submit(socket.getaddrinfo, self._dns_host, self.port, 0, socket.SOCK_STREAM)
+        try:
+            addresses = looking_up.result(timeout_seconds)
+        except TimeoutError as error:
+            looking_up.cancel()
+            raise ConnectTimeoutError(self, "looking up the name took too long") from error
+        except OSError as error:
+            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]  # a gaierror
+        failure: OSError = OSError("the name has no address")
+        for family, kind, protocol, _, address in addresses:
+            candidate = socket.socket(family, kind, protocol)
+            try:
+                candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                candidate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                candidate.settimeout(max(0.001, deadline - time.monotonic()))
+                candidate.connect(address)
+                candidate.settimeout(max(0.001, deadline - time.monotonic()))  # for TLS and proxies
+                return candidate
+            except OSError as error:
+                candidate.close()
+                failure = error
+        raise failure
+
+
+class _PlainConnection(_OneDeadline):
+    """An unencrypted connection."""
+
+
+class _TlsConnection(_OneDeadline, HTTPSConnection):
+    """A connection under TLS."""
 
 
 class Connections:
@@ -196,20 +238,17 @@ class Connections:
             raise RequestsConnectionError(f"the upstream cannot be reached: {_cause(error)}") from error
 
     def _undialled(self) -> HTTPConnection:
-        is_tls = self._context is not None
         host = self._parts.hostname or ""
-        port = self._parts.port or (443 if is_tls else 80)
-        timeout = self._route.connect_timeout_seconds
-        options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        port = self._parts.port or (80 if self._context is None else 443)
         proxy = parse_url(self._route.proxy) if self._route.proxy else None
         dial_host, dial_port = (proxy.host or "", proxy.port) if proxy else (host, port)
-        if not is_tls:
-            return HTTPConnection(dial_host, dial_port, timeout=timeout, socket_options=options, proxy=proxy)
-        dialled = HTTPSConnection(
+        timeout = self._route.connect_timeout_seconds
+        if self._context is None:
+            return _PlainConnection(dial_host, dial_port, timeout=timeout, proxy=proxy)
+        dialled = _TlsConnection(
             dial_host,
             dial_port,
             timeout=timeout,
-            socket_options=options,
             proxy=proxy,
             ssl_context=self._context,
             cert_reqs=ssl.CERT_REQUIRED,
@@ -224,8 +263,14 @@ class Connections:
 
 
 def tls_context(ca_pem: str | None) -> ssl.SSLContext:
-    """What an upstream's certificate is verified with. Raises ssl.SSLError if `ca_pem` holds no certificate."""
-    context = ssl.create_default_context(cafile=None if ca_pem else certifi.where(), cadata=ca_pem)
+    """What an upstream's certificate is verified with. Raises ssl.SSLError or ValueError if `ca_pem` has none."""
+    if ca_pem is None:
+        context = ssl.create_default_context(cafile=certifi.where())
+    elif not ca_pem.strip():
+        raise ValueError("there is no certificate")
+    else:
+        # Real bundles name their authorities in every alphabet, in comments that the TLS library does not take.
+        context = ssl.create_default_context(cadata=ca_pem.encode("ascii", "ignore").decode())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
@@ -238,4 +283,6 @@ def _cause(error: Exception) -> str:
         root = root.__cause__ or root.__context__ or root
     if isinstance(root, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {root.verify_message}"
+    if str(root).startswith("Tunnel connection failed"):
+        return f"the proxy answers {str(root).partition(': ')[2]}"
     return getattr(root, "strerror", None) or type(root).__name__

@@ -21,6 +21,7 @@ from gateway.headers import Headers
 from gateway.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
+_DECODED_BYTES = 1024 * 1024
 _DISCARD_BYTES = 64 * 1024
 _DISCARD_SECONDS = 0.05
 _DECODER_ERRORS: tuple[type[Exception], ...] = (DecodeError, *HTTPResponse.DECODER_ERROR_CLASSES)
@@ -67,7 +68,11 @@ class Reply:
         Raises UpstreamError if the body breaks, UpstreamSilent past the read-idle limit, ClientGone, Stopping.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not self._is_ended:
+        while True:
+            if self._decoder is not None and self._decoder.has_unconsumed_tail:
+                return self._decode(b"")
+            if self._is_ended:
+                return b""
             limit = min(deadline, self._heard_at + self._read_idle_seconds)
             with translated():
                 data = self._raw.receive(self._watch, limit - time.monotonic())
@@ -80,7 +85,6 @@ class Reply:
             decoded = self._decode(data)
             if decoded:
                 return decoded
-        return b""
 
     def read_whole(self) -> bytes:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
@@ -116,7 +120,10 @@ class Reply:
         if self._decoder is None:
             return data
         try:
-            return self._decoder.decompress(data) if data else self._decoder.flush()
+            if self._is_ended and not self._decoder.has_unconsumed_tail:
+                return self._decoder.flush()
+            # In pieces: a few bytes may stand for gigabytes.
+            return self._decoder.decompress(data, _DECODED_BYTES)
         except _DECODER_ERRORS as error:
             raise UpstreamError("the upstream's answer cannot be decoded") from error
 
@@ -145,6 +152,10 @@ class _Undecodable(ContentDecoder):
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         raise UpstreamError(f"the upstream's answer has an unknown content coding: {self._coding}")
+
+    @property
+    def has_unconsumed_tail(self) -> bool:
+        return False
 
     def flush(self) -> bytes:
         return b""

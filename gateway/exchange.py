@@ -1,0 +1,75 @@
+"""The book-keeping of a request, from its admission to its last byte.
+
+Owns: giving a place back and counting a request, once, whichever way it ends. Web layer; an Exchange belongs to its
+request's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.access import Caller
+from gateway.errors import ClientGone, GatewayError, new_request_id
+from gateway.service import Configuration, Gateway
+
+log = logging.getLogger(__name__)
+
+CLIENT_GONE_STATUS = 499  # as nginx counts it; nobody is there to see it
+
+
+class Exchange:
+    """One admitted request: the configuration it began under, who calls, and the place it holds."""
+
+    def __init__(
+        self, gateway: Gateway, configuration: Configuration, caller: Caller, route: str, started_at: float
+    ) -> None:
+        self.gateway = gateway
+        self.configuration = configuration
+        self.caller = caller
+        self.started_at = started_at
+        self.mode = "whole"
+        self.request_id = new_request_id()
+        self._route = route
+        self._is_finished = False
+        gateway.metrics.requests_inflight.labels(route).inc()
+
+    @contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Until the response is handed over: finish on any way out but the good one.
+
+        What nobody foresaw leaves as a GatewayError, too, so that there is one way through.
+        """
+        try:
+            yield
+        except GatewayError as error:
+            if not error.is_rejection:
+                log.warning("%s: %s answered %d: %s", self.request_id, self._route, error.status, error.message)
+            self._end(error)
+            raise
+        except ClientGone:
+            log.debug("%s: the client is gone", self.request_id)
+            self.finish(CLIENT_GONE_STATUS)
+            raise
+        except Exception as error:
+            log.exception("%s: %s failed inside the gateway", self.request_id, self._route)
+            failure = GatewayError("the gateway failed to serve this request; its log says why")
+            self._end(failure)
+            raise failure from error
+
+    def _end(self, error: GatewayError) -> None:
+        error.request_id = self.request_id
+        self.finish(error.status)
+
+    def finish(self, status: int) -> None:
+        """Give the place back and count the request; may be called again."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        gateway = self.gateway
+        gateway.admission.leave()
+        gateway.metrics.requests_inflight.labels(self._route).dec()
+        gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
+        duration = gateway.clock() - self.started_at
+        gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)

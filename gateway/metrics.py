@@ -11,6 +11,8 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import (
@@ -95,6 +97,18 @@ class _Moment(Collector):
         return [states, cooldowns, reload_ok, store_up]
 
 
+class _AllWorkers(Collector):
+    """What all workers have counted. A file without a byte is one that its worker has just begun, or died over."""
+
+    def collect(self) -> Iterable[Metric]:
+        begun = []
+        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
+            with suppress(FileNotFoundError):  # a dead worker's gauges are removed
+                if file.stat().st_size:
+                    begun.append(str(file))
+        return MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]  # it has no annotations
+
+
 class Metrics:
     """The gateway's metrics, by name. Units are in the names; label values come from bounded sets.
 
@@ -173,7 +187,7 @@ class Metrics:
         if not self._is_shared:
             return generate_latest(self.registry)
         everybodys = CollectorRegistry()
-        MultiProcessCollector(everybodys)  # type: ignore[no-untyped-call]  # it has no annotations
+        everybodys.register(_AllWorkers())
         if self._moment is not None:
             everybodys.register(self._moment)
         return generate_latest(everybodys)

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -141,14 +143,7 @@ class _OneDeadline(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         timeout_seconds = self.timeout if isinstance(self.timeout, int | float) else 0.0
         deadline = time.monotonic() + timeout_seconds
-        looking_up = _resolvers.submit(socket.getaddrinfo, self._dns_host, self.port, 0, socket.SOCK_STREAM)
-        try:
-            addresses = looking_up.result(timeout_seconds)
-        except TimeoutError as error:
-            looking_up.cancel()
-            raise ConnectTimeoutError(self, "looking up the name took too long") from error
-        except OSError as error:
-            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]  # a gaierror
+        addresses = self._addresses(timeout_seconds)
         failure: OSError = OSError("the name has no address")
         for family, kind, protocol, _, address in addresses:
             candidate = socket.socket(family, kind, protocol)
@@ -163,6 +158,21 @@ class _OneDeadline(HTTPConnection):
                 candidate.close()
                 failure = error
         raise failure
+
+
+    def _addresses(self, timeout_seconds: float) -> list[Any]:
+        lookup = partial(socket.getaddrinfo, self._dns_host, self.port, type=socket.SOCK_STREAM)
+        try:
+            return lookup(flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            looking_up = _resolvers.submit(lookup)  # a name, not an address
+        try:
+            return looking_up.result(timeout_seconds)
+        except TimeoutError as error:
+            looking_up.cancel()
+            raise ConnectTimeoutError(self, "looking up the name took too long") from error
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
 
 
 class _PlainConnection(_OneDeadline):

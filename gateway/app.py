@@ -37,6 +37,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             reload_ok=launch.reload_board.is_ok,
             admission=launch.admission(settings),
         )
+        gateway.begin_probing()
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False

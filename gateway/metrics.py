@@ -106,7 +106,8 @@ class _AllWorkers(Collector):
             with suppress(FileNotFoundError):  # a dead worker's gauges are removed
                 if file.stat().st_size:
                     begun.append(str(file))
-        return MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]  # it has no annotations
+        merged: Iterable[Metric] = MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]  # no annotations
+        return merged
 
 
 class Metrics:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gateway import __version__
 from gateway.access import ClientToken
@@ -18,6 +19,7 @@ from gateway.admission import Admission
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
+from gateway.prober import Prober
 from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
@@ -83,6 +85,13 @@ class Gateway:
         """Housekeeping, about once a second."""
         self.configuration.upstream.drop_stale()
 
+    def begin_probing(self) -> None:
+        """Try retired keys now and then, if the settings ask for it."""
+        settings = self.configuration.settings
+        if settings.probe_seconds is not None:
+            lock_path = Path(settings.data_dir) / "prober.lock"
+            Prober(self._in_force, self.lifecycle, settings.probe_seconds, lock_path).start()
+
     def flush(self) -> None:
         """The worker ends: what it knows of the keys must not end with it."""
         self._store.flush()
@@ -107,6 +116,10 @@ class Gateway:
         else:
             upstream = Upstream(route, read_idle_seconds)
         return Configuration(settings, Pool(settings.keys, self._store, self.wall_clock), upstream, token_file)
+
+    def _in_force(self) -> tuple[Pool, Upstream]:
+        configuration = self.configuration
+        return configuration.pool, configuration.upstream
 
     def _statuses(self) -> Iterable[KeyStatus]:
         return self.configuration.pool.statuses()

@@ -89,6 +89,9 @@ class Settings:
     data_dir: str = _setting(
         "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True
     )
+    probe_seconds: float | None = _setting(
+        None, values.seconds, "how often retired keys are tried, with `GET /v1/models`; unset: never", restart=True
+    )
     state_url: str | None = _setting(
         None, values.state_url, "a Redis that several machines share the keys' state through", restart=True
     )

@@ -13,14 +13,14 @@ from gateway import launch
 from gateway.credential import Key, key_header
 from gateway.errors import GatewayError
 from gateway.lifecycle import Lifecycle
+from gateway.prober import PROBE
 from gateway.service import route_of
 from gateway.settings import Settings, SettingsError
-from gateway.upstream import Call, Upstream
+from gateway.upstream import Upstream
 from gateway.verdict import outcome_of
 from gateway.watch import Watch
 
 _PROBE_SECONDS = 30.0
-_PROBE = Call("GET", "/v1/models?limit=1", [("anthropic-version", "2023-06-01")])
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def _clients(settings: Settings) -> str:
 def _probe(upstream: Upstream, key: Key) -> tuple[bool, str]:
     lifecycle = Lifecycle()
     try:
-        reply = upstream.send(_PROBE, (key_header(key),), Watch(None, lifecycle))
+        reply = upstream.send(PROBE, (key_header(key),), Watch(None, lifecycle))
         reply.discard()
     except GatewayError as error:
         return False, f": {error.message}"

@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         if is_change:
             _change(pool, arguments)
             store.flush()
+            if not store.is_up:
+                raise _Refused("the shared state of the keys went out of reach: nobody else may have heard of this")
     except SettingsError as error:
         return _complain(*error.complaints)
     except _Refused as error:
@@ -70,7 +72,10 @@ def _store(settings: Settings, is_change: bool) -> Store:
         if is_change:
             raise _Refused(f"no gateway has kept its state in {settings.data_dir} yet; is GATEWAY_DATA_DIR right?")
         return MemoryStore()
-    store = launch.open_store(settings)
+    try:
+        store = launch.open_store(settings)
+    except ValueError as error:
+        raise _Refused(f"GATEWAY_STATE_URL: {error}") from error
     if not store.is_up:
         raise _Refused("the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?")
     return store

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,6 +93,49 @@ class RedisServer:
                 return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+class SlowLine:
+    """A way to a local server that holds everything up for a moment, in each direction."""
+
+    def __init__(self, server_port: int, delay_seconds: float) -> None:
+        self._server_port = server_port
+        self._delay_seconds = delay_seconds
+        self._is_closing = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Close it, once all clients have closed theirs."""
+        self._is_closing.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5.0)
+
+    def _accept(self) -> None:
+        while not self._is_closing.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            for source, target in ((client, server), (server, client)):
+                thread = threading.Thread(target=self._carry, args=(source, target), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with source:
+            try:
+                while data := source.recv(65536):
+                    self._is_closing.wait(self._delay_seconds)
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # one side has gone; so does the other
 
 
 def free_port() -> int:

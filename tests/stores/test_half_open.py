@@ -392,9 +392,9 @@ def test_one_of_a_thousand_walks_in_threads_tries_a_rested_key(scene: Callable[[
         crowd = Crowd(here.pool, Countdown(999, may_answer), may_answer)
         barrier = threading.Barrier(100)
         with ThreadPoolExecutor(100, initializer=barrier.wait, initargs=(PATIENCE_SECONDS,)) as threads:
-            tried = Counter(threads.map(lambda _: crowd.walk(), range(1000)))
+            tried = Counter(threads.map(lambda _, crowd=crowd: crowd.walk(), range(1000)))
             assert tried == {"k0": 1, "k1": 999}
-            assert Counter(threads.map(lambda _: crowd.walk(), range(100))) == {"k0": 100}
+            assert Counter(threads.map(lambda _, crowd=crowd: crowd.walk(), range(100))) == {"k0": 100}
 
 
 def walk_in_threads(folder: Path, now: float, barrier: Any, others: Any, may_answer: Any, results: Any) -> None:
@@ -402,7 +402,7 @@ def walk_in_threads(folder: Path, now: float, barrier: Any, others: Any, may_ans
     crowd = Crowd(Pool(keys_of(2), store, lambda: now), others.release, may_answer)
     barrier.wait(PATIENCE_SECONDS)
     with ThreadPoolExecutor(25) as threads:
-        results.send(Counter(threads.map(lambda _: crowd.walk(), range(250))))
+        results.send(Counter(threads.map(lambda _, crowd=crowd: crowd.walk(), range(250))))
     store.close()
 
 

@@ -157,6 +157,14 @@ def test_joining_leaves_leases_apart(one: Record, other: Record) -> None:
     assert joined(one, other).lease_until_at == 0.0
 
 
+@given(one=records, other=records)
+def test_joining_lowers_no_count(one: Record, other: Record) -> None:
+    """Counts are of all generations, so the newer generation's do not hide what only the other has seen."""
+    both = joined(one, other)
+    assert both.limited_count == max(one.limited_count, other.limited_count)
+    assert both.refused_count == max(one.refused_count, other.refused_count)
+
+
 @given(record=records)
 def test_joining_with_an_empty_record_changes_nothing(record: Record) -> None:
     assert joined(record, NEVER_SEEN) == replace(record, lease_until_at=0.0)

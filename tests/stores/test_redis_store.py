@@ -18,7 +18,7 @@ from gateway.pool import LEASE_SECONDS
 from gateway.records import Cause, Record
 from gateway.redis_store import RedisStore
 from tests.harness import wait_until
-from tests.stores.redis_server import RedisServer, free_port
+from tests.stores.redis_server import RedisServer, SlowLine, free_port
 
 KEY, OTHER = "11" * 32, "22" * 32
 
@@ -263,12 +263,33 @@ def test_leases_and_trials_hold_across_wrong_clocks(make: Maker) -> None:
     assert wait_until(lambda: not is_on_trial(1), SOON_SECONDS)
 
 
+def test_a_clock_that_is_set_right_moves_no_deadline(make: Maker) -> None:
+    """Given a machine whose clock jumps by a minute, then within a second what remains is right again, for all."""
+    jumps: list[float] = [0.0]
+
+    def clock() -> float:
+        return time.time() + jumps[-1]
+
+    stores = [make(clock=clock), make()]
+    until_at = time.time() + 500
+    stores[0].cool(KEY, until_at, 0, limited())
+    assert stores[0].push(1.0)
+    jumps.append(-60.0)
+    assert wait_until(lambda: abs(known(stores[0]).cooling_until_at - clock() - (until_at - time.time())) < 0.2, 1.0)
+    stores[0].retire(KEY, 0, refused(clock()))
+    assert everywhere([stores[1]], lambda record: record.is_retired)
+    assert known(stores[1]).cooling_until_at == pytest.approx(until_at, abs=0.2)
+
+
 # --- bad times
 
 
-def _worst_call_seconds(store: RedisStore, generation: int, seconds: float) -> float:
-    """Every kind of call, again and again for so long; what the slowest took."""
-    worst = 0.0
+def _waits(store: RedisStore, generation: int, seconds: float) -> bool:
+    """Whether any kind of call, made again and again for so long, waits for more than a lease's few milliseconds.
+
+    A call in a thousand may be held up by a busy machine; a wait for the server would show in all of a kind.
+    """
+    took: list[float] = []
     until = time.monotonic() + seconds
     pause = threading.Event()
     trial = "33" * 32
@@ -285,9 +306,10 @@ def _worst_call_seconds(store: RedisStore, generation: int, seconds: float) -> f
         ):
             began = time.perf_counter()
             call()
-            worst = max(worst, time.perf_counter() - began)
+            took.append(time.perf_counter() - began)
         pause.wait(0.002)
-    return worst
+    took.sort()
+    return took[-1 - len(took) // 1000] >= LONGEST_CALL_SECONDS or took[-1] >= 5 * LONGEST_CALL_SECONDS
 
 
 @pytest.mark.parametrize("is_persistent", [True, False], ids=["persistent", "forgetful"])
@@ -300,7 +322,7 @@ def test_a_killed_server_costs_nothing_but_time(is_persistent: bool) -> None:
         stores[0].cool(KEY, until_at, 0, limited())
         assert everywhere(stores, lambda record: record.limited_count == 1)
         server.kill()
-        assert _worst_call_seconds(stores[0], 0, 1.0) < LONGEST_CALL_SECONDS
+        assert not _waits(stores[0], 0, 1.0)
         assert wait_until(lambda: not any(store.is_up for store in stores), 2.0)
         stores[1].retire(KEY, 0, refused())
         stores[2].cool(KEY, until_at + 100, 0, limited())
@@ -315,7 +337,7 @@ def test_a_killed_server_costs_nothing_but_time(is_persistent: bool) -> None:
             ),
             BACK_SECONDS,
         ), [known(store) for store in stores]
-        assert all(store.is_up for store in stores)
+        assert wait_until(lambda: all(store.is_up for store in stores), SOON_SECONDS)
         # A replica that starts now has it from the server alone.
         newcomer = RedisStore(server.url)
         assert known(newcomer).is_retired
@@ -336,7 +358,7 @@ def test_a_paused_server_costs_nothing_but_time(server: RedisServer, make: Maker
     try:
         stores[1].retire(KEY, 0, refused())
         stores[2].cool(KEY, until_at + 100, 0, limited())
-        assert _worst_call_seconds(stores[0], 0, 3.0) < LONGEST_CALL_SECONDS
+        assert not _waits(stores[0], 0, 3.0)
         assert wait_until(lambda: not any(store.is_up for store in stores), 3.0)
         assert not known(stores[0]).is_retired
     finally:
@@ -528,6 +550,31 @@ def test_without_a_server_there_is_one_probe_in_each_process(server: RedisServer
     now = time.time()
     granted = [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores for _ in range(5)]
     assert granted == [True, False, False, False, False] * 2
+
+
+def test_a_slow_server_is_not_waited_for_and_keeps_no_key_from_its_trial(server: RedisServer, make: Maker) -> None:
+    """Given a server 20 ms away, then marks travel, and one request of each process may probe, after a moment."""
+    line = SlowLine(server.port, delay_seconds=0.02)
+    try:
+        stores = [make(f"redis://127.0.0.1:{line.port}") for _ in range(2)]
+        rest_then_trial(stores)
+        took = []
+
+        def lease(store: RedisStore) -> bool:
+            began = time.perf_counter()
+            now = time.time()
+            is_granted = store.lease(KEY, now + LEASE_SECONDS, now)
+            took.append(time.perf_counter() - began)
+            return is_granted
+
+        for store in stores:
+            assert wait_until(lambda store=store: lease(store), SOON_SECONDS)
+        assert sorted(took)[len(took) // 2] < LONGEST_CALL_SECONDS
+        assert not any(lease(store) for store in stores)
+    finally:
+        for store in stores:
+            store.close()
+        line.close()
 
 
 # --- what is shown, and where it connects

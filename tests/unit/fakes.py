@@ -35,6 +35,16 @@ def pool_of(count: int, clock: FakeClock | None = None) -> Pool:
     return Pool(keys_of(count), MemoryStore(), clock or FakeClock())
 
 
+def cool(pool: Pool, number: int, seconds: float) -> bool:
+    """A 429 for the key in that place, as it stands now."""
+    return pool.cool(pool.statuses()[number], seconds, "rate_limited", 429)
+
+
+def retire(pool: Pool, number: int) -> bool:
+    """A 401 for the key in that place, as it stands now."""
+    return pool.retire(pool.statuses()[number], "unauthorized", 401)
+
+
 class FakeAnswer:
     """An upstream answer that knows whether it was thrown away."""
 

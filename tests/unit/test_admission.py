@@ -1,10 +1,13 @@
-"""Places for interceptions: never more than the limit, never lost."""
+"""Places for interceptions: never more than the limit, never lost; and what workers know of each other's."""
 
 from __future__ import annotations
 
+import os
 import random
 
-from gateway.admission import Admission
+import pytest
+
+from gateway.admission import Admission, Board
 from tests.unit.fakes import race
 
 
@@ -49,3 +52,74 @@ def test_storm_of_comings_and_goings_loses_no_place():
 
     assert max(race(64, come_and_go)) <= 10
     assert admission.taken == 0
+
+
+def taken(admission: Admission, places: int) -> Admission:
+    for _ in range(places):
+        assert admission.enter()
+    return admission
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "should_yield"),
+    [
+        pytest.param(0, [0], False, id="room-everywhere"),
+        pytest.param(1, [2], False, id="room-here-alone"),
+        pytest.param(2, [1], True, id="room-there-alone"),
+        pytest.param(2, [2, 2, 1], True, id="room-with-one-of-many"),
+        pytest.param(2, [2], False, id="room-nowhere"),
+        pytest.param(2, [], False, id="alone"),
+    ],
+)
+def test_a_full_worker_yields_while_another_has_room(own, others, should_yield):
+    """Given workers with two places each, then one leaves new connections to others only if it is full and they are
+    not: a refusal must come from somebody."""
+    board = Board()
+    admission = taken(Admission(2, board, worker=1), own)
+    for worker, places in enumerate(others, start=2):
+        taken(Admission(2, board, worker), places)
+    assert admission.should_yield is should_yield
+
+
+def test_room_comes_and_goes_with_the_places():
+    """Given a full worker, then it yields from when another has a place given back, until that is taken again."""
+    board = Board()
+    full, other = taken(Admission(1, board, worker=1), 1), taken(Admission(1, board, worker=2), 1)
+    assert not full.should_yield
+    other.leave()
+    assert full.should_yield
+    assert not other.should_yield
+    assert other.enter()
+    assert not full.should_yield
+
+
+def test_a_dead_worker_s_places_are_no_room():
+    """Given a worker with places left, when the master notes that it has ended, then nobody yields to it."""
+    board = Board()
+    full = taken(Admission(1, board, worker=1), 1)
+    Admission(1, board, worker=2)
+    assert full.should_yield
+    board.note(2, 0)
+    assert not full.should_yield
+
+
+def test_workers_far_apart_in_number_share_a_slot_and_nothing_breaks():
+    """Given a worker whose number is past the board's end, as after many respawns, then it has a slot all the same."""
+    board = Board()
+    full = taken(Admission(1, board, worker=1), 1)
+    Admission(1, board, worker=100_002)
+    assert full.should_yield
+
+
+def test_workers_that_are_forked_see_each_other_s_places():
+    """Given a board made before the fork, when another process notes its places, then this one sees them."""
+    board = Board()
+    full = taken(Admission(1, board, worker=1), 1)
+    assert not full.should_yield
+    child = os.fork()
+    if child == 0:
+        Admission(5, board, worker=2)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert full.should_yield

@@ -11,11 +11,11 @@ import pytest
 
 from gateway.credential import Key
 from gateway.errors import AuthenticationExhausted, ClientGone, GatewayError, RateLimited, UpstreamError
-from gateway.failover import Verdict, walk
+from gateway.failover import walk
 from gateway.pool import KeyState, Pool
-from gateway.store import MemoryStore, Record
-from gateway.verdict import Outcome, cooldown_seconds, outcome_of
-from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, keys_of, pool_of, race
+from gateway.store import MemoryStore
+from gateway.verdict import Outcome, Verdict, cooldown_seconds, outcome_of
+from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool, keys_of, pool_of, race, retire
 
 VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
 LIMITED = "all configured keys are rate-limited"
@@ -40,7 +40,7 @@ class Upstream:
             raise told
         status, headers = (told[0], {"retry-after": told[1]}) if isinstance(told, tuple) else (told, {})
         outcome = outcome_of(status)
-        return answer, Verdict(outcome, cooldown_seconds(headers, NOW, 60.0) if outcome.cools else 0.0)
+        return answer, Verdict(outcome, cooldown_seconds(headers, NOW, 60.0) if outcome.cools else 0.0, status)
 
     @property
     def called(self) -> list[str]:
@@ -61,12 +61,8 @@ def states(pool: Pool) -> str:
     return "".join(status.state.value[0] for status in pool.statuses())
 
 
-def cool(seconds):
-    return lambda pool, key: pool.cool(key, seconds, 0, "rate_limited")
-
-
-def retire(pool, key):
-    pool.retire(key, 0, "unauthorized")
+def resting(seconds):
+    return lambda pool, number: cool(pool, number, seconds)
 
 
 @pytest.mark.parametrize(
@@ -100,15 +96,15 @@ def retire(pool, key):
         pytest.param(
             3, {0: retire}, {"k1": (429, "7"), "k2": (429, "9")}, "k1 k2", (RateLimited, LIMITED, 7), "ptt", id="mixed"
         ),
-        pytest.param(3, {0: retire, 1: cool(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"),
-        pytest.param(2, {0: cool(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
+        pytest.param(3, {0: retire, 1: resting(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"),
+        pytest.param(2, {0: resting(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
         pytest.param(2, {0: retire}, {}, "k1", None, "pv", id="retired-earlier"),
-        pytest.param(3, {0: cool(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
-        pytest.param(2, {0: cool(30), 1: cool(20)}, {}, "", (RateLimited, LIMITED, 20), "tt", id="all-cooling"),
+        pytest.param(3, {0: resting(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
+        pytest.param(2, {0: resting(30), 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "tt", id="all-cooling"),
         pytest.param(
             2, {0: retire, 1: retire}, {}, "", (AuthenticationExhausted, REFUSED, None), "pp", id="all-retired"
         ),
-        pytest.param(2, {0: retire, 1: cool(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"),
+        pytest.param(2, {0: retire, 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"),
         pytest.param(
             5,
             {},
@@ -124,7 +120,7 @@ def test_walk_follows_the_table(count, before, answers, called, error, after):
     """Given keys in these states and an upstream that answers so, then these calls, this end, these states."""
     pool, observer, upstream = pool_of(count), RecordingObserver(), Upstream(**answers)
     for position, mark in before.items():
-        mark(pool, pool.keys[position])
+        mark(pool, position)
     if error is None:
         answer = finish(walk(pool, upstream, observer))
         assert answer is upstream.answers[-1]
@@ -174,8 +170,8 @@ def test_exhaustion_has_its_status(kind, status, retry_after):
 def test_retry_after_is_the_smallest_rest_rounded_up(rests, retry_after_seconds):
     """Given cooling keys, then Retry-After is the smallest remaining rest, rounded up, at least one second."""
     pool = pool_of(len(rests))
-    for key, seconds in zip(pool.keys, rests, strict=True):
-        pool.cool(key, seconds, 0, "rate_limited")
+    for number, seconds in enumerate(rests):
+        cool(pool, number, seconds)
     with pytest.raises(RateLimited) as raised:
         finish(walk(pool, Upstream(), RecordingObserver()))
     assert raised.value.retry_after_seconds == retry_after_seconds
@@ -185,7 +181,7 @@ def test_retry_after_is_what_remains_not_what_was_given():
     """Given a key that has rested for a part of its time, then Retry-After is the rest."""
     clock = FakeClock()
     pool = pool_of(1, clock)
-    pool.cool(pool.keys[0], 30, 0, "rate_limited")
+    cool(pool, 0, 30)
     clock.advance(20.5)
     with pytest.raises(RateLimited) as raised:
         finish(walk(pool, Upstream(), RecordingObserver()))
@@ -196,7 +192,7 @@ def test_a_key_that_recovers_during_the_walk_is_found():
     """Given k0 cooling when the walk begins, when its rest ends while k1 is tried and limited, then k0 answers."""
     clock = FakeClock()
     pool, upstream = pool_of(2, clock), Upstream(k1=(429, "60"))
-    pool.cool(pool.keys[0], 5, 0, "rate_limited")
+    cool(pool, 0, 5)
     upstream.during = lambda key: clock.advance(6)
     assert finish(walk(pool, upstream, RecordingObserver())).key.name == "k0"
     assert upstream.called == ["k1", "k0"]
@@ -205,7 +201,7 @@ def test_a_key_that_recovers_during_the_walk_is_found():
 def test_a_key_that_is_marked_by_others_during_the_walk_is_skipped():
     """Given a valid k1, when another request retires it while k0 is tried and limited, then k2 is next."""
     pool, upstream = pool_of(3), Upstream(k0=(429, "60"))
-    upstream.during = lambda key: pool.retire(pool.keys[1], 0, "forbidden")
+    upstream.during = lambda key: retire(pool, 1)
     finish(walk(pool, upstream, RecordingObserver()))
     assert upstream.called == ["k0", "k2"]
 
@@ -281,22 +277,87 @@ def test_closing_a_walk_midway_closes_the_attempt_and_marks_nothing():
     assert observer.of("attempted") == [("k0", "rate_limited")]
 
 
-@pytest.mark.parametrize("answer", [(429, "9"), 401], ids=["429", "401"])
+@pytest.mark.parametrize(("answer", "marked"), [((429, "9"), "t"), (401, "p")], ids=["429", "401"])
 @pytest.mark.parametrize("is_enabled_meanwhile", [True, False], ids=["enabled-meanwhile", "enabled-before"])
-def test_mark_carries_the_generation_its_attempt_began_under(answer, is_enabled_meanwhile):
+def test_mark_carries_the_generation_its_attempt_began_under(answer, marked, is_enabled_meanwhile):
     """Given a key that the operator has enabled before, when it is refused, then it is marked; given one that is
     enabled while the attempt runs, then the mark comes too late and is dropped."""
-    store = MemoryStore()
-    (key,) = keys_of(1)
-    fingerprint = key.secret.fingerprint
-    store._records[fingerprint] = Record(generation=3)  # the command that enables a key does this
-    pool, observer, upstream = Pool([key], store, FakeClock()), RecordingObserver(), Upstream(k0=answer)
+    pool, observer, upstream = pool_of(1), RecordingObserver(), Upstream(k0=answer)
+    retire(pool, 0)
+    pool.enable(pool.keys[0])
     if is_enabled_meanwhile:
-        upstream.during = lambda key: store._records.update({fingerprint: Record(generation=4)})
+        upstream.during = pool.enable
     with pytest.raises(GatewayError):
         finish(walk(pool, upstream, observer))
-    assert (pool.status(key).state is VALID) == is_enabled_meanwhile
+    assert states(pool) == ("v" if is_enabled_meanwhile else marked)
     assert len(observer.of("transitioned")) == (not is_enabled_meanwhile)
+
+
+class CountingStore(MemoryStore):
+    """A store that counts the changes it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+
+    def _change(self, fingerprint, change):
+        self.changes += 1
+        return super()._change(fingerprint, change)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500, 529])
+def test_a_key_that_needs_no_trial_costs_the_store_one_reading(status):
+    """Given a key that nothing is held against, when it answers, then nothing is written: no lease, no confirmation."""
+    store = CountingStore()
+    pool = Pool(keys_of(2), store, FakeClock())
+    finish(walk(pool, Upstream(k0=status), RecordingObserver()))
+    assert store.changes == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "is_on_trial"),
+    [
+        pytest.param(200, VALID, False, id="ok"),
+        pytest.param(400, VALID, False, id="400"),
+        pytest.param(500, VALID, False, id="500"),
+        pytest.param(529, VALID, False, id="529"),
+        pytest.param((429, "9"), TEMPORARY, False, id="429"),
+        pytest.param(401, PERMANENT, False, id="401"),
+        pytest.param(403, PERMANENT, False, id="403"),
+        pytest.param(UpstreamError("unreachable"), VALID, True, id="unreachable"),
+        pytest.param(ClientGone(), VALID, True, id="client-gone"),
+    ],
+)
+def test_trial_ends_with_the_upstream_s_word(answer, state, is_on_trial):
+    """Given a key whose rest is over, when a request tries it, then any answer that accepts the key confirms it,
+    a refusal marks it again, and without an answer it stays on trial; in every case the lease is over."""
+    clock = FakeClock()
+    pool, upstream = pool_of(2, clock), Upstream(k0=answer)
+    cool(pool, 0, 5)
+    clock.advance(5)
+    if isinstance(answer, BaseException):
+        with pytest.raises(type(answer)):
+            finish(walk(pool, upstream, RecordingObserver()))
+    else:
+        finish(walk(pool, upstream, RecordingObserver()))
+    assert upstream.called[0] == "k0"
+    tried = pool.statuses()[0]
+    assert (tried.state, tried.is_on_trial, tried.record.lease_until_at) == (state, is_on_trial, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [((429, "5"), ("rate_limited", 429)), (401, ("unauthorized", 401)), (403, ("forbidden", 403))],
+    ids=["429", "401", "403"],
+)
+def test_mark_says_why_and_when(answer, why):
+    """Given a refusal, then the record holds its reason, its status and its time, for the operator who asks."""
+    clock = FakeClock()
+    pool, upstream = pool_of(2, clock), Upstream(k0=answer)
+    upstream.during = lambda key: clock.advance(2)
+    finish(walk(pool, upstream, RecordingObserver()))
+    record = pool.statuses()[0].record
+    assert (record.reason, record.status, record.marked_at) == (*why, NOW + 2)
 
 
 @pytest.mark.parametrize(("answer", "state"), [((429, "9"), "temporary"), (401, "permanent")], ids=["429", "401"])
@@ -344,14 +405,14 @@ class WitnessStore(MemoryStore):
             self.local.known = (dict(self.until), set(self.retired))
         return super().read(fingerprints)
 
-    def cool(self, fingerprint, until_at, generation, reason, now):
-        changed = super().cool(fingerprint, until_at, generation, reason, now)
+    def cool(self, fingerprint, until_at, generation, cause):
+        changed = super().cool(fingerprint, until_at, generation, cause)
         with self._witness:
             self.until[fingerprint] = max(self.until[fingerprint], until_at)
         return changed
 
-    def retire(self, fingerprint, generation, reason, now):
-        changed = super().retire(fingerprint, generation, reason, now)
+    def retire(self, fingerprint, generation, cause):
+        changed = super().retire(fingerprint, generation, cause)
         with self._witness:
             self.retired.add(fingerprint)
         return changed
@@ -391,7 +452,7 @@ class Storm:
         return not answer.is_discarded
 
     def _judge(self, key: Key, tried: set[Key]) -> None:
-        """Right after the choice: nothing else has read the store or the clock in this thread since."""
+        """Right after the choice: this thread has not read the store since, and the clock for a lease at most."""
         until, retired = self.store.local.known
         fingerprint = key.secret.fingerprint
         if fingerprint in retired or until.get(fingerprint, 0.0) > self.clock.local.now:
@@ -426,4 +487,4 @@ def test_storm_of_walks_breaks_no_promise(threads, walks):
         assert record.cooling_until_at == marks.until[fingerprint]
         assert told.count((key.name, "permanent")) == record.is_retired
     assert len(storm.observer.of("walked")) + len(storm.observer.of("exhausted")) == threads * walks
-    assert storm.pool.status(storm.keys[-1]).state is not PERMANENT
+    assert storm.pool.statuses()[-1].state is not PERMANENT

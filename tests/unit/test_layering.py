@@ -17,12 +17,18 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        "wire",
+        *("wire", "records"),
     ],
     "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics"],
-    "edge": ["watch", "client_socket", "token_file", "upstream"],
+    "edge": [
+        *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
+        *("replica", "redis_scripts", "redis_wire", "redis_store"),
+    ],
     "flow": ["stream", "pace", "narrator", "turn", "interception", "passthrough"],
-    "web": ["service", "request_body", "responses", "routes", "launch", "master", "worker", "app", "cli", ""],
+    "web": [
+        *("service", "request_body", "responses", "exchange", "malformed", "routes", "launch", "master", "worker"),
+        *("app", "cli", ""),
+    ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 WEB = max(RANKS.values())
@@ -33,6 +39,7 @@ IMPURE = {
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "sched", "contextvars"),
     *("time", "random", "secrets", "uuid", "os", "io", "pathlib", "tempfile", "shutil", "mmap", "sys", "logging"),
     *("flask", "werkzeug", "gunicorn", "requests", "urllib3", "certifi", "prometheus_client", "sqlite3"),
+    *("lmdb", "redis", "fcntl"),
 }
 
 
@@ -180,6 +187,24 @@ def test_flow_and_state_layers_know_no_http_library():
         if {name.split(".")[0] for name in imports_of(module)} & {"requests", "urllib3", "certifi"}
     }
     assert {module.split(".")[0] for module in users} == {"upstream"}
+
+
+def test_databases_are_known_to_the_shared_stores_alone():
+    """Given LMDB and Redis, then only the stores over them import them; of LMDB the web layer may name the error, to
+    tell the operator of it."""
+    users = {
+        library: {module for module in GATEWAY_MODULES if library in {name.split(".")[0] for name in imports_of(module)}}
+        for library in ("lmdb", "redis")
+    }
+    assert {module for module in users["redis"] if rank_of(module) < WEB} == users["redis"] == {"redis_wire"}
+    assert {module for module in users["lmdb"] if rank_of(module) < WEB} == {"embedded_store"}
+    named = {
+        node.attr
+        for module in users["lmdb"] - {"embedded_store"}
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lmdb"
+    }
+    assert named <= {"Error"}
 
 
 def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_else():

@@ -1,27 +1,41 @@
-"""What is counted: names, labels, bounds, and the state of the moment."""
+"""What is counted: names, labels, bounds, the state of the moment, and what several workers make of it."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import BoundedLabels, Metrics
-from tests.unit.fakes import FakeClock, keys_of, pool_of, race
+from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
 
-def samples(metrics: Metrics) -> dict[tuple[str, frozenset], float]:
+def samples_of(page: str) -> dict[tuple[str, frozenset], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(page)
         for sample in family.samples
     }
 
 
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset], float]:
+    return samples_of(metrics.render().decode())
+
+
+def value_of(found: dict[tuple[str, frozenset], float], name: str, **labels: str) -> float | None:
+    return found.get((name, frozenset(labels.items())))
+
+
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return samples(metrics).get((name, frozenset(labels.items())))
+    return value_of(samples(metrics), name, **labels)
 
 
-# The design's list, less what belongs to tools, shared stores and the recorder, which come later.
+# The design's list, less what belongs to tools and the recorder, which come later.
 DESIGNED = {
     "gateway_key_state": {"key", "state"},
     "gateway_key_cooldown_seconds": {"key"},
@@ -41,14 +55,23 @@ DESIGNED = {
     "gateway_tokens": {"model", "type"},
     "gateway_admission_limit": set(),
     "gateway_config_reload_success": set(),
+    "gateway_store_up": set(),
     "gateway_build_info": {"version"},
 }
+
+
+def always() -> bool:
+    return True
+
+
+def watch(metrics: Metrics, statuses=list, reload_ok=always, store_up=always) -> None:
+    metrics.watch(statuses, reload_ok, store_up)
 
 
 def exercised() -> Metrics:
     """Metrics that have a sample in every family."""
     metrics, pool = Metrics(), pool_of(1)
-    metrics.watch(pool.statuses, lambda: True)
+    watch(metrics, statuses=pool.statuses)
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
     metrics.key_transitions.labels("k0", "temporary").inc()
@@ -68,13 +91,17 @@ def exercised() -> Metrics:
     return metrics
 
 
+def families(page: bytes) -> dict[str, set[str]]:
+    """The names of the families on a page, and the labels of each."""
+    return {
+        family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}
+        for family in text_string_to_metric_families(page.decode())
+    }
+
+
 def test_names_and_labels_are_the_design_s():
     """Given every metric in use, then the families, their labels and no others are rendered."""
-    found = {
-        family.name: set().union(*(sample.labels for sample in family.samples)) - {"le"}
-        for family in text_string_to_metric_families(exercised().render().decode())
-    }
-    assert found == DESIGNED
+    assert families(exercised().render()) == DESIGNED
 
 
 def test_attempts_of_a_turn_fall_into_the_design_s_buckets():
@@ -92,9 +119,9 @@ def test_key_states_are_those_of_the_scrape():
     """Given a cooling and a retired key, when scraped, then one state of each is 1; time alone brings a key back."""
     clock, metrics = FakeClock(), Metrics()
     pool = pool_of(3, clock)
-    metrics.watch(pool.statuses, lambda: True)
-    pool.cool(pool.keys[1], 5, 0, "rate_limited")
-    pool.retire(pool.keys[2], 0, "forbidden")
+    watch(metrics, statuses=pool.statuses)
+    cool(pool, 1, 5)
+    retire(pool, 2)
 
     def states() -> dict[str, list[str]]:
         names = ("valid", "temporary", "permanent")
@@ -116,8 +143,27 @@ def test_key_states_are_those_of_the_scrape():
 def test_reload_success_is_that_of_the_scrape(is_ok):
     """Given the last reload's result, then it is what is rendered."""
     metrics = Metrics()
-    metrics.watch(list, lambda: is_ok)
+    watch(metrics, reload_ok=lambda: is_ok)
     assert value(metrics, "gateway_config_reload_success") == is_ok
+
+
+def test_store_s_reach_is_that_of_the_scrape():
+    """Given a shared store that comes and goes, then what is rendered is whether it is in reach now."""
+    metrics, reach = Metrics(), [True]
+    watch(metrics, store_up=lambda: reach[-1])
+    assert value(metrics, "gateway_store_up") == 1
+    reach.append(False)
+    assert value(metrics, "gateway_store_up") == 0
+
+
+def test_a_refusal_is_counted_as_a_request_and_as_a_rejection():
+    """Given requests refused before they were admitted, then both counters have them, without a credential."""
+    metrics = Metrics()
+    metrics.count_refusal("messages", 401, "authentication_error")
+    metrics.count_refusal("models", 401, "authentication_error")
+    labels = {"credential": "none", "status": "401"}
+    assert value(metrics, "gateway_requests_total", route="messages", **labels) == 1
+    assert value(metrics, "gateway_rejections_total", reason="authentication_error") == 2
 
 
 @pytest.mark.parametrize(
@@ -131,6 +177,7 @@ def test_reload_success_is_that_of_the_scrape(is_ok):
         ("anthropic-ratelimit-requests-limit", "many", "limit", "requests", None),
         ("anthropic-ratelimit-requests-limit", "-1", "limit", "requests", None),
         ("anthropic-ratelimit-requests-limit", "", "limit", "requests", None),
+        ("anthropic-ratelimit-requests-limit", "9" * 400, "limit", "requests", None),
         ("anthropic-ratelimit-requests-limit", "²", "limit", "requests", None),
         ("anthropic-ratelimit-requests-reset", "2027-01-15T08:00:00Z", "limit", "requests", None),
         ("anthropic-ratelimit-attacker-limit", "5", "limit", "attacker", None),
@@ -189,3 +236,128 @@ def test_two_gateways_in_one_process_do_not_meet():
     one, other = Metrics(), Metrics()
     one.admission_limit.set(5)
     assert value(other, "gateway_admission_limit") == 0
+
+
+# What a worker process runs here: it evaluates what it is told, a line each, and answers in a line each.
+OBEY = """
+import sys
+from types import SimpleNamespace
+from gateway import master
+from gateway.metrics import Metrics
+from tests.unit.test_metrics import exercised, watch
+from tests.unit.fakes import cool, pool_of
+metrics = Metrics()
+for line in sys.stdin:
+    print(repr(eval(line)), flush=True)
+"""
+
+
+class WorkerProcess:
+    """A process with its own Metrics, which it shares as gunicorn's workers do."""
+
+    def __init__(self, folder: Path) -> None:
+        root = Path(__file__).parents[2]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OBEY],
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(root)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+
+    def do(self, *lines: str) -> object:
+        """Evaluate these; what the last one gave."""
+        for line in lines:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+            assert answer, "the process has ended"
+        return eval(answer)
+
+    def page(self) -> dict[tuple[str, frozenset], float]:
+        return samples_of(self.do("metrics.render()").decode())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=30)
+
+
+@pytest.fixture
+def worker(tmp_path) -> Iterator[Callable[[], WorkerProcess]]:
+    """Starts processes that share their counts, and ends them after the test."""
+    started: list[WorkerProcess] = []
+
+    def start() -> WorkerProcess:
+        started.append(WorkerProcess(tmp_path))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_any_worker_answers_for_all(worker):
+    """Given two workers that have counted, then counters, histograms and what runs now are summed, limits are the
+    last seen, the version stands once; and both give the same page."""
+    one, other = worker(), worker()
+    for process, requests, remaining in ((one, 2, "9"), (other, 3, "8")):
+        process.do(
+            f"metrics.requests.labels('messages', 'pooled', 200).inc({requests})",
+            f"metrics.failover_attempts.observe({requests})",
+            f"metrics.requests_inflight.labels('messages').inc({requests})",
+            "metrics.admission_limit.set(240)",
+            "metrics.build_info.labels('1').set(1)",
+            f"metrics.note_rate_limits('k0', {{'anthropic-ratelimit-requests-remaining': {remaining!r}}})",
+        )
+    page = one.page()
+    assert page == other.page()
+    assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 5
+    assert value_of(page, "gateway_failover_attempts_count") == 2
+    assert value_of(page, "gateway_failover_attempts_sum") == 5
+    assert value_of(page, "gateway_requests_inflight", route="messages") == 5
+    assert value_of(page, "gateway_admission_limit") == 480
+    assert value_of(page, "gateway_build_info", version="1") == 1
+    assert value_of(page, "gateway_key_ratelimit_remaining", key="k0", limit="requests") == 8
+
+
+def test_what_belongs_to_the_moment_stands_once(worker):
+    """Given two workers over a store, then key states, cooldowns, reload and reach are the answering one's own
+    reading, once, and no label names a process."""
+    one, other = worker(), worker()
+    for process in (one, other):
+        process.do("(pool := pool_of(1), cool(pool, 0, 5), watch(metrics, statuses=pool.statuses))[1]")
+    page = other.page()
+    assert page == one.page()
+    assert value_of(page, "gateway_key_state", key="k0", state="temporary") == 1
+    assert value_of(page, "gateway_key_state", key="k0", state="valid") == 0
+    assert value_of(page, "gateway_key_cooldown_seconds", key="k0") == 5
+    assert value_of(page, "gateway_store_up") == value_of(page, "gateway_config_reload_success") == 1
+    assert not [labels for _, labels in page if "pid" in dict(labels)]
+
+
+def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
+    """Given a worker that is killed while it serves, when the master has noted its end, then its counts stay and its
+    requests in flight and its places are gone."""
+    dead, alive = worker(), worker()
+    for process in (dead, alive):
+        process.do(
+            "metrics.requests.labels('messages', 'pooled', 200).inc(2)",
+            "metrics.failover_attempts.observe(1)",
+            "metrics.requests_inflight.labels('messages').inc(2)",
+            "metrics.admission_limit.set(240)",
+            "metrics.note_rate_limits('k0', {'anthropic-ratelimit-requests-limit': '50'})",
+        )
+    dead.kill()
+    alive.do(f"master.child_exit(None, SimpleNamespace(pid={dead.pid}, age=1))")
+    page = alive.page()
+    assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
+    assert value_of(page, "gateway_failover_attempts_count") == 2
+    assert value_of(page, "gateway_requests_inflight", route="messages") == 2
+    assert value_of(page, "gateway_admission_limit") == 240
+    assert value_of(page, "gateway_key_ratelimit_limit", key="k0", limit="requests") == 50
+
+
+def test_all_metrics_have_their_names_across_workers_too(worker):
+    """Given every metric in use in a worker, then its page has the families and labels that a process alone gives."""
+    assert families(worker().do("exercised().render()")) == DESIGNED

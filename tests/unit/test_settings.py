@@ -22,7 +22,7 @@ TOKEN_LINE = f"ann sha256:{'0' * 64}\n"
 def load(files: dict[str, bytes | str] | None = None, **environ: str) -> Settings:
     """Load from GATEWAY_* given by their lower-case names, with one key unless the test gives its own."""
     named = {f"GATEWAY_{name.upper()}": value for name, value in ({"api_keys": PLANTED} | environ).items()}
-    return load_settings(named, reader(files or {}))
+    return load_settings({"HOME": "/home/ann"} | named, reader(files or {}))
 
 
 def reader(files):
@@ -60,7 +60,7 @@ TABLE = [
         },
         ["api.anthropic.com", "ftp://x", "https://", "https://u:p@x", "https://x?a=b", "https://x#f", "http://x:port"],
     ),
-    ("api_keys", None, {"a=b": "a=b"}, []),
+    ("api_keys", None, {"a=b": None}, []),  # the text is not kept: it is made into keys
     ("api_keys_file", None, {"/keys": "/keys"}, ["/nowhere"]),
     ("client_tokens_file", None, {"/tokens": "/tokens"}, ["/nowhere"]),
     (
@@ -75,7 +75,7 @@ TABLE = [
         {"localhost:0": "localhost:0", "[::1]:80": "[::1]:80", "unix:/run/g.sock": "unix:/run/g.sock"},
         ["8080", ":8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1"],
     ),
-    ("workers", 1, {"1": 1}, ["0", "-1", "1.5", "many", "2"]),
+    ("workers", 1, {"1": 1, "4": 4}, ["0", "-1", "1.5", "many"]),
     ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
     ("reserved_threads", 16, {"1": 1}, ["0", "-1", "256", "few"]),
     ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
@@ -103,6 +103,17 @@ TABLE = [
     ("idle_connection_seconds", 30.0, SECONDS_GOOD, SECONDS_BAD),
     ("max_body_bytes", 33554432, {"1024": 1024}, ["1023", "0", "-1", "32MB", "1e6"]),
     ("drain_seconds", 300.0, SECONDS_GOOD, SECONDS_BAD),
+    ("data_dir", "/home/ann/.local/state/messages-gateway", {"/var/lib/gateway": "/var/lib/gateway"}, []),
+    (
+        "state_url",
+        None,
+        {
+            "redis://redis.internal:6379/0": "redis://redis.internal:6379/0",
+            "rediss://:secret@redis.internal": "rediss://:secret@redis.internal",
+            "unix:///run/redis.sock": "unix:///run/redis.sock",
+        },
+        ["redis.internal:6379", "http://redis.internal", "redis://redis internal", "sqlite:///state.db", "embedded"],
+    ),
     ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
 ]
 GOOD = [
@@ -116,10 +127,25 @@ def test_table_has_every_setting():
     assert [name for name, *_ in TABLE] == [name for name, _ in setting_specs()]
 
 
-@pytest.mark.parametrize(("name", "default"), [row[:2] for row in TABLE if row[0] != "api_keys"])
+@pytest.mark.parametrize(("name", "default"), [row[:2] for row in TABLE])
 def test_setting_has_its_default(name, default):
     """Given nothing but a key, then the setting has the design's default."""
     assert getattr(load(), name) == default
+
+
+@pytest.mark.parametrize(
+    ("environ", "data_dir"),
+    [
+        pytest.param({"HOME": "/home/ann"}, "/home/ann/.local/state/messages-gateway", id="home"),
+        pytest.param({"HOME": "/home/ann", "XDG_STATE_HOME": "/state"}, "/state/messages-gateway", id="xdg"),
+        pytest.param({"HOME": "/home/ann", "XDG_STATE_HOME": ""}, "/home/ann/.local/state/messages-gateway", id="blank"),
+        pytest.param({"XDG_STATE_HOME": "/state", "GATEWAY_DATA_DIR": "/data"}, "/data", id="given"),
+        pytest.param({"XDG_STATE_HOME": "/state", "GATEWAY_DATA_DIR": " "}, "/state/messages-gateway", id="given-blank"),
+    ],
+)
+def test_data_folder_is_where_programs_keep_their_state(environ, data_dir):
+    """Given the environment's word on state, then the data folder is there, unless the setting names another."""
+    assert load_settings({"GATEWAY_API_KEYS": PLANTED} | environ, reader({})).data_dir == data_dir
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
@@ -369,11 +395,18 @@ def test_all_faults_are_reported_at_once():
         pytest.param(f"http://user:{PLANTED}@proxy:3128/path", "upstream_proxy", id="proxy-password"),
         pytest.param(f"https://user:{PLANTED}@upstream", "upstream_url", id="upstream-password"),
         pytest.param(f"https://upstream?key={PLANTED}", "upstream_url", id="upstream-query"),
+        pytest.param(f"http://:{PLANTED}@redis", "state_url", id="redis-password"),
+        pytest.param(f"redis://:{PLANTED}@re dis", "state_url", id="redis-password-and-space"),
     ],
 )
 def test_complaint_about_a_url_does_not_quote_it(text, name):
     """Given a URL that holds a password and is bad, then the complaint does not show it."""
     assert len(complaints(**{name: text})) == 1
+
+
+def test_repr_shows_no_password():
+    """Given a Redis that wants a password, then the settings' repr does not show it."""
+    assert PLANTED not in repr(load(api_keys="a=other", state_url=f"redis://:{PLANTED}@redis"))
 
 
 def base_files():
@@ -412,19 +445,32 @@ def test_digest_ignores_what_is_not_read():
 def test_settle_keeps_what_needs_a_restart():
     """Given a new configuration with other fixed and other free settings, then only the free ones are put in force."""
     running = load(threads="32", bind="127.0.0.1:1", drain_seconds="5")
-    found = load(threads="64", bind="127.0.0.1:2", drain_seconds="6", ping_seconds="7", api_keys="a=other")
+    found = load(
+        threads="64",
+        bind="127.0.0.1:2",
+        drain_seconds="6",
+        ping_seconds="7",
+        api_keys="a=other",
+        workers="3",
+        data_dir="/elsewhere",
+        state_url="redis://redis",
+    )
     settled = settle(running, found)
     assert (settled.threads, settled.bind, settled.drain_seconds) == (32, "127.0.0.1:1", 5.0)
+    assert (settled.workers, settled.data_dir, settled.state_url) == (running.workers, running.data_dir, None)
     assert (settled.ping_seconds, pairs(settled)) == (7.0, [("a", "other")])
     assert settled.digest == found.digest
-    assert found.changed_needing_restart(running) == ["GATEWAY_BIND", "GATEWAY_THREADS", "GATEWAY_DRAIN_SECONDS"]
+    assert found.changed_needing_restart(running) == [
+        *("GATEWAY_BIND", "GATEWAY_WORKERS", "GATEWAY_THREADS", "GATEWAY_DRAIN_SECONDS"),
+        *("GATEWAY_DATA_DIR", "GATEWAY_STATE_URL"),
+    ]
     assert found.changed_needing_restart(found) == []
 
 
 def test_settings_of_the_design_need_a_restart():
-    """Given the table, then bind, workers, threads and what else is fixed at the start are marked so."""
+    """Given the table, then bind, workers, threads, store and what else is fixed at the start are marked so."""
     fixed = {name for name, spec in setting_specs() if spec.needs_restart}
-    assert {"bind", "workers", "threads", "reserved_threads"} <= fixed
+    assert {"bind", "workers", "threads", "reserved_threads", "data_dir", "state_url"} <= fixed
     assert not fixed & {"api_keys", "api_keys_file", "client_tokens_file", "upstream_url", "ping_seconds"}
 
 

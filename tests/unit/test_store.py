@@ -1,163 +1,174 @@
-"""The facts about keys: merges that commute, generations, one change told once."""
+"""The store for the threads of one process: each method applies its rule, one change is told once.
+
+The rules themselves are tested in tests/stores/test_records.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.store import MemoryStore, Record
+from gateway import records
+from gateway.records import NEVER_SEEN, Cause, Record
+from gateway.store import MemoryStore
 from tests.unit.fakes import NOW, race
 
 KEY = "fingerprint"
+LIMITED = Cause("rate_limited", 429, NOW)
+REFUSED = Cause("unauthorized", 401, NOW)
+BY_HAND = Cause("operator", 0, NOW)
 
 
 def record_of(store: MemoryStore) -> Record:
     return store.read([KEY])[0]
 
 
+def fresh(store):
+    """Nothing is known of the key."""
+
+
+def resting(store):
+    store.cool(KEY, NOW + 5, 0, LIMITED)
+
+
+def on_trial(store):
+    store.cool(KEY, NOW - 5, 0, LIMITED)
+
+
+def leased(store):
+    on_trial(store)
+    store.lease(KEY, NOW + 30, NOW)
+
+
+def retired(store):
+    store.retire(KEY, 0, REFUSED)
+
+
+def disabled(store):
+    store.disable(KEY, BY_HAND)
+
+
+HISTORIES = [fresh, resting, on_trial, leased, retired, disabled]
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        pytest.param(
+            lambda store: store.cool(KEY, NOW + 9, 0, LIMITED),
+            lambda record: records.cooled(record, NOW + 9, 0, LIMITED),
+            id="cool",
+        ),
+        pytest.param(
+            lambda store: store.retire(KEY, 0, REFUSED), lambda record: records.retired(record, 0, REFUSED), id="retire"
+        ),
+        pytest.param(
+            lambda store: store.retire(KEY, 1, REFUSED), lambda record: records.retired(record, 1, REFUSED), id="stale"
+        ),
+        pytest.param(
+            lambda store: store.confirm(KEY, 0, NOW), lambda record: records.confirmed(record, 0, NOW), id="confirm"
+        ),
+        pytest.param(
+            lambda store: store.lease(KEY, NOW + 31, NOW),
+            lambda record: records.leased(record, NOW + 31, NOW),
+            id="lease",
+        ),
+        pytest.param(
+            lambda store: store.release(KEY, NOW + 30), lambda record: records.released(record, NOW + 30), id="release"
+        ),
+        pytest.param(lambda store: store.enable(KEY), records.enabled, id="enable"),
+        pytest.param(
+            lambda store: store.disable(KEY, BY_HAND), lambda record: records.disabled(record, BY_HAND), id="disable"
+        ),
+    ],
+)
+def test_method_applies_its_rule(history, call, rule):
+    """Given a key with some history, when a method is called, then its record is what the pure rule makes of it."""
+    store = MemoryStore()
+    history(store)
+    expected = rule(record_of(store))
+    call(store)
+    assert record_of(store) == expected
+    assert store.read(["other"]) == [NEVER_SEEN]
+
+
+@pytest.mark.parametrize(
+    ("history", "is_told_cool", "is_told_retire", "is_given_lease"),
+    [
+        pytest.param(fresh, True, True, False, id="fresh"),
+        pytest.param(resting, False, True, False, id="resting"),
+        pytest.param(on_trial, True, True, True, id="on-trial"),
+        pytest.param(leased, True, True, False, id="leased"),
+        pytest.param(retired, False, False, False, id="retired"),
+        pytest.param(disabled, False, False, False, id="disabled"),
+    ],
+)
+def test_what_is_told_depends_on_what_was(history, is_told_cool, is_told_retire, is_given_lease):
+    """Given a key with some history, when it is marked, then True only if it was usable (or not out of use) before;
+    when its lease is asked for, then True only if it is on trial and nobody tries it. A stale mark is never told."""
+
+    def told(call) -> bool:
+        store = MemoryStore()
+        history(store)
+        return call(store)
+
+    assert told(lambda store: store.cool(KEY, NOW + 9, 0, LIMITED)) is is_told_cool
+    assert told(lambda store: store.retire(KEY, 0, REFUSED)) is is_told_retire
+    assert told(lambda store: store.lease(KEY, NOW + 30, NOW)) is is_given_lease
+    assert told(lambda store: store.cool(KEY, NOW + 9, 1, LIMITED)) is False
+    assert told(lambda store: store.retire(KEY, 1, REFUSED)) is False
+
+
 @dataclass(frozen=True)
 class Mark:
-    """One mark on the key: a deadline, or a retirement when there is none."""
+    """One mark at a moment: a rest of so many seconds, or a retirement when there is none."""
 
-    until_at: float | None
-    reason: str
-    generation: int = 0
-    now: float = NOW
+    rest_seconds: int | None
+    at: float
+    generation: int
 
     def apply(self, store: MemoryStore) -> bool:
-        if self.until_at is None:
-            return store.retire(KEY, self.generation, self.reason, self.now)
-        return store.cool(KEY, self.until_at, self.generation, self.reason, self.now)
-
-
-def after(marks) -> Record:
-    store = MemoryStore()
-    for mark in marks:
-        mark.apply(store)
-    return record_of(store)
+        if self.rest_seconds is None:
+            return store.retire(KEY, self.generation, Cause("unauthorized", 401, self.at))
+        return store.cool(KEY, self.at + self.rest_seconds, self.generation, Cause("rate_limited", 429, self.at))
 
 
 marks = st.builds(
     Mark,
-    until_at=st.one_of(st.none(), st.integers(1, 50).map(lambda seconds: NOW + seconds)),
-    reason=st.sampled_from(["a", "b", "c"]),
+    rest_seconds=st.one_of(st.none(), st.integers(1, 50)),
+    at=st.integers(0, 60).map(lambda seconds: NOW + seconds),
     generation=st.sampled_from([0, 0, 0, 1]),
-    now=st.integers(-5, 60).map(lambda seconds: NOW + seconds),
 )
-
-
-@given(st.lists(marks, max_size=8).flatmap(lambda some: st.tuples(st.just(some), st.permutations(some))))
-def test_merges_commute(orders):
-    """Given marks in two orders, then deadline, retirement and generation end the same."""
-    one, other = (replace(after(order), reason="", marked_at=0.0) for order in orders)
-    assert one == other
-
-
-@given(
-    st.lists(marks, max_size=8, unique_by=lambda mark: mark.until_at).flatmap(
-        lambda some: st.tuples(st.just(some), st.permutations(some))
-    )
-)
-def test_reasons_commute_too_when_no_two_marks_are_level(orders):
-    """Given marks of different deadlines and at most one retirement, then the whole record ends the same."""
-    one, other = map(after, orders)
-    assert one == other
-
-
-@given(st.lists(marks, max_size=8))
-def test_record_is_the_latest_deadline_and_any_retirement(some):
-    """Given marks, then the record is what a naive reading of the valid ones says."""
-    current = [mark for mark in some if mark.generation == 0]
-    record = after(some)
-    assert record.cooling_until_at == max((mark.until_at for mark in current if mark.until_at), default=0.0)
-    assert record.is_retired == any(mark.until_at is None for mark in current)
-    assert record.generation == 0
 
 
 @given(st.lists(marks, max_size=10))
-def test_a_mark_reports_a_change_exactly_when_it_made_one(some):
+def test_a_mark_tells_a_change_exactly_when_it_made_one(some):
     """Given marks one after the other, then each says True when it turned a usable key unusable, or retired it."""
     store = MemoryStore()
     for mark in some:
         before = record_of(store)
-        changed = mark.apply(store)
-        record = record_of(store)
-        if mark.until_at is None:
-            assert changed == (record.is_retired and not before.is_retired)
+        told = mark.apply(store)
+        after = record_of(store)
+        if mark.rest_seconds is None:
+            assert told == (after.is_retired and not before.is_retired)
         else:
-            was_valid = not before.is_retired and before.cooling_until_at <= mark.now
-            assert changed == (was_valid and record.cooling_until_at > before.cooling_until_at)
+            was_usable = not before.is_permanent and not before.is_cooling(mark.at)
+            assert told == (was_usable and after.is_cooling(mark.at))
 
 
-@pytest.mark.parametrize(
-    ("marks_made", "told", "expected"),
-    [
-        pytest.param([], [], Record(), id="never-seen"),
-        pytest.param([Mark(NOW + 5, "a")], [True], Record(0, NOW + 5, False, "a", NOW), id="cooled"),
-        pytest.param([Mark(None, "a")], [True], Record(0, 0.0, True, "a", NOW), id="retired"),
-        pytest.param(
-            [Mark(NOW + 5, "a"), Mark(NOW + 9, "b")],
-            [True, False],
-            Record(0, NOW + 9, False, "b", NOW),
-            id="later-wins",
-        ),
-        pytest.param(
-            [Mark(NOW + 9, "a"), Mark(NOW + 5, "b")],
-            [True, False],
-            Record(0, NOW + 9, False, "a", NOW),
-            id="sooner-loses",
-        ),
-        pytest.param(
-            [Mark(NOW + 5, "a"), Mark(NOW + 5, "b")], [True, False], Record(0, NOW + 5, False, "a", NOW), id="level"
-        ),
-        pytest.param(
-            [Mark(NOW + 5, "a"), Mark(NOW + 99, "b", now=NOW + 5)],
-            [True, True],
-            Record(0, NOW + 99, False, "b", NOW + 5),
-            id="cooled-again-after-its-deadline",
-        ),
-        pytest.param(
-            [Mark(None, "a"), Mark(NOW + 5, "b")], [True, False], Record(0, NOW + 5, True, "a", NOW), id="429-after-401"
-        ),
-        pytest.param(
-            [Mark(NOW + 5, "a"), Mark(None, "b")], [True, True], Record(0, NOW + 5, True, "b", NOW), id="401-after-429"
-        ),
-        pytest.param(
-            [Mark(None, "a"), Mark(None, "b")], [True, False], Record(0, 0.0, True, "a", NOW), id="401-then-403"
-        ),
-        pytest.param(
-            [Mark(NOW + 5, "a", generation=1), Mark(None, "a", generation=1)], [False, False], Record(), id="stale"
-        ),
-    ],
-)
-def test_marks_give_this_record(marks_made, told, expected):
-    """Given marks in this order, then each tells this and the record ends so."""
-    store = MemoryStore()
-    assert [mark.apply(store) for mark in marks_made] == told
-    assert record_of(store) == expected
-
-
-def test_marks_of_an_earlier_generation_are_dropped():
-    """Given a key that was enabled again, when an attempt that began before marks it, then the mark is dropped."""
-    store = MemoryStore()
-    enabled = Record(generation=3)
-    store._records[KEY] = enabled  # the command that enables a key does this
-    assert not Mark(None, "late", generation=2).apply(store)
-    assert not Mark(NOW + 60, "late", generation=2).apply(store)
-    assert record_of(store) == enabled
-    assert Mark(NOW + 60, "present", generation=3).apply(store)
-
-
-@pytest.mark.parametrize("until_at", [NOW + 60, None], ids=["cool", "retire"])
-def test_a_race_of_marks_reports_one_change(until_at):
-    """Given 64 threads at a barrier, when all mark one key, then exactly one is told that it changed the key."""
+@pytest.mark.parametrize("rest_seconds", [60, None], ids=["cool", "retire"])
+def test_a_race_of_marks_tells_one_change(rest_seconds):
+    """Given 64 threads at a barrier, when all mark one key, then exactly one is told, and all are counted."""
     for _ in range(20):
         store = MemoryStore()
-        told = race(64, lambda _, store=store: Mark(until_at, "a").apply(store))
+        told = race(64, lambda _, store=store: Mark(rest_seconds, NOW, 0).apply(store))
         assert sum(told) == 1
+        record = record_of(store)
+        assert record.limited_count + record.refused_count == 64
 
 
 def test_a_race_of_different_deadlines_keeps_the_latest():
@@ -165,18 +176,37 @@ def test_a_race_of_different_deadlines_keeps_the_latest():
     store = MemoryStore()
 
     def mark(number: int) -> tuple[bool, bool]:
-        return Mark(NOW + 1 + number, "a").apply(store), number == 20 and Mark(None, "b").apply(store)
+        return Mark(1 + number, NOW, 0).apply(store), number == 20 and Mark(None, NOW, 0).apply(store)
 
     told = race(64, mark)
     record = record_of(store)
-    assert (record.cooling_until_at, record.is_retired, record.reason) == (NOW + 64, True, "b")
+    assert (record.cooling_until_at, record.is_retired, record.reason) == (NOW + 64, True, "unauthorized")
     assert sum(cooled for cooled, _ in told) <= 1
     assert sum(retired for _, retired in told) == 1
 
 
-def test_keys_do_not_touch_each_other():
+def test_a_race_for_a_lease_has_one_winner():
+    """Given a key on trial, when 64 threads want its lease, then one has it; once given back, one more."""
+    store = MemoryStore()
+    on_trial(store)
+    for _ in range(20):
+        assert sum(race(64, lambda _: store.lease(KEY, NOW + 30, NOW))) == 1
+        store.release(KEY, NOW + 30)
+
+
+def test_records_come_in_the_order_asked_for():
     """Given marks on one key, then another's record is empty, and records come in the order asked for."""
     store = MemoryStore()
-    Mark(None, "a").apply(store)
+    retired(store)
     assert [record.is_retired for record in store.read(["other", KEY, "other"])] == [False, True, False]
     assert repr(store) == "<MemoryStore records=1>"
+
+
+def test_a_process_alone_has_no_server_to_lose():
+    """Given a store in memory, then it is always up, and a process that ends has nothing to hand on."""
+    store = MemoryStore()
+    resting(store)
+    before = record_of(store)
+    store.flush()
+    assert store.is_up
+    assert record_of(store) == before

@@ -16,6 +16,7 @@ from gateway.simulator import Simulator
 from tests.e2e.clients import Received, ask
 from tests.harness import GatewayProcess, wait_until
 
+_RELOADED = "configuration reloaded"
 STATES = ("valid", "temporary", "permanent")
 
 
@@ -25,7 +26,7 @@ class Rig:
     def __init__(self, is_tls: bool = False, **settings: object) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rig-")
         self._keys_file = Path(self._folder.name) / "keys"
-        self._numbers = count()
+        self._pools = count()
         self.names: list[str] = []
         self.secrets: list[str] = []
         self.simulator = Simulator(tls=is_tls)
@@ -61,10 +62,11 @@ class Rig:
         self.simulator.clear_requests()
 
     def replace_keys(self, number: int) -> None:
-        """From now on the pool consists of so many keys that were never used."""
+        """From now on the pool consists of so many keys that were never used, under the names of those before."""
+        reloads = self.gateway.log.count(_RELOADED)
         self._write_keys(number)
         self.gateway.send_signal(signal.SIGHUP)
-        assert wait_until(self._has_reloaded, 10), self.gateway.log
+        assert wait_until(lambda: self.gateway.log.count(_RELOADED) > reloads, 10), self.gateway.log
 
     def script(self, script: str) -> None:
         """From now on the first key plays this script; its state stays as it is."""
@@ -102,11 +104,8 @@ class Rig:
         return ask(self.simulator.url, body, ca_file=self.simulator.ca_file, path=path, method=method, headers=headers)
 
     def _write_keys(self, number: int) -> None:
-        pool = next(self._numbers)
-        self.names = [f"p{pool}k{position}" for position in range(number)]
-        self.secrets = [f"sk-sim-{name}" for name in self.names]
+        pool = next(self._pools)
+        self.names = [f"k{position}" for position in range(number)]
+        self.secrets = [f"sk-sim-{pool}-{name}" for name in self.names]
         lines = [f"{name}={secret}\n" for name, secret in zip(self.names, self.secrets, strict=True)]
         self._keys_file.write_text("".join(lines))
-
-    def _has_reloaded(self) -> bool:
-        return ("gateway_key_state", frozenset({("key", self.names[-1]), ("state", "valid")})) in self.gateway.metrics()

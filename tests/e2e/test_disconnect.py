@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import cycle, islice
 
 import pytest
 
@@ -94,16 +95,13 @@ def test_as_many_hang_ups_as_threads_leave_every_thread_free(
     assert rig.states == ["valid"]
 
 
-@pytest.mark.parametrize("hang_up", HANG_UPS.values(), ids=HANG_UPS)
 @pytest.mark.parametrize(("script", "body"), QUICK_PHASES.values(), ids=QUICK_PHASES)
-def test_more_hang_ups_than_threads_one_after_the_other_refuse_nobody(
-    rig: Rig, script: str, body: bytes, hang_up: Callable[[Client], None]
-) -> None:
+def test_more_hang_ups_than_threads_one_after_the_other_refuse_nobody(rig: Rig, script: str, body: bytes) -> None:
     """Given clients that hang up one after the other, more than there are threads, then none of them is refused."""
     rig.keys(script)
     refused = rig.gateway.metric("rejections_total", reason="overloaded_error")
     with ExitStack() as stack:
-        for _ in range(2 * THREADS if body != BULK else THREADS):
+        for hang_up in islice(cycle(HANG_UPS.values()), 2 * THREADS):
             hang_up(stack.enter_context(_stopped_up(rig, script, body)))
         assert rig.gateway.metric("rejections_total", reason="overloaded_error") == refused
         _assert_all_is_free(rig)

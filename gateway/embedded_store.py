@@ -65,6 +65,7 @@ class EmbeddedStore(MergingStore):
     """
 
     def __init__(self, folder: Path, threads: int = 512) -> None:
+        self._is_up = True
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / _FILE_NAME
         with _alone(folder):
@@ -95,7 +96,27 @@ class EmbeddedStore(MergingStore):
             for name, record in _records(transaction).items():
                 transaction.put(name, _encode(started_anew(record, now)))
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the last change could be written."""
+        return self._is_up
+
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
+        """Apply a change; one that cannot be written (the disk is full, say) is told and forgotten, for the request
+        that made it can still be served by another key.
+        """
+        try:
+            changed = self._written(fingerprint, change)
+        except lmdb.Error as error:
+            if self._is_up:
+                log.error("the keys' state cannot be written: %s", error)  # it says all there is
+            self._is_up = False
+            (record,) = self.read([fingerprint])
+            return record, record
+        self._is_up = True
+        return changed
+
+    def _written(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         name = self._name(fingerprint)
         if next(self._changes) % _CHANGES_BETWEEN_READER_CHECKS == 0:
             self._environment.reader_check()  # no page that a killed reader saw is used again before: the file grows

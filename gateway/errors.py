@@ -9,7 +9,6 @@ The shapes are Anthropic's, https://docs.claude.com/en/api/errors, because clien
 from __future__ import annotations
 
 import json
-import secrets
 from typing import ClassVar
 
 
@@ -138,11 +137,6 @@ class UpstreamSilent(UpstreamTimedOut):
 
 class ClientGone(Exception):
     """The client closed its connection: there is nobody to answer. Not a GatewayError for that reason."""
-
-
-def new_request_id() -> str:
-    """An id for a request, told apart from the upstream's by its form."""
-    return f"req_gw_{secrets.token_hex(12)}"
 
 
 def error_body(kind: str, message: str, request_id: str) -> bytes:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.access import Caller
-from gateway.errors import ClientGone, GatewayError, new_request_id
+from gateway.errors import ClientGone, GatewayError
+from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
 
 log = logging.getLogger(__name__)

@@ -75,8 +75,10 @@ def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -
         answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(tried))
         observer.attempted(status.key, verdict)
         if not verdict.outcome.fails_over:
-            if status.is_on_trial:
+            if status.is_on_trial and verdict.outcome.vouches:
                 pool.confirm(status)
+            elif lease is not None:
+                pool.release(status.key, lease)
             observer.walked(len(tried))
             return answer
         _mark(pool, status, verdict, observer)
@@ -110,7 +112,7 @@ def _choose(pool: Pool, tried: set[Key]) -> tuple[KeyStatus, float | None] | Non
     for status in usable:
         if not status.is_on_trial:
             return status, None
-        lease = pool.lease(status.key)
+        lease = None if status.is_leased else pool.lease(status.key)
         if lease is not None:
             return status, lease
     return (usable[0], None) if usable else None

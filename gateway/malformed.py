@@ -12,7 +12,8 @@ from gunicorn import util
 from gunicorn.http import errors as http_errors
 
 from gateway.client_socket import ReadDeadlineExceeded
-from gateway.errors import error_body, new_request_id
+from gateway.errors import error_body
+from gateway.request_ids import new_request_id
 
 
 @dataclass(frozen=True, slots=True)

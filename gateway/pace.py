@@ -50,7 +50,11 @@ class Pace:
 
     def signal(self, reply: Reply) -> Output:
         """What to send when nothing else has come in time: the head first, pings after."""
-        return self.sent(PING) if self.has_begun else self.begin(reply)
+        return self.ping() if self.has_begun else self.begin(reply)
+
+    def ping(self) -> bytes:
+        """A sign of life in a stream that has begun."""
+        return self.sent(PING)
 
     def begin(self, reply: Reply) -> Head:
         """The head of a stream, to be sent now."""

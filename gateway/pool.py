@@ -36,12 +36,16 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """A key, its state at one moment, and the record behind it. `remaining_seconds` is 0 unless it cools down."""
+    """A key, its state at one moment, and the record behind it. `remaining_seconds` is 0 unless it cools down.
+
+    `is_leased` tells that a request is trying the key, which is on trial.
+    """
 
     key: Key
     state: KeyState
     remaining_seconds: float
     record: Record
+    is_leased: bool = False
 
     @property
     def is_on_trial(self) -> bool:
@@ -111,4 +115,4 @@ def _status(key: Key, record: Record, now: float) -> KeyStatus:
         return KeyStatus(key, KeyState.PERMANENT, 0.0, record)
     if record.is_cooling(now):
         return KeyStatus(key, KeyState.TEMPORARY, record.cooling_until_at - now, record)
-    return KeyStatus(key, KeyState.VALID, 0.0, record)
+    return KeyStatus(key, KeyState.VALID, 0.0, record, record.lease_until_at > now)

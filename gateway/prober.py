@@ -45,11 +45,16 @@ class Prober:
         self._interval_seconds = interval_seconds
         self._lock_path = lock_path
         self._lock: int | None = None
+        self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
     def start(self) -> None:
         """Begin; the first probe comes after one interval."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Probe no more; one that is under way ends by itself."""
+        self._is_over.set()
 
     def probe(self) -> list[str]:
         """Try every refused key once; the names of those that are valid again."""
@@ -71,8 +76,7 @@ class Prober:
         return mended
 
     def _run(self) -> None:
-        pause = threading.Event()  # nobody sets it: the thread is the process's, and ends with it
-        while not pause.wait(self._interval_seconds):
+        while not self._is_over.wait(self._interval_seconds):
             try:
                 if self._is_chosen():
                     self.probe()

@@ -20,11 +20,11 @@ from gateway.errors import (
     MethodNotAllowed,
     RequestTimedOut,
     error_body,
-    new_request_id,
 )
 from gateway.exchange import Exchange
 from gateway.pace import Head, Output
 from gateway.request_body import Discarder
+from gateway.request_ids import new_request_id
 
 
 class RelayResponse(Response):

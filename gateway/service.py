@@ -61,6 +61,7 @@ class Gateway:
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.metrics = Metrics()
         self._store = store if store is not None else MemoryStore()
+        self._prober: Prober | None = None
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
         self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up)
@@ -90,7 +91,8 @@ class Gateway:
         settings = self.configuration.settings
         if settings.probe_seconds is not None:
             lock_path = Path(settings.data_dir) / "prober.lock"
-            Prober(self._in_force, self.lifecycle, settings.probe_seconds, lock_path).start()
+            self._prober = Prober(self._in_force, self.lifecycle, settings.probe_seconds, lock_path)
+            self._prober.start()
 
     def flush(self) -> None:
         """The worker ends: what it knows of the keys must not end with it."""
@@ -99,6 +101,8 @@ class Gateway:
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""
         seconds = self.configuration.settings.drain_seconds
+        if self._prober is not None:
+            self._prober.stop()
         if self.lifecycle.drain(seconds):
             log.info("stopping: %d requests may run on for %g s", self.admission.taken, seconds)
 

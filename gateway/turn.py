@@ -84,7 +84,11 @@ class TurnMaker:
     def _attempt(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        reply = self._upstream.send(call, credentials, self._watch)
+        if pace.has_begun:  # an earlier answer's head has gone out, so silence must not grow long
+            sending = self._upstream.send_patiently(call, credentials, self._watch, lambda: pace.left_seconds)
+            reply = yield from _with_pings(sending, pace)
+        else:
+            reply = self._upstream.send(call, credentials, self._watch)
         try:
             if key is not None:
                 self._narrator.answered(key, dict(reply.headers))
@@ -122,6 +126,19 @@ class TurnMaker:
             return Verdict(outcome, http_status=reply.status)
         rest = cooldown_seconds(dict(reply.headers), self._wall_clock(), self._default_cooldown_seconds)
         return Verdict(outcome, rest, reply.status)
+
+
+def _with_pings(sending: Generator[None, None, Reply], pace: Pace) -> Generator[Output, None, Reply]:
+    """Wait for an answer's head, with pings to a client whose stream has begun."""
+    try:
+        while True:
+            next(sending)
+            yield pace.ping()
+    except StopIteration as done:
+        reply: Reply = done.value
+        return reply
+    finally:
+        sending.close()
 
 
 def _checked(reply: Reply, body: bytes) -> bytes:

@@ -39,6 +39,11 @@ class Outcome(Enum):
         return self in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
 
     @property
+    def vouches(self) -> bool:
+        """Whether the upstream accepted the key: what went wrong on its own side says nothing of it."""
+        return self in (Outcome.OK, Outcome.CLIENT_ERROR)
+
+    @property
     def fails_over(self) -> bool:
         """Whether the next key is tried."""
         return self.cools or self.retires

@@ -36,6 +36,18 @@ def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
     return True
 
 
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples_of(text: str) -> Samples:
+    """What Prometheus reads in a page of metrics, by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer read to its end; header names in lower case."""
@@ -143,14 +155,9 @@ class GatewayProcess:
         finally:
             connection.close()
 
-    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    def metrics(self) -> Samples:
         """Every sample of `/metrics`, by name and labels."""
-        text = self.request("GET", "/metrics").body.decode()
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        return samples_of(self.request("GET", "/metrics").body.decode())
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample's value; 0 if there is none."""

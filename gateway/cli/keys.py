@@ -49,9 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         pool = Pool(settings.keys, store)
         if is_change:
             _change(pool, arguments)
-            store.flush()
-            if not store.is_up:
-                raise _Refused("the shared state of the keys went out of reach: nobody else may have heard of this")
+            _share(store)
     except SettingsError as error:
         return _complain(*error.complaints)
     except _Refused as error:
@@ -92,6 +90,12 @@ def _change(pool: Pool, arguments: argparse.Namespace) -> None:
     else:
         status = next(status for status in pool.statuses() if status.key == key)
         pool.cool(status, arguments.seconds, BY_OPERATOR, 0)
+
+
+def _share(store: Store) -> None:
+    store.flush()
+    if not store.is_up:
+        raise _Refused("the shared state of the keys went out of reach: nobody else may have heard of this")
 
 
 def _named(pool: Pool, name: str) -> Key:

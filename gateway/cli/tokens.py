@@ -60,14 +60,16 @@ def _list(text: str) -> int:
 
 
 def _make(file: Path, text: str, name: str, is_operator: bool) -> int:
-    parse_tokens(text)
+    known = parse_tokens(text)
     token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(_TOKEN_BYTES)}"
     line = f"{name} sha256:{Secret(token).fingerprint}{' operator' if is_operator else ''}\n"
     separator = "" if not text or text.endswith("\n") else "\n"
     new = text + separator + line
     try:
-        parse_tokens(new)
+        names = [made.name for made in parse_tokens(new)]
     except TokenFileError:
+        names = []
+    if names != [*(old.name for old in known), name]:  # `#ann` would make a comment of the line
         return _complain(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
     _replace(file, new)
     print(token)

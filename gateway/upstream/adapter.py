@@ -7,8 +7,9 @@ interval can interrupt, and holds back what has arrived; this one waits only in 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -110,14 +111,27 @@ class SocketAdapter(BaseAdapter):
         """
         if watch is None:
             raise TypeError("this transport needs the request's watch")
+        exchanging = self.exchange(request, timeout, watch, lambda: math.inf)
+        while True:
+            try:
+                next(exchanging)
+            except StopIteration as done:
+                response: Response = done.value
+                return response
+
+    def exchange(
+        self, request: PreparedRequest, timeout_seconds: float, watch: Watch, left_seconds: Callable[[], float]
+    ) -> Generator[None, None, Response]:
+        """As `send`; but after every `left_seconds()` without an answer it yields, and then goes on waiting."""
         kept = self._connections.take()
         if kept is not None:
             try:
-                return self._exchange(kept, request, timeout, watch)
+                return (yield from self._exchange(kept, request, timeout_seconds, watch, left_seconds))
             except _ClosedUnanswered:
                 pass
         try:
-            return self._exchange(self._connections.dial(), request, timeout, watch)
+            fresh = self._connections.dial()
+            return (yield from self._exchange(fresh, request, timeout_seconds, watch, left_seconds))
         except _ClosedUnanswered as error:
             raise RequestsConnectionError("the upstream closed the connection without an answer") from error
 
@@ -130,12 +144,17 @@ class SocketAdapter(BaseAdapter):
         self._connections.close()
 
     def _exchange(
-        self, connection: Connection, request: PreparedRequest, timeout_seconds: float, watch: Watch
-    ) -> Response:
+        self,
+        connection: Connection,
+        request: PreparedRequest,
+        timeout_seconds: float,
+        watch: Watch,
+        left_seconds: Callable[[], float],
+    ) -> Generator[None, None, Response]:
         parser = ResponseParser()
         body = WireBody(connection, parser, self._connections)
         try:
-            _converse(connection, parser, body, self._written(request), timeout_seconds, watch)
+            yield from _converse(connection, parser, body, self._written(request), timeout_seconds, watch, left_seconds)
         except BaseException:
             watch.forget()
             connection.close()
@@ -161,7 +180,8 @@ def _converse(
     request: bytes,
     timeout_seconds: float,
     watch: Watch,
-) -> None:
+    left_seconds: Callable[[], float],
+) -> Generator[None, None, None]:
     """Write the request and read until the answer's head is there."""
     has_arrived = False
 
@@ -177,15 +197,20 @@ def _converse(
         raise
     except OSError:
         pass  # the upstream may have answered before it closed; that answer is worth more than our broken pipe
+    silent_until = time.monotonic() + timeout_seconds
     while parser.head is None:
         try:
-            arrived = connection.receive(watch, timeout_seconds)
+            arrived = connection.receive(watch, min(left_seconds(), silent_until - time.monotonic()))
         except OSError as error:
             if has_arrived:
                 raise RequestsConnectionError("the upstream's connection broke") from error
             raise _ClosedUnanswered from error
         if arrived is None:
-            raise ReadTimeout("the upstream did not answer in time")
+            if time.monotonic() >= silent_until:
+                raise ReadTimeout("the upstream did not answer in time")
+            yield
+            continue
+        silent_until = time.monotonic() + timeout_seconds
         if not arrived and not has_arrived:
             raise _ClosedUnanswered
         heard(arrived)

@@ -6,7 +6,7 @@ Edge layer; thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from requests import PreparedRequest
@@ -47,6 +47,21 @@ class Upstream:
 
     def send(self, call: Call, credentials: Sequence[AuthHeader], watch: Watch) -> Reply:
         """Send a call and read the answer's head. Raises UpstreamError, ClientGone, Stopping."""
+        request = self._prepared(call, credentials)
+        with translated():
+            response = self._adapter.send(request, timeout=self._read_idle_seconds, watch=watch)
+        return Reply(response, watch, self._read_idle_seconds)
+
+    def send_patiently(
+        self, call: Call, credentials: Sequence[AuthHeader], watch: Watch, left_seconds: Callable[[], float]
+    ) -> Generator[None, None, Reply]:
+        """The same; but after every `left_seconds()` without an answer it yields, and then goes on waiting."""
+        request = self._prepared(call, credentials)
+        with translated():
+            response = yield from self._adapter.exchange(request, self._read_idle_seconds, watch, left_seconds)
+        return Reply(response, watch, self._read_idle_seconds)
+
+    def _prepared(self, call: Call, credentials: Sequence[AuthHeader]) -> PreparedRequest:
         headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(call.headers)
         headers["accept-encoding"] = "identity"
         for credential in credentials:
@@ -56,9 +71,7 @@ class Upstream:
         request.url = self._base_url + call.target
         request.headers = headers
         request.body = call.body
-        with translated():
-            response = self._adapter.send(request, timeout=self._read_idle_seconds, watch=watch)
-        return Reply(response, watch, self._read_idle_seconds)
+        return request
 
     def drop_stale(self) -> None:
         """Close connections that have been idle for too long."""

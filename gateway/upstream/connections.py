@@ -159,7 +159,6 @@ class _OneDeadline(HTTPConnection):
                 failure = error
         raise failure
 
-
     def _addresses(self, timeout_seconds: float) -> list[Any]:
         lookup = partial(socket.getaddrinfo, self._dns_host, self.port, type=socket.SOCK_STREAM)
         try:

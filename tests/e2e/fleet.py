@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from prometheus_client.mmap_dict import MmapedDict
 
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, Received, message_body
-from tests.harness import ROOT, GatewayProcess, wait_until
+from tests.harness import ROOT, GatewayProcess, Samples, samples_of, wait_until
 
 WORKERS = 4
 SOON_SECONDS = 6.0
@@ -154,10 +155,12 @@ class Fleet:
     def serve_from_every_worker(self, number: int) -> None:
         """So many requests at once to each worker in turn, all of which are answered with 200."""
         for pid in self.gateway.worker_pids:
-            before = self.served_by(pid)
+            wanted = self.served_by(pid) + number
             with self.only(pid):
-                assert [answer.status for answer in crowd(self.gateway.url, number, self._headers)] == [200] * number
-                assert wait_until(lambda: self.served_by(pid) == before + number, SOON_SECONDS)
+                answers = crowd(self.gateway.url, number, self._headers)
+                served_all = partial(lambda pid, wanted: self.served_by(pid) == wanted, pid, wanted)
+                assert [answer.status for answer in answers] == [200] * number
+                assert wait_until(served_all, SOON_SECONDS)
 
     def states(self) -> dict[str, str]:
         """Key name to state, as `/metrics` has it."""
@@ -175,6 +178,12 @@ class Fleet:
             for (known, having), value in self.gateway.metrics().items()
             if known == f"gateway_{name}" and wanted <= having
         )
+
+    def scrapes(self, number: int) -> list[Samples]:
+        """Every sample of so many scrapes at once, by name and labels."""
+        with Crowd(self.gateway.url, number, method="GET", path="/metrics") as everybody:
+            everybody.wait_for(number)
+            return [samples_of(answer.body.decode()) for answer in everybody.answers]
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL a worker, and wait until another has its place."""
@@ -210,9 +219,7 @@ class Fleet:
 class Crowd:
     """So many connections, each with one request that has been sent. Not thread-safe."""
 
-    def __init__(
-        self, url: str, number: int, body: bytes = message_body(False), headers: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, url: str, number: int, body: bytes = message_body(False), headers: Iterable[str] = ()) -> None:
         self.answers: list[Received] = []
         self._poll = select.poll()
         self._waiting: dict[int, Client] = {}
@@ -220,7 +227,7 @@ class Crowd:
             client = Client(url)
             self._waiting[client.socket.fileno()] = client
             self._poll.register(client.socket, select.POLLIN)
-            client.send(body, headers=headers)
+            client.send(body if method == "POST" else b"", method=method, path=path, headers=headers)
 
     def __enter__(self) -> Crowd:
         return self

@@ -382,7 +382,6 @@ def test_there_are_pings_between_head_and_first_event(hasty_rig: Rig) -> None:
     assert answer.raw_body == PING + hasty_rig.direct(STREAMED).body
 
 
-@pytest.mark.xfail(strict=True, reason="no ping goes out while a further attempt waits for the upstream's head")
 def test_there_are_pings_while_the_next_key_is_slow(hasty_rig: Rig) -> None:
     """Given the head has gone out for a key that was then limited, then pings fill the next key's silence."""
     hasty_rig.keys("error_event:type=rate_limit_error,first=0.7", "slow_head:seconds=0.6")

@@ -71,6 +71,15 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def keep_data(self) -> None:
+        """Copy what a persistent server has written so far."""
+        shutil.copytree(self.folder / "appendonlydir", self.folder / "kept")
+
+    def restore_data(self) -> None:
+        """Put the copy back, while the server is dead."""
+        shutil.rmtree(self.folder / "appendonlydir")
+        (self.folder / "kept").rename(self.folder / "appendonlydir")
+
     def stop(self) -> None:
         """End it for good."""
         self.kill()

@@ -81,6 +81,14 @@ def test_a_full_worker_yields_while_another_has_room(own, others, should_yield):
     assert admission.should_yield is should_yield
 
 
+def test_a_worker_s_own_places_are_nobody_else_s():
+    """Given one worker with places left, then others see room and it does not."""
+    board = Board()
+    Admission(2, board, worker=1)
+    assert not board.others_have_room(1)
+    assert board.others_have_room(2)
+
+
 def test_room_comes_and_goes_with_the_places():
     """Given a full worker, then it yields from when another has a place given back, until that is taken again."""
     board = Board()

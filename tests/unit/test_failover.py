@@ -96,7 +96,9 @@ def resting(seconds):
         pytest.param(
             3, {0: retire}, {"k1": (429, "7"), "k2": (429, "9")}, "k1 k2", (RateLimited, LIMITED, 7), "ptt", id="mixed"
         ),
-        pytest.param(3, {0: retire, 1: resting(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"),
+        pytest.param(
+            3, {0: retire, 1: resting(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"
+        ),
         pytest.param(2, {0: resting(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
         pytest.param(2, {0: retire}, {}, "k1", None, "pv", id="retired-earlier"),
         pytest.param(3, {0: resting(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
@@ -104,7 +106,9 @@ def resting(seconds):
         pytest.param(
             2, {0: retire, 1: retire}, {}, "", (AuthenticationExhausted, REFUSED, None), "pp", id="all-retired"
         ),
-        pytest.param(2, {0: retire, 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"),
+        pytest.param(
+            2, {0: retire, 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"
+        ),
         pytest.param(
             5,
             {},
@@ -319,8 +323,8 @@ def test_a_key_that_needs_no_trial_costs_the_store_one_reading(status):
     [
         pytest.param(200, VALID, False, id="ok"),
         pytest.param(400, VALID, False, id="400"),
-        pytest.param(500, VALID, False, id="500"),
-        pytest.param(529, VALID, False, id="529"),
+        pytest.param(500, VALID, True, id="500"),
+        pytest.param(529, VALID, True, id="529"),
         pytest.param((429, "9"), TEMPORARY, False, id="429"),
         pytest.param(401, PERMANENT, False, id="401"),
         pytest.param(403, PERMANENT, False, id="403"),
@@ -329,8 +333,8 @@ def test_a_key_that_needs_no_trial_costs_the_store_one_reading(status):
     ],
 )
 def test_trial_ends_with_the_upstream_s_word(answer, state, is_on_trial):
-    """Given a key whose rest is over, when a request tries it, then any answer that accepts the key confirms it,
-    a refusal marks it again, and without an answer it stays on trial; in every case the lease is over."""
+    """Given a key whose rest is over, when a request tries it, then an answer that accepts the key confirms it,
+    a refusal marks it again, and what says nothing of the key leaves it on trial; in every case the lease is over."""
     clock = FakeClock()
     pool, upstream = pool_of(2, clock), Upstream(k0=answer)
     cool(pool, 0, 5)

@@ -24,9 +24,9 @@ LAYERS = {
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
         *("replica", "redis_scripts", "redis_wire", "redis_store"),
     ],
-    "flow": ["stream", "pace", "narrator", "turn", "interception", "passthrough"],
+    "flow": ["stream", "pace", "narrator", "turn", "interception", "passthrough", "prober"],
     "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "routes", "launch", "master", "worker"),
+        *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes", "launch", "master", "worker"),
         *("app", "cli", ""),
     ],
 }
@@ -193,7 +193,9 @@ def test_databases_are_known_to_the_shared_stores_alone():
     """Given LMDB and Redis, then only the stores over them import them; of LMDB the web layer may name the error, to
     tell the operator of it."""
     users = {
-        library: {module for module in GATEWAY_MODULES if library in {name.split(".")[0] for name in imports_of(module)}}
+        library: {
+            module for module in GATEWAY_MODULES if library in {name.split(".")[0] for name in imports_of(module)}
+        }
         for library in ("lmdb", "redis")
     }
     assert {module for module in users["redis"] if rank_of(module) < WEB} == users["redis"] == {"redis_wire"}

@@ -35,8 +35,9 @@ def states(pool: Pool) -> list[KeyState]:
 
 
 def prober(pool: Pool, simulator: Simulator, folder: Path, seconds: float = 60.0) -> Prober:
-    """A prober of this pool against a simulated upstream."""
+    """A prober of this pool against a simulated upstream, whose connections are not kept."""
     upstream = Upstream(Route(simulator.url, 2.0, 30.0), 5.0)
+    upstream.close()
     return Prober(lambda: (pool, upstream), Lifecycle(), seconds, folder / "prober.lock")
 
 
@@ -56,4 +57,7 @@ def test_only_one_process_probes(pool: Pool, tmp_path: Path) -> None:
         assert first._is_chosen()
         assert not second._is_chosen()
         first.start()
-        assert wait_until(lambda: len(simulator.requests) >= 4, 10)
+        try:
+            assert wait_until(lambda: len(simulator.requests) >= 4, 10)
+        finally:
+            first.stop()

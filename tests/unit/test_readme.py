@@ -32,6 +32,8 @@ def documented(value: object) -> str:
     """A default as README writes it."""
     if value is None:
         return "–"
+    if value == "":
+        return "$XDG_STATE_HOME/messages-gateway"
     if isinstance(value, ByokMode):
         return value.value
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -104,6 +104,7 @@ TABLE = [
     ("max_body_bytes", 33554432, {"1024": 1024}, ["1023", "0", "-1", "32MB", "1e6"]),
     ("drain_seconds", 300.0, SECONDS_GOOD, SECONDS_BAD),
     ("data_dir", "/home/ann/.local/state/messages-gateway", {"/var/lib/gateway": "/var/lib/gateway"}, []),
+    ("probe_seconds", None, SECONDS_GOOD, SECONDS_BAD),
     (
         "state_url",
         None,
@@ -138,9 +139,13 @@ def test_setting_has_its_default(name, default):
     [
         pytest.param({"HOME": "/home/ann"}, "/home/ann/.local/state/messages-gateway", id="home"),
         pytest.param({"HOME": "/home/ann", "XDG_STATE_HOME": "/state"}, "/state/messages-gateway", id="xdg"),
-        pytest.param({"HOME": "/home/ann", "XDG_STATE_HOME": ""}, "/home/ann/.local/state/messages-gateway", id="blank"),
+        pytest.param(
+            {"HOME": "/home/ann", "XDG_STATE_HOME": ""}, "/home/ann/.local/state/messages-gateway", id="blank"
+        ),
         pytest.param({"XDG_STATE_HOME": "/state", "GATEWAY_DATA_DIR": "/data"}, "/data", id="given"),
-        pytest.param({"XDG_STATE_HOME": "/state", "GATEWAY_DATA_DIR": " "}, "/state/messages-gateway", id="given-blank"),
+        pytest.param(
+            {"XDG_STATE_HOME": "/state", "GATEWAY_DATA_DIR": " "}, "/state/messages-gateway", id="given-blank"
+        ),
     ],
 )
 def test_data_folder_is_where_programs_keep_their_state(environ, data_dir):

@@ -1,0 +1,129 @@
+"""What one process knows of the keys while it exchanges it with a server. No server here: answers are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.records import NEVER_SEEN, Cause, Record, cooled, leased, retired
+from gateway.replica import Replica
+from gateway.store import Change
+
+LIMITED = Cause("rate_limited", 429, 5.0)
+REFUSED = Cause("unauthorized", 401, 6.0)
+NOW = 100.0
+
+
+def cooling(until_at: float) -> Change:
+    return lambda record: cooled(record, until_at, record.generation, LIMITED)
+
+
+def retiring(record: Record) -> Record:
+    return retired(record, record.generation, REFUSED)
+
+
+@pytest.fixture
+def replica() -> Replica:
+    """One that was told of a key's rest, and has nothing untold."""
+    made = Replica()
+    made.mark("name", cooling(200.0))
+    told = made.tell([])
+    assert told["name"].is_news
+    made.learn(told, {"name": told["name"].record}, NOW)
+    return made
+
+
+def news(replica: Replica) -> list[str]:
+    """The keys of which something is untold."""
+    told = replica.tell([])
+    replica.take_back(told)
+    return [name for name, what in told.items() if what.is_news]
+
+
+def test_a_clean_record_is_replaced(replica: Replica) -> None:
+    """Given nothing untold, then what the server says counts, even if it is less."""
+    answer = replace(replica.read(["name"])[0], cooling_until_at=199.9)
+    replica.learn(replica.tell([]), {"name": answer}, NOW)
+    assert replica.read(["name"]) == [answer]
+    assert news(replica) == []
+
+
+def test_a_mark_made_during_an_exchange_is_joined_and_told_next(replica: Replica) -> None:
+    """Given marks while the answer was under way, then they stay, and only they are still to be told."""
+    told = replica.tell([])
+    answer = replace(told["name"].record, cooling_until_at=250.0, limited_count=7)
+    replica.mark("name", cooling(300.0))
+    replica.mark("name", retiring)
+    replica.learn(told, {"name": answer}, NOW)
+    (record,) = replica.read(["name"])
+    assert (record.cooling_until_at, record.is_retired) == (300.0, True)
+    assert (record.limited_count, record.refused_count) == (8, 1)
+    told = replica.tell([])
+    assert told["name"].is_news
+    assert (told["name"].limited_count, told["name"].refused_count) == (7, 0)
+
+
+def test_what_a_failed_exchange_told_is_told_again(replica: Replica) -> None:
+    """Given an exchange of unknown outcome, then its marks and the leases it gave back are in the next."""
+    replica.mark("name", retiring)
+    replica.release("name", lambda record: record, "lease")
+    told = replica.tell([])
+    replica.take_back(told)
+    assert replica.tell([]) == told
+
+
+def test_a_key_that_the_server_has_forgotten_is_told_again(replica: Replica) -> None:
+    """Given an answer without a key that is known here, then it is kept and told; one unknown to both is nothing."""
+    before = replica.read(["name", "stranger"])
+    replica.learn(replica.tell(["stranger"]), {"name": None, "stranger": None}, NOW)
+    assert replica.read(["name", "stranger"]) == before
+    assert news(replica) == ["name"]
+
+
+def test_in_doubt_everything_is_told(replica: Replica) -> None:
+    """Given a server that may have lost anything, then what was told once is told again."""
+    assert news(replica) == []
+    replica.doubt()
+    assert news(replica) == ["name"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "lease_until_at"),
+    [
+        (Record(cooling_until_at=90.0), 130.0),
+        (Record(cooling_until_at=90.0, confirmed_at=95.0), 0.0),
+        (Record(cooling_until_at=190.0), 0.0),
+        (Record(cooling_until_at=90.0, is_retired=True), 0.0),
+        (Record(cooling_until_at=90.0, generation=1), 0.0),
+    ],
+    ids=["same trial", "confirmed", "limited again", "retired", "enabled"],
+)
+def test_a_lease_outlives_an_exchange_while_its_trial_lasts(answer: Record, lease_until_at: float) -> None:
+    """Given a lease taken here, then it is kept until the server tells of something that ended it."""
+    replica = Replica()
+    replica.mark("name", lambda record: replace(record, cooling_until_at=90.0))
+    replica.learn(replica.tell([]), {"name": Record(cooling_until_at=90.0)}, NOW)
+    assert replica.lease("name", lambda record: leased(record, 130.0, NOW))
+    replica.learn(replica.tell([]), {"name": answer}, NOW)
+    assert replica.read(["name"])[0].lease_until_at == lease_until_at
+    assert news(replica) == []
+
+
+def test_what_is_shown_between_exchanges_loses_no_mark_under_way(replica: Replica) -> None:
+    """Given a record shown with a lease's refusal while a mark is being told, then the mark stays."""
+    replica.mark("name", retiring)
+    told = replica.tell([])
+    replica.learn_one("name", Record(cooling_until_at=90.0, confirmed_at=95.0))
+    assert replica.read(["name"])[0].is_retired
+    replica.take_back(told)
+    assert replica.tell([])["name"].record.is_retired
+
+
+def test_a_key_never_seen_is_not_told(replica: Replica) -> None:
+    """Given a name that only the server has, then it is asked about, and known after."""
+    told = replica.tell(["other"])
+    assert (told["other"].record, told["other"].is_news) == (NEVER_SEEN, False)
+    answer = Record(cooling_until_at=150.0, limited_count=3)
+    replica.learn(told, {"other": answer}, NOW)
+    assert replica.read(["other"]) == [answer]

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines check format lock clean
+.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -8,6 +8,8 @@ help:
 	@echo "make test       set up everything and run every test"
 	@echo "make test-long  the storms at full count"
 	@echo "make bench-deadlines   the design's deadlines, measured"
+	@echo "make bench-workers     how many workers serve this machine best"
+	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -33,6 +35,14 @@ test-long: venv-dev
 
 bench-deadlines: venv-dev
 	@.venv/bin/python -m bench.deadlines
+
+bench-workers: venv-dev
+	@sh scripts/need.sh wrk:wrk
+	@.venv/bin/python -m bench.workers
+
+bench-walk: venv-dev
+	@sh scripts/need.sh redis-server:redis-server
+	@.venv/bin/python -m bench.walk
 
 check: venv-dev
 	@.venv/bin/ruff format --check .

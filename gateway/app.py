@@ -30,6 +30,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     # sseclient-py quotes every event it decodes in its debug lines: answers do not belong in a log at any level.
     logging.getLogger("sseclient").setLevel(logging.INFO)
     if gateway is None:
+        launch.refuse_preload()
         settings = launch.settings()
         gateway = Gateway(
             settings,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 
 
@@ -18,14 +17,16 @@ class DataFolderError(Exception):
 class DataFolder:
     """A folder held by this process and those it forks, until the last of them has ended.
 
+    It is made private if it is made here; one that exists keeps its mode, and each file in it has one of its own.
+
     Raises DataFolderError if it cannot be made or another gateway holds it.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
+            if not self.path.is_dir():
+                self.path.mkdir(mode=0o700, parents=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataFolderError(f"the data folder {path} cannot be used: {error.strerror}") from error
@@ -42,10 +43,11 @@ class DataFolder:
 
     def begin(self) -> None:
         """Throw away what belonged to an earlier start."""
-        shutil.rmtree(self.metrics, ignore_errors=True)
-        self.metrics.mkdir(mode=0o700)
+        self.metrics.mkdir(mode=0o700, exist_ok=True)
+        for counts in self.metrics.glob("*.db"):
+            counts.unlink()
 
 
 def metrics_folder(data_dir: str) -> Path:
     """The folder of prometheus-client's multiprocess files in a data folder."""
-    return Path(data_dir) / "metrics"
+    return Path(data_dir) / "worker-metrics"

@@ -66,12 +66,23 @@ def settings() -> Settings:
 
 def read_settings() -> Settings:
     """Read the configuration anew: the environment as it was at the start, the files as they are now."""
-    found = load_settings(os.environ, _read_file)
+    found = load_settings(os.environ, _read_file, len(os.sched_getaffinity(0)))
+    _check_state_url(found)
     try:
         tls_context(found.upstream_ca_pem)
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
     return found
+
+
+def _check_state_url(found: Settings) -> None:
+    if found.state_url is not None:
+        from gateway.redis_wire import Server  # most gateways have no Redis, and need not load its client
+
+        try:
+            Server(found.state_url)
+        except ValueError as error:
+            raise SettingsError(["GATEWAY_STATE_URL: the URL is not one that names a Redis server"]) from error
 
 
 def open_store(settings: Settings) -> Store:
@@ -92,6 +103,12 @@ def become_worker(number: int) -> None:
     """This process is the worker of that number, counted from the master's start."""
     global _worker_number
     _worker_number = number
+
+
+def refuse_preload() -> None:
+    """Raise SystemExit in a process that is no worker: there `--preload` builds the application, before any check."""
+    if not _worker_number:
+        raise SystemExit("gateway: --preload must not be set: threads and locks of the master's do not survive a fork")
 
 
 def adopt(new: Settings) -> None:

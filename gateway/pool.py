@@ -101,6 +101,10 @@ class Pool:
         """The operator has mended a key: it is valid, and refusals under way no longer count."""
         self._store.enable(self._fingerprints[key])
 
+    def revive(self, status: KeyStatus) -> bool:
+        """A retired key was accepted by the upstream; True if that made it valid."""
+        return self._store.revive(self._fingerprints[status.key], status.record.generation)
+
     def disable(self, key: Key) -> None:
         """The operator takes a key out of use until it is enabled."""
         self._store.disable(self._fingerprints[key], Cause(BY_OPERATOR, 0, self._clock()))

@@ -69,8 +69,7 @@ class Prober:
             except (GatewayError, ClientGone) as error:
                 log.debug("key %s (%s): probe: %r", status.key.name, status.key.hint, error)
                 continue
-            if reply.status == 200:
-                pool.enable(status.key)
+            if reply.status == 200 and pool.revive(status):
                 log.info("key %s (%s) is valid again: the upstream accepts it", status.key.name, status.key.hint)
                 mended.append(status.key.name)
         return mended

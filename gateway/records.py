@@ -113,6 +113,11 @@ def enabled(record: Record) -> Record:
     return _renewed(record)
 
 
+def revived(record: Record, generation: int) -> Record:
+    """The upstream accepts a refused key again: a new generation, unless more was learned of the key meanwhile."""
+    return record if generation != record.generation or record.is_disabled else _renewed(record)
+
+
 def disabled(record: Record, cause: Cause) -> Record:
     """The operator takes the key out of use; not even a restart gives it a trial."""
     return record if record.is_disabled else replace(_marked(record, cause), is_disabled=True)

@@ -20,7 +20,7 @@ from gateway.errors import ClientGone, InvalidRequest, RequestTimedOut, RequestT
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PIECE_BYTES = 256 * 1024
 _DISCARD_SECONDS = 1.0
-_PLACE_SECONDS = 0.1  # what has arrived already is read in less, and frees its place
+_PLACE_SECONDS = 0.05  # what has arrived already is read in less, and frees its place
 
 
 def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float) -> bytes:

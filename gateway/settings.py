@@ -69,7 +69,7 @@ class Settings:
         ByokMode.ALLOWED, values.byok_mode, "whether clients may bring their own credential: `true`, `false`, `only`"
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
-    workers: int = _setting(1, values.count(1), "worker processes", restart=True)
+    workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
     threads: int = _setting(256, values.count(2), "threads of a worker; a stream holds one", restart=True)
     reserved_threads: int = _setting(16, values.count(1), "threads kept free for health and refusals", restart=True)
     head_timeout_seconds: float = _setting(15.0, values.seconds, "how long a client may take to send a request's head")
@@ -152,12 +152,13 @@ def setting_specs() -> Iterator[tuple[str, Spec]]:
             yield item.name, item.metadata["spec"]
 
 
-def load_settings(environ: Mapping[str, str], read_file: ReadFile) -> Settings:
+def load_settings(environ: Mapping[str, str], read_file: ReadFile, processors: int = 1) -> Settings:
     """Read and check the whole configuration.
 
-    `read_file` returns a file's bytes or raises OSError. Raises SettingsError with every fault found.
+    `read_file` returns a file's bytes or raises OSError; `processors` is how many workers there are unless a setting
+    says otherwise. Raises SettingsError with every fault found.
     """
-    return _Loader(environ, read_file).load()
+    return _Loader(environ, read_file, processors).load()
 
 
 def settle(running: Settings, new: Settings) -> Settings:
@@ -175,7 +176,8 @@ def settle(running: Settings, new: Settings) -> Settings:
 class _Loader:
     """One reading of the configuration: collects complaints, and digests what it read."""
 
-    def __init__(self, environ: Mapping[str, str], read_file: ReadFile) -> None:
+    def __init__(self, environ: Mapping[str, str], read_file: ReadFile, processors: int) -> None:
+        self._processors = processors
         self._environ = environ
         self._read_file = read_file
         self._complaints: list[str] = []
@@ -192,6 +194,7 @@ class _Loader:
                     parsed[name] = spec.parse(value)
                 except values.BadValue as error:
                     self._complaints.append(f"{label}: {error}")
+        parsed.setdefault("workers", self._processors)
         keys = self._keys(parsed)
         parsed.pop("api_keys", None)  # from here on the secrets are Secrets
         tokens = self._tokens(parsed.get("client_tokens_file"))

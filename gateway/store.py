@@ -22,6 +22,7 @@ from gateway.records import (
     leased,
     released,
     retired,
+    revived,
 )
 
 Change = Callable[[Record], Record]
@@ -65,6 +66,10 @@ class Store(Protocol):
 
     def enable(self, fingerprint: str) -> None:
         """Start a new generation: the key is valid, marks under way no longer count."""
+        ...
+
+    def revive(self, fingerprint: str, generation: int) -> bool:
+        """Enable a key that the upstream accepts again; False if it was disabled or enabled meanwhile."""
         ...
 
     def disable(self, fingerprint: str, cause: Cause) -> None:
@@ -111,6 +116,10 @@ class MergingStore(ABC):
 
     def enable(self, fingerprint: str) -> None:
         self._change(fingerprint, enabled)
+
+    def revive(self, fingerprint: str, generation: int) -> bool:
+        before, after = self._change(fingerprint, lambda record: revived(record, generation))
+        return after is not before
 
     def disable(self, fingerprint: str, cause: Cause) -> None:
         self._change(fingerprint, lambda record: disabled(record, cause))

@@ -72,6 +72,7 @@ class GatewayProcess:
         settings = {
             "data_dir": self._data_folder.name,
             "bind": "127.0.0.1:0",
+            "workers": "1",
             "threads": "32",
             "reserved_threads": "8",
             "upstream_url": upstream_url,

@@ -181,7 +181,7 @@ class Fleet:
 
     def scrapes(self, number: int) -> list[Samples]:
         """Every sample of so many scrapes at once, by name and labels."""
-        with Crowd(self.gateway.url, number, method="GET", path="/metrics") as everybody:
+        with Crowd(self.gateway.url, number, body=b"", method="GET", path="/metrics") as everybody:
             everybody.wait_for(number)
             return [samples_of(answer.body.decode()) for answer in everybody.answers]
 
@@ -219,7 +219,15 @@ class Fleet:
 class Crowd:
     """So many connections, each with one request that has been sent. Not thread-safe."""
 
-    def __init__(self, url: str, number: int, body: bytes = message_body(False), headers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        url: str,
+        number: int,
+        body: bytes = message_body(False),
+        headers: Iterable[str] = (),
+        method: str = "POST",
+        path: str = "/v1/messages",
+    ) -> None:
         self.answers: list[Received] = []
         self._poll = select.poll()
         self._waiting: dict[int, Client] = {}
@@ -227,7 +235,7 @@ class Crowd:
             client = Client(url)
             self._waiting[client.socket.fileno()] = client
             self._poll.register(client.socket, select.POLLIN)
-            client.send(body if method == "POST" else b"", method=method, path=path, headers=headers)
+            client.send(body, method=method, path=path, headers=headers)
 
     def __enter__(self) -> Crowd:
         return self

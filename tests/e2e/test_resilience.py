@@ -444,7 +444,7 @@ def test_refused_clients_that_go_on_uploading_delay_nobody(
     with ExitStack() as stack:
         if refusal == 529:
             stack.enter_context(every_place_streaming(gateway, upstream))
-        talks = [stack.enter_context(Talk(chosen)) for _ in range(3 * RESERVED)]
+        talks = [stack.enter_context(Talk(chosen)) for _ in range(2 * RESERVED)]
         stack.enter_context(dribbling(talks))
         for talk in talks:
             talk.send_head("POST", "/v1/messages", {"Content-Length": "100000", "X-Gateway-Token": "wrong"})
@@ -750,7 +750,7 @@ def test_quick_stop_tells_its_streams_and_ends(gateway_process: Start, upstream:
 
 
 def test_quick_stop_is_not_kept_by_a_client_that_takes_nothing(gateway_process: Start, upstream: RawUpstream) -> None:
-    """Given a thread stuck in sending to a client, when SIGQUIT comes, then the gateway is gone in time all the same."""
+    """Given a thread stuck in sending to a client, when SIGQUIT comes, then the gateway is gone in time."""
     gateway = gateway_process(upstream.url, keys=[KEY], drain_seconds="60")
 
     def flood(incoming: Incoming) -> None:
@@ -808,7 +808,7 @@ def test_gateway_out_of_descriptors_waits_and_recovers(gateway_process: Start, u
 
 
 def test_kept_connection_is_answered_without_descriptors(gateway_process: Start, upstream: RawUpstream) -> None:
-    """Given no descriptor left for an upstream connection, when a kept client asks, then 502 says so, health is well."""
+    """Given no descriptor left for an upstream connection, when a kept client asks, then 502; health is well."""
     gateway = gateway_process(upstream.url, keys=[KEY], head_timeout_seconds="600", idle_connection_seconds="0.001")
     worker = worker_of(gateway)
     with ExitStack() as stack:

@@ -289,7 +289,8 @@ def test_a_clock_that_is_set_right_moves_no_deadline(make: Maker) -> None:
 def _waits(store: RedisStore, generation: int, seconds: float) -> bool:
     """Whether any kind of call, made again and again for so long, waits for more than a lease's few milliseconds.
 
-    A call in a thousand may be held up by a busy machine; a wait for the server would show in all of a kind.
+    On an idle machine the longest is a lease's 5 ms. A busy one holds up a call in a hundred, but never for as long as
+    the server would: what waits for that waits a second.
     """
     took: list[float] = []
     until = time.monotonic() + seconds
@@ -311,7 +312,7 @@ def _waits(store: RedisStore, generation: int, seconds: float) -> bool:
             took.append(time.perf_counter() - began)
         pause.wait(0.002)
     took.sort()
-    return took[-1 - len(took) // 1000] >= LONGEST_CALL_SECONDS or took[-1] >= 5 * LONGEST_CALL_SECONDS
+    return took[-1 - len(took) // 100] >= LONGEST_CALL_SECONDS or took[-1] >= 0.25
 
 
 @pytest.mark.parametrize("is_persistent", [True, False], ids=["persistent", "forgetful"])

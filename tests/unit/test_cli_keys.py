@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from gateway import launch
@@ -351,6 +352,19 @@ def test_change_is_in_redis_when_the_command_has_ended(keys, monkeypatch):
         assert not keys.folder.exists(), "the state is not in the data folder"
     finally:
         server.stop()
+
+
+def test_change_that_cannot_be_written_is_told(keys, monkeypatch):
+    """Given a disk that is full, when a key is disabled, then the command does not claim that it is."""
+    keys.known()
+
+    def fail(*_: object) -> None:
+        raise lmdb.MapFullError
+
+    monkeypatch.setattr(EmbeddedStore, "_written", fail)
+    assert keys.run("disable", "second") == 1
+    assert keys.out == ""
+    assert "out of reach" in keys.err
 
 
 class FadingStore(MemoryStore):

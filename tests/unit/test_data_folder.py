@@ -93,13 +93,16 @@ def test_folder_is_made_and_private(tmp_path, held):
     assert mode_of(path / "lock") == 0o600
 
 
-def test_folder_that_was_open_to_others_is_closed_to_them(tmp_path, held):
-    """Given a folder that is there and that others may read, then they may no longer."""
+def test_folder_that_is_there_keeps_its_mode_and_its_files(tmp_path, held):
+    """Given a folder that somebody made, with a file in it, then both stay as they were; our own files are private."""
     path = tmp_path / "data"
     path.mkdir()
     path.chmod(0o755)
-    held(path)
-    assert mode_of(path) == 0o700
+    (path / "theirs").write_text("precious")
+    held(path).begin()
+    assert mode_of(path) == 0o755
+    assert (path / "theirs").read_text() == "precious"
+    assert mode_of(path / "lock") == 0o600
 
 
 def test_second_gateway_on_a_folder_is_refused(tmp_path, holder):

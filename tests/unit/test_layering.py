@@ -26,8 +26,8 @@ LAYERS = {
     ],
     "flow": ["stream", "pace", "narrator", "turn", "interception", "passthrough", "prober"],
     "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes", "launch", "master", "worker"),
-        *("app", "cli", ""),
+        *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
+        *("launch", "master", "worker", "app", "cli", ""),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

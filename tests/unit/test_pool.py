@@ -123,6 +123,23 @@ def test_lease_is_one_request_s_until_it_is_given_back_or_over():
     assert pool.lease(key) is None, "what was given back was over already"
 
 
+def test_status_tells_whether_the_key_is_being_tried():
+    """Given a key on trial, then its status is leased from when a request tries it, until that gives up or is over."""
+    clock = FakeClock()
+    pool = pool_of(1, clock)
+    cool(pool, 0, 5)
+    clock.advance(5)
+    seen = [pool.statuses()[0].is_leased]
+    lease = pool.lease(pool.keys[0])
+    seen.append(pool.statuses()[0].is_leased)
+    pool.release(pool.keys[0], lease)
+    seen.append(pool.statuses()[0].is_leased)
+    pool.lease(pool.keys[0])
+    clock.advance(LEASE_SECONDS)
+    seen.append(pool.statuses()[0].is_leased)
+    assert seen == [False, True, False, False]
+
+
 def test_a_race_for_a_lease_has_one_winner():
     """Given a key on trial, when 64 threads ask for its lease at once, then one has it."""
     clock = FakeClock()

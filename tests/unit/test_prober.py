@@ -61,3 +61,11 @@ def test_only_one_process_probes(pool: Pool, tmp_path: Path) -> None:
             assert wait_until(lambda: len(simulator.requests) >= 4, 10)
         finally:
             first.stop()
+
+
+def test_key_disabled_during_its_probe_stays_disabled(pool: Pool) -> None:
+    """Given a probe under way; when the operator disables the key meanwhile; then its success changes nothing."""
+    (probed, *_) = pool.statuses()
+    pool.disable(MENDED)
+    assert not pool.revive(probed)
+    assert states(pool)[0] is KeyState.PERMANENT

@@ -28,8 +28,10 @@ def rows(title: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
 
 
-def documented(value: object) -> str:
+def documented(name: str, value: object) -> str:
     """A default as README writes it."""
+    if name == "workers":
+        return "one a processor"
     if value is None:
         return "–"
     if value == "":
@@ -43,7 +45,7 @@ def test_every_setting_stands_in_readme_with_its_default_and_reload() -> None:
     """Given the settings table of the code; then README has the same names, defaults and needs of a restart."""
     settings = Settings()
     expected = {
-        f"GATEWAY_{name.upper()}": (documented(getattr(settings, name)), spec.needs_restart)
+        f"GATEWAY_{name.upper()}": (documented(name, getattr(settings, name)), spec.needs_restart)
         for name, spec in setting_specs()
     }
     written = {cells[0]: (cells[1], cells[3] == "restart") for cells in rows("Settings")}

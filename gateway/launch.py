@@ -80,9 +80,9 @@ def _check_state_url(found: Settings) -> None:
         from gateway.redis_wire import Server  # most gateways have no Redis, and need not load its client
 
         try:
-            Server(found.state_url)
+            Server(found.state_url, prefix="")
         except ValueError as error:
-            raise SettingsError(["GATEWAY_STATE_URL: the URL is not one that names a Redis server"]) from error
+            raise SettingsError([f"GATEWAY_STATE_URL: {error}"]) from error
 
 
 def open_store(settings: Settings) -> Store:

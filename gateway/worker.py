@@ -35,7 +35,7 @@ from gunicorn import util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 from gateway import launch
-from gateway.client_socket import ClientSocket
+from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
 from gateway.malformed import FAILURE, refusal_of
 from gateway.service import Gateway
 from gateway.settings import SettingsError
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _GOODBYE_SECONDS = 2.0
 _LONGEST_GOODBYE_SECONDS = 30.0
 # What a kept connection may still hold of a body that nobody read; the rest is not waited for.
-_LEFTOVER_SECONDS = 0.1
+_LEFTOVER_SECONDS = 0.02
 _OUT_OF_DESCRIPTORS_SECONDS = 1.0
 _QUIT_SECONDS = 1.0
 
@@ -142,8 +142,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._gateway.flush()
 
     def notify(self) -> None:
-        """Called about once a second by the main loop."""
+        """Called by the main loop in every round, which comes about once a second at least."""
         super().notify()
+        if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
+            super().set_accept_enabled(False)
         self._goodbyes.sweep()
         self._gateway.tick()
 
@@ -156,8 +158,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
         stopping, take what has queued and close the listening sockets for good.
         """
-        is_wanted = not self._gateway.admission.should_yield and time.monotonic() >= self._accepts_again_at
-        super().set_accept_enabled(enabled and is_wanted)
+        super().set_accept_enabled(enabled and self._wants_connections)
         if not self.alive and not self._has_stopped_listening:
             self._has_stopped_listening = True
             for listener in self.sockets:
@@ -214,8 +215,20 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """Whether the connection can carry another request: not if its body is still to come."""
-        deadline = time.monotonic() + _LEFTOVER_SECONDS
-        return bool(keepalive and not conn.sock.owes_continue and conn.parser.finish_body(deadline=deadline))
+        if not keepalive or conn.sock.owes_continue:
+            return False
+        conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
+        try:
+            # gunicorn looks at the deadline between pieces, and a trickle never completes one.
+            return bool(conn.parser.finish_body(deadline=deadline))
+        except ReadDeadlineExceeded:
+            return False
+        finally:
+            conn.sock.read_deadline_at = None
+
+    @property
+    def _wants_connections(self) -> bool:
+        return not self._gateway.admission.should_yield and time.monotonic() >= self._accepts_again_at
 
     @property
     def _gateway(self) -> Gateway:

@@ -110,12 +110,8 @@ class RedisStore(MergingStore):
         self._replica.release(self._name(fingerprint), lambda record: released(record, until_at), lease)
         self._is_due.set()
 
-    def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> None:
-        """Wait until the server has all that was marked here before, or the time is over."""
-        self.push(timeout_seconds)
-
-    def push(self, timeout_seconds: float) -> bool:
-        """Wait until the server has all that was marked here before; False if it has not by then."""
+    def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> bool:
+        """Wait until the server has all that was marked here before; False if it has not when the time is over."""
         with self._progress:
             wanted = self._begun_count + 1
             self._is_due.set()
@@ -124,7 +120,7 @@ class RedisStore(MergingStore):
     def close(self) -> None:
         """Tell the server what is untold, if it answers within half a second, and end the thread."""
         if self.is_up and not self._is_closing.is_set():
-            self.push(_CLOSING_SECONDS)
+            self.flush(_CLOSING_SECONDS)
         self._is_closing.set()
         self._is_due.set()
         self._thread.join(_CLOSING_SECONDS)
@@ -145,6 +141,13 @@ class RedisStore(MergingStore):
     # The thread's
 
     def _run(self) -> None:
+        try:
+            self._keep_in_step()
+        finally:
+            self._is_up = False  # whatever ended it
+            self._disconnect()
+
+    def _keep_in_step(self) -> None:
         pause_seconds = _SHORTEST_PAUSE_SECONDS
         while not self._is_closing.is_set():
             self._is_due.clear()
@@ -166,7 +169,6 @@ class RedisStore(MergingStore):
                     self._done_count = number
                     self._progress.notify_all()
                 self._is_due.wait(self._pull_seconds)
-        self._disconnect()
 
     def _synchronise(self) -> None:
         """Tell the server what is untold, and learn what it knows."""

@@ -103,7 +103,10 @@ class Server:
 
 
 class Connection:
-    """One connection; belongs to one thread at a time. All methods raise SERVER_ERRORS, after which it is closed."""
+    """One connection; belongs to one thread at a time.
+
+    All methods raise SERVER_ERRORS. After one it is not used again, for the library might connect anew, unnoticed.
+    """
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -133,8 +136,6 @@ class Connection:
 
     def send(self, *words: str | int) -> None:
         """Send one command."""
-        if not self._raw.is_connected:  # the library would connect anew, unnoticed
-            raise redis.ConnectionError("the connection is closed")
         self._raw.send_command(*words)
 
     def close(self) -> None:

@@ -76,8 +76,8 @@ class Store(Protocol):
         """Take the key out of use until it is enabled."""
         ...
 
-    def flush(self) -> None:
-        """Hand on what others do not know yet; for a process that is about to end."""
+    def flush(self) -> bool:
+        """Hand on what others do not know yet, within about a second; False if that failed."""
         ...
 
 
@@ -124,8 +124,9 @@ class MergingStore(ABC):
     def disable(self, fingerprint: str, cause: Cause) -> None:
         self._change(fingerprint, lambda record: disabled(record, cause))
 
-    def flush(self) -> None:  # noqa: B027  # every change was shared when it was made
-        """Nothing waits to be handed on."""
+    def flush(self) -> bool:
+        """Nothing waits to be handed on: every change was shared when it was made, if it could be."""
+        return self.is_up
 
 
 class MemoryStore(MergingStore):

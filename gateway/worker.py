@@ -20,6 +20,7 @@ here:
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import selectors
@@ -49,6 +50,7 @@ _LONGEST_GOODBYE_SECONDS = 30.0
 _LEFTOVER_SECONDS = 0.02
 _OUT_OF_DESCRIPTORS_SECONDS = 1.0
 _QUIT_SECONDS = 1.0
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024  # see mallopt(3)
 
 
 class _Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -122,6 +124,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def init_process(self) -> None:
         launch.become_worker(self.age)
+        _return_large_blocks()
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         super().init_process()
@@ -170,6 +173,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def accept(self, listener: Any) -> None:
         """Accept a connection and let it wait in the poller for its first byte."""
+        if self.alive and not self._wants_connections:  # it has become so since the loop last asked
+            return
         settings = self._gateway.configuration.settings
         try:
             accepted, address = listener.accept()
@@ -265,3 +270,10 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         except Exception:
             log.exception("the reload failed; nothing has changed in this worker")
         launch.reload_board.publish(None)
+
+
+def _return_large_blocks() -> None:
+    """Have the C library return the memory of large bodies; glibc would come to keep 64 MB for every few threads."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it, nor needs it
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -93,8 +93,7 @@ def _change(pool: Pool, arguments: argparse.Namespace) -> None:
 
 
 def _share(store: Store) -> None:
-    store.flush()
-    if not store.is_up:
+    if not store.flush():
         raise _Refused("the shared state of the keys went out of reach: nobody else may have heard of this")
 
 

@@ -129,7 +129,7 @@ def test_a_new_replica_knows_what_the_others_know(make: Maker) -> None:
     """Given a key retired through one, then a replica that starts has it from the first reading on."""
     first = make()
     first.retire(KEY, 0, refused())
-    assert first.push(1.0)
+    assert first.flush(1.0)
     assert known(make()).is_retired
 
 
@@ -180,15 +180,15 @@ def test_a_stale_mark_is_dropped(make: Maker) -> None:
     """Given a refusal under way when the key is enabled elsewhere, then it does not retire the key again."""
     stores = [make(), make(pull_seconds=30.0)]  # the second does not hear of it by itself
     stores[0].retire(KEY, 0, refused())
-    assert stores[0].push(1.0)
-    assert stores[1].push(1.0)
+    assert stores[0].flush(1.0)
+    assert stores[1].flush(1.0)
     stores[0].enable(KEY)
-    assert stores[0].push(1.0)
+    assert stores[0].flush(1.0)
     assert known(stores[1]).generation == 0
     stores[1].cool(KEY, time.time() + 500, 0, limited())
     stores[1].retire(KEY, 0, refused())
     for store in (stores[1], stores[0]):
-        assert store.push(1.0)
+        assert store.flush(1.0)
         record = known(store)
         assert (record.generation, record.is_permanent, record.is_cooling(time.time())) == (1, False, False)
 
@@ -204,7 +204,7 @@ def test_deadlines_do_not_creep(server: RedisServer, make: Maker) -> None:
             stores[number % 3].cool(KEY, time.time() + 1, 0, limited())
             if number % 10 == 0:
                 client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            stores[(number + 1) % 3].push(1.0)
+            stores[(number + 1) % 3].flush(1.0)
     # More where a connection was cut between a merge and its answer.
     assert everywhere(stores, lambda record: record.limited_count >= 61, BACK_SECONDS)
     for store in stores:
@@ -241,10 +241,10 @@ def test_the_later_deadline_wins_whatever_the_clocks_say(make: Maker) -> None:
     slow, fast = Skewed(-60.0), Skewed(60.0)
     stores = [make(clock=slow), make(clock=fast)]
     stores[0].cool(KEY, slow() + 30.0, 0, limited(slow()))
-    assert stores[0].push(1.0)
+    assert stores[0].flush(1.0)
     stores[1].cool(KEY, fast() + 10.0, 0, limited(fast()))
-    assert stores[1].push(1.0)
-    assert stores[0].push(1.0)
+    assert stores[1].flush(1.0)
+    assert stores[0].flush(1.0)
     for store, clock in zip(stores, (slow, fast), strict=True):
         assert known(store).cooling_until_at - clock() == pytest.approx(30.0, abs=0.5)
 
@@ -275,7 +275,7 @@ def test_a_clock_that_is_set_right_moves_no_deadline(make: Maker) -> None:
     stores = [make(clock=clock), make()]
     until_at = time.time() + 500
     stores[0].cool(KEY, until_at, 0, limited())
-    assert stores[0].push(1.0)
+    assert stores[0].flush(1.0)
     jumps.append(-60.0)
     assert wait_until(lambda: abs(known(stores[0]).cooling_until_at - clock() - (until_at - time.time())) < 0.2, 1.0)
     stores[0].retire(KEY, 0, refused(clock()))
@@ -364,7 +364,7 @@ def test_a_server_that_comes_back_with_older_data_is_told_the_newer() -> None:
         server.kill()
         server.restore_data()
         server.start()
-        assert wait_until(lambda: all(store.push(1.0) for store in stores), BACK_SECONDS)
+        assert wait_until(lambda: all(store.flush(1.0) for store in stores), BACK_SECONDS)
         newcomer = RedisStore(server.url)
         stores.append(newcomer)
         for store in stores:
@@ -410,7 +410,7 @@ def test_a_flushed_server_is_told_everything_again(server: RedisServer, make: Ma
     assert everywhere(stores, lambda record: record.is_retired and record.limited_count == 1)
     with server.client() as client:
         client.flushall()
-    assert all(store.push(2.0) for store in stores)
+    assert all(store.flush(2.0) for store in stores)
     for store in [*stores, make()]:
         record = known(store)
         assert record.is_retired
@@ -422,10 +422,10 @@ def test_a_record_that_the_server_dropped_is_told_again(server: RedisServer, mak
     """Given a server that evicts one record, then no process forgets it, and the server has it again."""
     store = make()
     store.retire(KEY, 0, refused())
-    assert store.push(1.0)
+    assert store.flush(1.0)
     with server.client() as client:
         client.delete(*client.keys("gateway:key:*"))
-        assert store.push(1.0)
+        assert store.flush(1.0)
         assert known(store).is_retired
         assert wait_until(lambda: len(client.keys("gateway:key:*")) == 1, SOON_SECONDS)
 
@@ -438,9 +438,9 @@ def test_a_server_that_is_not_there_at_the_start_fails_nothing(server: RedisServ
     assert time.monotonic() - began < 1.0
     assert not store.is_up
     assert store.retire(KEY, 0, refused())
-    assert not store.push(0.2)
+    assert not store.flush(0.2)
     server.start()
-    assert store.push(BACK_SECONDS)
+    assert store.flush(BACK_SECONDS)
     assert store.is_up
     assert known(make()).is_retired
 
@@ -470,7 +470,7 @@ def test_going_down_and_coming_back_are_said_once(
     assert wait_until(lambda: not store.is_up, 2.0)
     for _ in range(50):
         store.cool(KEY, time.time() + 5, 0, limited())
-    assert not store.push(0.5)
+    assert not store.flush(0.5)
     server.start()
     assert wait_until(lambda: store.is_up, BACK_SECONDS)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
@@ -505,13 +505,13 @@ def test_a_confirmation_that_was_not_heard_yet_prevents_a_second_probe(make: Mak
     """Given a replica that hears of nothing for long, then asking for a lease tells it that the trial is over."""
     stores = [make(), make(pull_seconds=30.0)]
     stores[0].cool(KEY, time.time() + 0.2, 0, limited())
-    assert stores[0].push(1.0)
-    assert stores[1].push(1.0)
+    assert stores[0].flush(1.0)
+    assert stores[1].flush(1.0)
     assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
     now = time.time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
     stores[0].confirm(KEY, 0, time.time())
-    assert stores[0].push(1.0)
+    assert stores[0].flush(1.0)
     assert known(stores[1]).is_unconfirmed
     now = time.time()
     assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
@@ -533,7 +533,7 @@ def test_a_lease_given_back_may_be_taken_elsewhere(make: Maker) -> None:
 
     assert wait_until(lease, SOON_SECONDS)
     stores[0].release(KEY, now + LEASE_SECONDS)  # not its own any more
-    assert stores[0].push(1.0)
+    assert stores[0].flush(1.0)
     now = time.time()
     assert not stores[2].lease(KEY, now + LEASE_SECONDS, now)
 
@@ -614,7 +614,7 @@ def test_the_server_holds_neither_secrets_nor_fingerprints(server: RedisServer, 
     rest_then_trial([store])
     now = time.time()
     assert store.lease(KEY, now + LEASE_SECONDS, now)
-    assert store.push(1.0)
+    assert store.flush(1.0)
     with server.client() as client:
         names = client.keys("*")
         dump = "".join(
@@ -665,7 +665,7 @@ def test_a_unix_socket_serves_alike() -> None:
     try:
         assert store.is_up
         assert store.retire(KEY, 0, refused())
-        assert store.push(1.0)
+        assert store.flush(1.0)
     finally:
         store.close()
         server.stop()

@@ -273,7 +273,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
 
 def _return_large_blocks() -> None:
-    """Have the C library return the memory of large bodies; glibc would come to keep 64 MB for every few threads."""
+    """Have the C library return the memory of large bodies; glibc would keep up to 64 MB in each arena."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it, nor needs it
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

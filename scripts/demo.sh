@@ -37,7 +37,7 @@ upstream=$(wait_for "$folder/simulator.log" 'http://[0-9.:]*')
 echo "   $upstream"
 
 echo "== The gateway, with those keys in this order"
-GATEWAY_UPSTREAM_URL=$upstream GATEWAY_BIND=127.0.0.1:0 \
+GATEWAY_UPSTREAM_URL=$upstream GATEWAY_BIND=127.0.0.1:0 GATEWAY_DATA_DIR=$folder/data \
 GATEWAY_API_KEYS=limited=sk-demo-limited,revoked=sk-demo-revoked,good=sk-demo-good \
     .venv/bin/gunicorn -c gunicorn.conf.py >"$folder/gateway.log" 2>&1 &
 gateway=$!

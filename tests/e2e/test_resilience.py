@@ -419,7 +419,7 @@ def dribbling(talks: list[Talk]) -> Iterator[None]:
 
     def send() -> None:
         alive = list(talks)
-        while not is_done.wait(0.02):
+        while not is_done.wait(0.005):
             for talk in list(alive):
                 try:
                     talk.socket.send(b"x", socket.MSG_DONTWAIT)

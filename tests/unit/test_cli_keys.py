@@ -93,15 +93,23 @@ def keys(tmp_path, capsys, monkeypatch) -> Keys:
 
 
 def cool(name: str, rest_seconds: float, ago_seconds: float = 0.0) -> Callable[[EmbeddedStore], object]:
-    """A 429 so long ago, with a rest from then on."""
-    at = time.time() - ago_seconds
-    cause = Cause("rate_limited", LIMITED_STATUS, at)
-    return lambda store: store.cool(FINGERPRINTS[name], at + rest_seconds, 0, cause)
+    """A 429 so long before the mark is made, with a rest from then on."""
+
+    def mark(store: EmbeddedStore) -> object:
+        at = time.time() - ago_seconds
+        return store.cool(FINGERPRINTS[name], at + rest_seconds, 0, Cause("rate_limited", LIMITED_STATUS, at))
+
+    return mark
 
 
 def retire(name: str, ago_seconds: float = 0.0) -> Callable[[EmbeddedStore], object]:
-    cause = Cause("unauthorized", REFUSED_STATUS, time.time() - ago_seconds)
-    return lambda store: store.retire(FINGERPRINTS[name], 0, cause)
+    """A 401 so long before the mark is made."""
+
+    def mark(store: EmbeddedStore) -> object:
+        cause = Cause("unauthorized", REFUSED_STATUS, time.time() - ago_seconds)
+        return store.retire(FINGERPRINTS[name], 0, cause)
+
+    return mark
 
 
 def disable(name: str) -> Callable[[EmbeddedStore], object]:

@@ -742,7 +742,7 @@ def test_quick_stop_tells_its_streams_and_ends(gateway_process: Start, upstream:
             ((name, error),) = events_of((first + stream.rest()).removeprefix(FIRST_EVENT))
             assert (name, error["error"]["type"]) == ("error", "overloaded_error")
         assert error_of(waiting.answer())[:2] == (529, "overloaded_error")
-        assert is_refused(gateway)
+        assert wait_until(lambda: is_refused(gateway), SOON_SECONDS)
         assert gateway.wait(SOON_SECONDS) == 0
         assert time.monotonic() - told_at < SOON_SECONDS
     assert "Traceback" not in gateway.log

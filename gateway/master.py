@@ -69,6 +69,7 @@ def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, objec
     yield "--preload", cfg.preload_app, False
     yield "--reload", cfg.reload, False
     yield "--reuse-port", cfg.reuse_port, False
+    yield "--http2-cleartext", cfg.http2_cleartext, "off"
 
 
 def when_ready(server: Any) -> None:

@@ -151,7 +151,9 @@ class Journal:
     def read(cls, folder: Path) -> Journal:
         journal = cls()
         for path in folder.iterdir():
-            for line in path.read_text().splitlines():
+            for line in path.read_text().splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break  # the kill cut the journal's own last line: that mark was not begun, or not told as done
                 stage, key, until_at = line.split()
                 begun = stage == "begun"
                 (journal.begun if begun else journal.done)[key] += 1

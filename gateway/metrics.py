@@ -1,8 +1,8 @@
 """Everything that the gateway counts, and how Prometheus reads it.
 
 Owns: the registry and every metric's name, labels and buckets; README's table and a test hold them to each
-other. May use the pure layer, the pool and admission. Thread-safe: prometheus-client's metrics lock themselves;
-what belongs to the present moment (key states, places, phase) is read at scrape and never stored.
+other. May use the pure layer and the pool. Thread-safe: prometheus-client's metrics lock themselves; what belongs to
+the present moment (key states, the last reload, the store's reach) is read at scrape and never stored.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One row of the settings table. `applies` says whether a reload is enough or a restart is needed."""
+    """One row of the settings table. `needs_restart` tells what a reload cannot change."""
 
     parse: Callable[[object], Any]
     meaning: str

@@ -76,9 +76,6 @@ class _Goodbyes:
         self._poller = poller
         self._waiting: dict[ClientSocket, tuple[float, float]] = {}  # the next deadline, and the last
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def say(self, client: ClientSocket) -> None:
         """End our side; close when the client has ended its own, or after a while."""
         try:

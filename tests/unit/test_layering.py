@@ -19,7 +19,7 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records"),
     ],
-    "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics"],
+    "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
         *("replica", "redis_scripts", "redis_wire", "redis_store"),

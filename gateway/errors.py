@@ -135,6 +135,12 @@ class UpstreamSilent(UpstreamTimedOut):
     """The upstream has sent nothing for longer than the read-idle limit."""
 
 
+class TurnLimitReached(GatewayError):
+    """The model goes on calling the gateway's tools, for more turns than are allowed."""
+
+    status = 502
+
+
 class ClientGone(Exception):
     """The client closed its connection: there is nobody to answer. Not a GatewayError for that reason."""
 

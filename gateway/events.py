@@ -101,6 +101,11 @@ def split_events(whole: bytes) -> Iterator[bytes]:
         yield whole[start:]
 
 
+def encode_event(name: str, data: bytes) -> bytes:
+    """One event with these data, which have no line ends."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
 def decode_event(raw: bytes) -> Event | None:
     """Decode one whole event; None if it carries no data (comments, blank lines, unknown fields only).
 

@@ -1,7 +1,8 @@
 """One client request to `/v1/messages`, from the first byte in to the last byte out.
 
-Owns: relaying a turn to the client and saying how it ended. Flow layer; belongs to one thread. `run` is a generator
-of one Head and then bytes; closing it at any point frees the upstream's connection and records what was seen.
+Owns: the one loop over turns, relaying each to the client, and saying how it ended. Flow layer; belongs to one thread.
+`run` is a generator of one Head and then bytes; closing it at any point frees the upstream's connection and records
+what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's affair.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from enum import Enum
 
+from gateway.dialogue import Dialogue
 from gateway.errors import (
     ClientGone,
     GatewayError,
@@ -22,12 +24,11 @@ from gateway.errors import (
     error_event,
     upstream_error_event,
 )
-from gateway.messages import Tally
 from gateway.metrics import Metrics
 from gateway.pace import Output, Pace
 from gateway.stream import EventStream
 from gateway.turn import Turn, TurnMaker
-from gateway.upstream import Call
+from gateway.upstream import Reply
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +52,20 @@ class Interception:
 
     def __init__(
         self,
-        call: Call,
+        dialogue: Dialogue,
         turns: TurnMaker,
         pace: Pace,
         metrics: Metrics,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._call: Call | None = call
+        self._dialogue = dialogue
         self._turns = turns
         self._pace = pace
         self._metrics = metrics
         self._started_at = started_at
         self._clock = clock
-        self._tally = Tally()
+        self._has_relayed = False
 
     def run(self) -> Generator[Output, None, None]:
         """The response: its Head, then the bytes of its body, if it is a stream.
@@ -94,57 +95,90 @@ class Interception:
         finally:
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
-            self._metrics.count_tokens(self._tally.model, self._tally.tokens)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
-        turn = yield from self._turns.obtain(self._taken_call(), self._pace)
-        self._tally = turn.tally
-        with closing(turn.reply):
-            if turn.stream is None:
-                return (yield from self._whole(turn))
-            return (yield from self._streamed(turn.stream, turn.opening))
+        outcome = StreamOutcome.COMPLETED
+        while self._dialogue.has_more and outcome is StreamOutcome.COMPLETED:
+            outcome = yield from self._turn()
+            if outcome is StreamOutcome.COMPLETED:
+                yield from self._dialogue.end_turn(self._pace)
+        return outcome
 
-    def _taken_call(self) -> Call:
-        """The call, no longer held here: a body of megabytes must not live as long as its stream."""
-        call, self._call = self._call, None
-        if call is None:
-            raise RuntimeError("an interception runs once")
-        return call
+    def _turn(self) -> Generator[Output, None, StreamOutcome]:
+        turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
+        try:
+            with closing(turn.reply):
+                if turn.stream is None:
+                    return (yield from self._whole(turn))
+                return (yield from self._streamed(turn.stream, turn.opening))
+        finally:
+            self._metrics.count_tokens(turn.tally.model, turn.tally.tokens)
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
-        if self._pace.has_begun:  # for another key's stream, which turned out to be a refusal
+        is_message = turn.reply.status == 200 and _holds_message(turn)
+        if is_message and self._dialogue.shows_events:
+            return (yield from self._as_events(turn))
+        if self._pace.has_begun:  # for another answer, which was a stream
             yield upstream_error_event(turn.reply.status, turn.body, self._pace.request_id)
             return StreamOutcome.UPSTREAM_ERROR
-        if turn.reply.status == 200 and not self._tally.observe_whole(turn.body):
-            raise UpstreamError("the upstream's answer is not a JSON object")
-        yield self._pace.whole(turn.reply, turn.body)
+        body = self._dialogue.show_whole(turn.body) if is_message else turn.body
+        if body is not None:
+            yield self._pace.whole(turn.reply, body)
+        return StreamOutcome.COMPLETED
+
+    def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+        shown = self._dialogue.show_whole(turn.body)
+        yield from self._begun(turn.reply)
+        if shown:
+            yield self._pace.sent(shown)
         return StreamOutcome.COMPLETED
 
     def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
-        if not self._pace.has_begun:
-            yield self._pace.begin(stream.reply)
-        self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
+        yield from self._begun(stream.reply)
         batch: bytes | None = opening
         while batch:
-            yield self._pace.sent(batch)
-            if self._tally.has_ended:
+            yield from self._shown(batch, stream.reply)
+            if stream.tally.has_ended:
                 yield from self._lingered(stream)
-                return StreamOutcome.COMPLETED if self._tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+                return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
             while (batch := stream.receive(self._pace.left_seconds)) is None:
                 yield self._pace.signal(stream.reply)
         raise UpstreamError("the upstream's stream ended before message_stop")
+
+    def _begun(self, reply: Reply) -> Generator[Output, None, None]:
+        """The head, if it has not gone out yet; the first event follows."""
+        if not self._pace.has_begun:
+            yield self._pace.begin(reply)
+        if not self._has_relayed:
+            self._has_relayed = True
+            self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
+
+    def _shown(self, batch: bytes, reply: Reply) -> Generator[Output, None, None]:
+        """What the client is shown of whole events; a ping if that has been nothing for too long."""
+        shown = self._dialogue.show(batch)
+        if shown:
+            yield self._pace.sent(shown)
+        elif self._pace.left_seconds <= 0:
+            yield self._pace.signal(reply)
 
     def _lingered(self, stream: EventStream) -> Generator[Output, None, None]:
         """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long."""
         deadline = self._clock() + _LINGER_SECONDS
         try:
             while batch := stream.receive(deadline - self._clock()):
-                yield self._pace.sent(batch)
+                yield from self._shown(batch, stream.reply)
         except (UpstreamError, Stopping, ClientGone) as error:
             log.debug("%s: after the last event: %r", self._pace.request_id, error)
 
     def _error(self, error: GatewayError) -> bytes:
         return error_event(error.kind, error.message, self._pace.request_id)
+
+
+def _holds_message(turn: Turn) -> bool:
+    """Whether a whole answer is a message and not an error. Raises UpstreamError if it is no JSON object."""
+    if not turn.tally.observe_whole(turn.body):
+        raise UpstreamError("the upstream's answer is not a JSON object")
+    return turn.tally.error_kind is None
 
 
 def _outcome_of(error: GatewayError) -> StreamOutcome:

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.events import Event
+from gateway.json_values import object_or_none
 
 # Usage counts that are worth counting, by the name of the metric's `type` label.
 TOKEN_TYPES = {
@@ -101,7 +102,7 @@ class Tally:
 
     def observe(self, event: Event) -> None:
         """Take in one event; data that cannot be read is left to the client to judge."""
-        document = _object_or_none(event.data)
+        document = object_or_none(event.data)
         kind = document.get("type") if document is not None else None
         if event.name == "message_stop" or kind == "message_stop":
             self.has_stopped = True
@@ -114,11 +115,14 @@ class Tally:
 
     def observe_whole(self, body: bytes) -> bool:
         """Take in a whole answer's JSON; False if it is not a JSON object."""
-        document = _object_or_none(body)
+        document = object_or_none(body)
         if document is None:
             return False
-        self._observe_message(document)
-        self.has_stopped = True
+        if document.get("type") == "error":
+            self.error_kind = error_kind(document)
+        else:
+            self._observe_message(document)
+            self.has_stopped = True
         return True
 
     def _observe_message(self, message: object) -> None:
@@ -141,11 +145,3 @@ def error_kind(document: Mapping[str, Any] | None) -> str:
     error = document.get("error") if document is not None else None
     kind = error.get("type") if isinstance(error, dict) else None
     return kind if isinstance(kind, str) else "api_error"
-
-
-def _object_or_none(text: str | bytes) -> dict[str, Any] | None:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None

@@ -122,6 +122,7 @@ class Metrics:
         self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._moment: Collector | None = None
         self._models = BoundedLabels(limit=100)
+        self._tools = BoundedLabels(limit=1000)
         self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
         self.key_failovers = self._counter(
             "key_failovers", "Answers of a key thrown away for another key's.", "key", "reason"
@@ -145,6 +146,10 @@ class Metrics:
         self.streams_ended = self._counter("streams_ended", "Streams by how they ended.", "outcome")
         self.rejections = self._counter("rejections", "Requests refused without an upstream call.", "reason")
         self.tokens = self._counter("tokens", "Tokens that answers reported.", "model", "type")
+        self.tool_calls = self._counter(
+            "tool_calls", "Calls of injected tools by how they ended.", "server", "tool", "outcome"
+        )
+        self.tool_call_duration = self._histogram("tool_call_duration_seconds", "From a call to its result.", "server")
         self.key_ratelimit_limit = self._gauge(
             "key_ratelimit_limit", "The upstream's limit, as its last answer gave it.", "mostrecent", "key", "limit"
         )
@@ -174,6 +179,12 @@ class Metrics:
         name = self._models.fold(model or "unknown")
         for token_type, count in tokens.items():
             self.tokens.labels(name, token_type).inc(count)
+
+    def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
+        """Count one call of an injected tool, and how long it took if it was made."""
+        self.tool_calls.labels(server, self._tools.fold(tool), outcome).inc()
+        if seconds is not None:
+            self.tool_call_duration.labels(server).observe(seconds)
 
     def note_rate_limits(self, key: str, headers: Mapping[str, str]) -> None:
         """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key."""

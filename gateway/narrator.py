@@ -13,12 +13,14 @@ from gateway.credential import Key
 from gateway.errors import GatewayError, RateLimited
 from gateway.metrics import Metrics
 from gateway.pool import KeyState
+from gateway.toolbox import InjectedTool, ToolOutcome
 from gateway.verdict import Outcome, Verdict
 
 log = logging.getLogger(__name__)
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
+_TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
 class Narrator:
@@ -75,3 +77,10 @@ class Narrator:
         log.warning("%s: %s, after %d attempts", self._request_id, error.message, attempts)
         self._metrics.pool_exhaustions.labels(outcome).inc()
         self._metrics.failover_attempts.observe(attempts)
+
+    def tool_called(self, tool: InjectedTool | None, outcome: ToolOutcome, seconds: float | None = None) -> None:
+        """A call of a tool has ended after so long, or was never made; None is a tool that there is not."""
+        server, name = (tool.server, tool.tool) if tool is not None else ("unknown", "unknown")
+        level = logging.WARNING if outcome in _TOOL_TROUBLE else logging.DEBUG
+        log.log(level, "%s: tool %s of %s: %s", self._request_id, name, server, outcome.value)
+        self._metrics.count_tool_call(server, name, outcome.value, seconds)

@@ -7,6 +7,7 @@ thread. The order of things, for every route that calls upstream:
     who is it, what pays                     authenticate
     is there a place                         Admission, before the body is read
     body, in time and within bounds          read_body, read_request
+    one answer, or turns with tools          OneTurn, ToolLoop
     attempts over the pool                   TurnMaker, walk
     the answer                               Interception (messages) or relay_whole (the rest)
 
@@ -23,12 +24,13 @@ from flask import Blueprint, Response, current_app, request
 
 from gateway import __version__
 from gateway.access import Caller, authenticate, refuse_unless_local
+from gateway.dialogue import Dialogue, OneTurn
 from gateway.errors import MethodNotAllowed, NotFound, Overloaded
 from gateway.exchange import Exchange
 from gateway.headers import for_upstream, from_environ
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
-from gateway.messages import read_request
+from gateway.messages import RequestSummary, read_request
 from gateway.metrics import CONTENT_TYPE
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
@@ -36,6 +38,8 @@ from gateway.passthrough import relay_whole
 from gateway.request_body import read_body
 from gateway.responses import json_response, relayed, text_response
 from gateway.service import Gateway
+from gateway.tool_loop import ToolLoop
+from gateway.tools import ToolRequest
 from gateway.turn import TurnMaker
 from gateway.upstream import Call
 from gateway.watch import Watch
@@ -55,9 +59,11 @@ def messages() -> Response:
         summary = read_request(body)
         exchange.mode = "streamed" if summary.is_streaming else "whole"
         call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
-        turns, pace = _turns(exchange)
+        watch, narrator = _watch(exchange), Narrator(exchange.gateway.metrics, exchange.request_id)
+        turns, pace = _turns(exchange, watch, narrator)
+        dialogue = _dialogue(exchange, call, summary, watch, narrator)
         interception = Interception(
-            call, turns, pace, exchange.gateway.metrics, exchange.started_at, exchange.gateway.clock
+            dialogue, turns, pace, exchange.gateway.metrics, exchange.started_at, exchange.gateway.clock
         )
         return relayed(exchange, interception.run())
 
@@ -68,8 +74,9 @@ def count_tokens() -> Response:
     exchange = _admitted()
     with exchange.guarding():
         body = _body(exchange)
-        read_request(body)
-        return _passed_through(exchange, Call("POST", _target("/v1/messages/count_tokens"), _headers(), body))
+        request = _with_tools(exchange, body, read_request(body))  # they count, too
+        call = Call("POST", _target("/v1/messages/count_tokens"), _headers(), request.body() if request else body)
+        return _passed_through(exchange, call)
 
 
 @routes.get("/v1/models", endpoint="models")
@@ -160,15 +167,32 @@ def _target(path: str) -> str:
     return f"{path}?{query}" if query else path
 
 
-def _turns(exchange: Exchange) -> tuple[TurnMaker, Pace]:
+def _watch(exchange: Exchange) -> Watch:
+    return Watch(request.environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
+
+
+def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
+    tools = exchange.gateway.toolbox.tools()
+    return exchange.configuration.tool_policy.inject(body, summary.model, tools)
+
+
+def _dialogue(exchange: Exchange, call: Call, summary: RequestSummary, watch: Watch, narrator: Narrator) -> Dialogue:
+    request = _with_tools(exchange, call.body, summary)
+    if request is None:
+        return OneTurn(call)
+    gateway, policy = exchange.gateway, exchange.configuration.tool_policy
+    return ToolLoop(call, request, gateway.toolbox, policy, summary.is_streaming, watch, narrator, gateway.clock)
+
+
+def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMaker, Pace]:
     gateway, configuration = exchange.gateway, exchange.configuration
     settings = configuration.settings
     turns = TurnMaker(
         configuration.upstream,
         configuration.pool,
         exchange.caller,
-        Watch(request.environ.get("gunicorn.socket"), gateway.lifecycle),
-        Narrator(gateway.metrics, exchange.request_id),
+        watch,
+        narrator,
         settings.default_cooldown_seconds,
         gateway.wall_clock,
     )
@@ -176,7 +200,7 @@ def _turns(exchange: Exchange) -> tuple[TurnMaker, Pace]:
 
 
 def _passed_through(exchange: Exchange, call: Call) -> Response:
-    turns, pace = _turns(exchange)
+    turns, pace = _turns(exchange, _watch(exchange), Narrator(exchange.gateway.metrics, exchange.request_id))
 
     def run() -> Generator[Output, None, None]:
         yield relay_whole(call, turns, pace)

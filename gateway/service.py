@@ -23,6 +23,8 @@ from gateway.prober import Prober
 from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
+from gateway.tool_loop import ToolPolicy
+from gateway.toolbox import NoTools, Toolbox
 from gateway.upstream import Upstream
 from gateway.upstream.connections import Route
 
@@ -37,6 +39,7 @@ class Configuration:
     pool: Pool
     upstream: Upstream
     token_file: TokenFile | None = field(repr=False)
+    tool_policy: ToolPolicy
 
     def tokens(self) -> tuple[ClientToken, ...] | None:
         """The client tokens now; None on an open gateway."""
@@ -54,12 +57,14 @@ class Gateway:
         wall_clock: Callable[[], float] = time.time,
         reload_ok: Callable[[], bool] = lambda: True,
         admission: Admission | None = None,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self.clock = clock
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.metrics = Metrics()
+        self.toolbox = toolbox if toolbox is not None else NoTools()
         self._store = store if store is not None else MemoryStore()
         self._prober: Prober | None = None
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
@@ -119,7 +124,8 @@ class Gateway:
             upstream = before.upstream  # its connections are worth keeping
         else:
             upstream = Upstream(route, read_idle_seconds)
-        return Configuration(settings, Pool(settings.keys, self._store, self.wall_clock), upstream, token_file)
+        pool = Pool(settings.keys, self._store, self.wall_clock)
+        return Configuration(settings, pool, upstream, token_file, _tool_policy_of(settings))
 
     def _in_force(self) -> tuple[Pool, Upstream]:
         configuration = self.configuration
@@ -141,3 +147,7 @@ def route_of(settings: Settings) -> Route:
         ca_pem=settings.upstream_ca_pem,
         proxy=settings.upstream_proxy,
     )
+
+
+def _tool_policy_of(settings: Settings) -> ToolPolicy:
+    return ToolPolicy(settings.tools_excluded_models, settings.parallel_tool_use, settings.max_turns)

@@ -5,6 +5,7 @@ Owns: parsing single values. Pure. A raw value is text from the environment, or 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
@@ -46,6 +47,20 @@ def count(least: int) -> Callable[[object], int]:
         return value
 
     return parse
+
+
+def flag(raw: object) -> bool:
+    """Yes or no; TOML's booleans serve as well as words."""
+    return choice("true", "false")(raw) == "true"
+
+
+def pattern(raw: object) -> re.Pattern[str]:
+    """A regular expression."""
+    value = text(raw)
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise BadValue(f"a regular expression was expected, and {value!r} is none: {error}") from error
 
 
 def choice(*names: str) -> Callable[[object], str]:

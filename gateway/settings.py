@@ -85,6 +85,13 @@ class Settings:
     read_idle_timeout_seconds: float = _setting(600.0, values.seconds, "upstream silence that ends a request")
     idle_connection_seconds: float = _setting(30.0, values.seconds, "age at which an idle connection is dropped")
     max_body_bytes: int = _setting(33554432, values.count(1024), "the largest request body")
+    max_turns: int = _setting(20, values.count(2), "how many upstream answers one request with injected tools may take")
+    parallel_tool_use: bool = _setting(
+        False, values.flag, "whether a model may call several tools at once where tools are injected"
+    )
+    tools_excluded_models: re.Pattern[str] = _setting(
+        re.compile("haiku"), values.pattern, "models that get no injected tools: a regular expression, found anywhere"
+    )
     drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
     data_dir: str = _setting(
         "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True

@@ -36,6 +36,7 @@ class ToolOutcome(Enum):
     UNKNOWN = "unknown"  # no such tool now
     INVALID_INPUT = "invalid_input"  # the model's input is no JSON object
     CANCELLED = "cancelled"  # the client has gone, or the gateway stops
+    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, or ended before the call was complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,15 @@ class Toolbox(Protocol):
     def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
         """Begin a call and return at once. It ends by itself within its server's time limit."""
         ...
+
+
+class NoTools:
+    """The Toolbox of a gateway that injects none."""
+
+    def tools(self) -> Sequence[InjectedTool]:
+        """None."""
+        return ()
+
+    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
+        """There is nothing to call."""
+        raise LookupError(f"there is no tool {tool.name}")

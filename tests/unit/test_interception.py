@@ -11,6 +11,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.credential import Key, Secret
+from gateway.dialogue import OneTurn
 from gateway.interception import Interception
 from gateway.messages import Tally
 from gateway.metrics import Metrics
@@ -73,7 +74,7 @@ class FakeTurnMaker:
 def interception_of(turns: FakeTurnMaker, metrics: Metrics) -> Interception:
     clock = FakeClock(0.0)
     call = Call("POST", "/v1/messages", [], b"{}", may_stream=True)
-    return Interception(call, cast(TurnMaker, turns), Pace("req_gw_1", 10.0, clock), metrics, 0.0, clock)
+    return Interception(OneTurn(call), cast(TurnMaker, turns), Pace("req_gw_1", 10.0, clock), metrics, 0.0, clock)
 
 
 @pytest.fixture

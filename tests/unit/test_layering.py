@@ -17,14 +17,14 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records"),
+        *("wire", "records", "json_values", "accumulate", "splice", "tools"),
     ],
     "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
         *("replica", "redis_scripts", "redis_wire", "redis_store"),
     ],
-    "flow": ["stream", "pace", "narrator", "turn", "interception", "passthrough", "prober"],
+    "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
         *("launch", "master", "worker", "app", "cli", ""),

@@ -54,6 +54,8 @@ DESIGNED = {
     "gateway_rejections": {"reason"},
     "gateway_tokens": {"model", "type"},
     "gateway_admission_limit": set(),
+    "gateway_tool_calls": {"server", "tool", "outcome"},
+    "gateway_tool_call_duration_seconds": {"server"},
     "gateway_config_reload_success": set(),
     "gateway_store_up": set(),
     "gateway_build_info": {"version"},
@@ -84,6 +86,7 @@ def exercised() -> Metrics:
     metrics.streams_ended.labels("completed").inc()
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_tokens("m", {"input": 1})
+    metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.admission_limit.set(5)

@@ -38,6 +38,10 @@ def documented(name: str, value: object) -> str:
         return "$XDG_STATE_HOME/messages-gateway"
     if isinstance(value, ByokMode):
         return value.value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, re.Pattern):
+        return value.pattern
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,14 @@ TABLE = [
     ("read_idle_timeout_seconds", 600.0, SECONDS_GOOD, SECONDS_BAD),
     ("idle_connection_seconds", 30.0, SECONDS_GOOD, SECONDS_BAD),
     ("max_body_bytes", 33554432, {"1024": 1024}, ["1023", "0", "-1", "32MB", "1e6"]),
+    ("max_turns", 20, {"2": 2}, ["1", "0", "-1", "many"]),
+    ("parallel_tool_use", False, {"true": True, "FALSE": False}, ["yes", "1", "0"]),
+    (
+        "tools_excluded_models",
+        re.compile("haiku"),
+        {"^$": re.compile("^$"), "haiku|-mini": re.compile("haiku|-mini")},
+        ["(", "*", "[a"],
+    ),
     ("drain_seconds", 300.0, SECONDS_GOOD, SECONDS_BAD),
     ("data_dir", "/home/ann/.local/state/messages-gateway", {"/var/lib/gateway": "/var/lib/gateway"}, []),
     ("probe_seconds", None, SECONDS_GOOD, SECONDS_BAD),

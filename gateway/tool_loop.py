@@ -1,0 +1,199 @@
+"""The agentic loop: turns until the model calls none of the gateway's tools any more.
+
+Owns: making the calls of a turn and asking on with their results. Flow layer; a ToolLoop belongs to one request and
+its thread. Streamed and whole answers take the same way: a whole one is spliced as the events it could have been
+streamed as, and put together again if the client asked for no stream.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.accumulate import Accumulator, MalformedStream, events_of
+from gateway.errors import TurnLimitReached, UpstreamError
+from gateway.events import decode_event, encode_event, split_events
+from gateway.json_values import object_or_none, to_json
+from gateway.narrator import Narrator
+from gateway.pace import Output, Pace
+from gateway.splice import Splicer, ToolUse
+from gateway.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
+from gateway.tools import ToolRequest, inject, tool_result
+from gateway.upstream import Call
+from gateway.watch import READABLE, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPolicy:
+    """Which requests get tools, and how many turns (upstream answers) they may lead to, at least 2.
+
+    Requests whose model `excluded_models` is found in get none; None excludes no model.
+    """
+
+    excluded_models: re.Pattern[str] | None = None
+    allows_parallel: bool = False
+    max_turns: int = 20
+
+    def inject(self, body: bytes, model: str, tools: Sequence[InjectedTool]) -> ToolRequest | None:
+        """The request with the tools in it; None if it is to be left alone."""
+        if not tools or (self.excluded_models is not None and self.excluded_models.search(model)):
+            return None
+        return inject(body, [tool.definition for tool in tools], self.allows_parallel)
+
+
+class _Call:
+    """One call of a tool that the model asked for; at its end it is counted, however it ends."""
+
+    def __init__(self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, told: _Told) -> None:
+        self._tool = tool
+        self._told = told
+        self._running: ToolCall | None = None
+        self._result: ToolResult | None = None
+        if tool is None:
+            self._result = _said(ToolOutcome.UNKNOWN, f"There is no tool named {use.name}.")
+        elif use.input is None:
+            self._result = _said(ToolOutcome.INVALID_INPUT, "The input is not a JSON object; the tool was not called.")
+        else:
+            self._running = toolbox.begin(tool, use.input)
+
+    def wait(self, watch: Watch, pace: Pace) -> Generator[Output, None, ToolResult]:
+        """Wait for the result, with pings to a client whose stream has begun. Raises ClientGone, Stopping."""
+        if self._running is not None and self._result is None:
+            try:
+                while not watch.wait(self._running.fileno(), READABLE, _patience_seconds(pace)):
+                    if pace.has_begun:
+                        yield pace.ping()
+            finally:
+                watch.forget()
+            self._result = self._running.result()
+        assert self._result is not None  # there is one from the beginning, or it has been waited for
+        return self._result
+
+    def close(self) -> None:
+        """Cancel it if it still runs."""
+        if self._running is not None:
+            self._running.close()
+        self._told(self._tool, ToolOutcome.CANCELLED if self._result is None else self._result.outcome)
+
+
+_Told = Callable[[InjectedTool | None, ToolOutcome], None]
+
+
+class ToolLoop:
+    """A Dialogue with as many turns as the model's calls ask for. `call`'s body is replaced in each turn."""
+
+    def __init__(
+        self,
+        call: Call,
+        request: ToolRequest,
+        toolbox: Toolbox,
+        policy: ToolPolicy,
+        is_streaming: bool,
+        watch: Watch,
+        narrator: Narrator,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.shows_events = is_streaming
+        # A stream that nobody asked for is not one of ours to follow.
+        self._template = replace(call, body=b"", may_stream=is_streaming)
+        self._request = request
+        self._toolbox = toolbox
+        self._tools = {tool.name: tool for tool in toolbox.tools()}
+        self._max_turns = policy.max_turns
+        self._watch = watch
+        self._narrator = narrator
+        self._clock = clock
+        self._turns = 0
+        self._has_more = True
+        self._splicer = Splicer(request.is_ours)
+        self._shown = Accumulator()  # the client's message, if it is not streamed
+
+    @property
+    def has_more(self) -> bool:
+        return self._has_more
+
+    def next_call(self) -> Call:
+        self._has_more = False
+        self._turns += 1
+        return replace(self._template, body=self._request.body())
+
+    def show(self, batch: bytes) -> bytes:
+        with _upstreams_fault():
+            return b"".join(self._show_event(raw) for raw in split_events(batch))
+
+    def _show_event(self, raw: bytes) -> bytes:
+        event = decode_event(raw)
+        data = object_or_none(event.data) if event is not None else None
+        if event is None or data is None:
+            return raw
+        shown = self._splicer.splice(data)
+        if shown is data:
+            return raw
+        return b"" if shown is None else encode_event(event.name, to_json(shown))
+
+    def show_whole(self, body: bytes) -> bytes | None:
+        with _upstreams_fault():
+            shown = [data for data in map(self._splicer.splice, events_of(json.loads(body))) if data is not None]
+            if self.shows_events:
+                return b"".join(encode_event(str(data["type"]), to_json(data)) for data in shown)
+            for data in shown:
+                self._shown.add(data)
+        if self._splicer.continues:
+            return None
+        return body if self._splicer.is_verbatim else to_json(self._shown.message)
+
+    def end_turn(self, pace: Pace) -> Generator[Output, None, None]:
+        uses, content, continues = self._splicer.calls, self._splicer.content, self._splicer.continues
+        self._splicer.end_turn()
+        if not continues:
+            for use in uses:
+                self._narrator.tool_called(self._tools.get(use.name), ToolOutcome.NOT_MADE)
+            return
+        if self._turns >= self._max_turns:
+            raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
+        results = yield from self._results(uses, pace)
+        self._request = self._request.continued(content, results)
+        if self._turns == self._max_turns - 1:
+            self._request = self._request.without_tools()
+        self._has_more = True
+
+    def _results(self, uses: Sequence[ToolUse], pace: Pace) -> Generator[Output, None, list[dict[str, Any]]]:
+        """Make all calls of a turn at once; their results in the order of the calls."""
+        begun_at = self._clock()
+
+        def told(tool: InjectedTool | None, outcome: ToolOutcome) -> None:
+            self._narrator.tool_called(tool, outcome, self._clock() - begun_at)
+
+        with ExitStack() as stack:
+            calls = [
+                stack.enter_context(closing(_Call(use, self._tools.get(use.name), self._toolbox, told))) for use in uses
+            ]
+            blocks = []
+            for use, call in zip(uses, calls, strict=True):
+                result = yield from call.wait(self._watch, pace)
+                call.close()
+                blocks.append(tool_result(use, result.content, result.is_error))
+            return blocks
+
+
+def _patience_seconds(pace: Pace) -> float:
+    """How long to wait in silence: an answer that is not streamed has nothing to say before its end."""
+    return pace.left_seconds if pace.has_begun else math.inf
+
+
+def _said(outcome: ToolOutcome, text: str) -> ToolResult:
+    return ToolResult(outcome, [{"type": "text", "text": text}])
+
+
+@contextmanager
+def _upstreams_fault() -> Iterator[None]:
+    try:
+        yield
+    except MalformedStream as error:
+        raise UpstreamError(f"the upstream's answer is malformed: {error}") from error

@@ -48,11 +48,11 @@ class ToolPolicy:
 
 
 class _Call:
-    """One call of a tool that the model asked for; at its end it is counted, however it ends."""
+    """One call of a tool that the model asked for; when it is closed it is counted, however it has ended."""
 
     def __init__(self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, told: _Told) -> None:
         self._tool = tool
-        self._told = told
+        self._told: _Told | None = told
         self._running: ToolCall | None = None
         self._result: ToolResult | None = None
         if tool is None:
@@ -76,10 +76,13 @@ class _Call:
         return self._result
 
     def close(self) -> None:
-        """Cancel it if it still runs."""
+        """Cancel it if it still runs; may be called again."""
+        told, self._told = self._told, None
+        if told is None:
+            return
         if self._running is not None:
             self._running.close()
-        self._told(self._tool, ToolOutcome.CANCELLED if self._result is None else self._result.outcome)
+        told(self._tool, ToolOutcome.CANCELLED if self._result is None else self._result.outcome)
 
 
 _Told = Callable[[InjectedTool | None, ToolOutcome], None]

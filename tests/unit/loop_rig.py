@@ -1,0 +1,250 @@
+"""An interception over a scripted upstream and scripted tools, without sockets: streamed in any pieces, or whole.
+
+Owns: the stand-ins that record what they were asked. The walk, the turns, the loop and the interception are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from gateway.access import Caller
+from gateway.dialogue import Dialogue, OneTurn
+from gateway.interception import Interception
+from gateway.lifecycle import Lifecycle
+from gateway.messages import read_request
+from gateway.metrics import Metrics
+from gateway.narrator import Narrator
+from gateway.pace import Head, Output, Pace
+from gateway.tool_loop import ToolLoop, ToolPolicy
+from gateway.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
+from gateway.turn import TurnMaker
+from gateway.upstream import Call, Reply, Upstream
+from gateway.watch import Watch
+from tests.unit.fakes import FakeClock, pool_of
+from tests.unit.messages_api import Answer, event
+
+Cut = Callable[[bytes], Sequence[bytes]]
+
+
+def whole(data: bytes) -> Sequence[bytes]:
+    """All at once."""
+    return [data]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer that is an HTTP error; `retry_after` becomes the header."""
+
+    status: int
+    kind: str
+    retry_after: str | None = None
+
+    def body(self) -> bytes:
+        return json.dumps({"type": "error", "error": {"type": self.kind, "message": "no"}}).encode()
+
+
+class FakeReply:
+    """An answer whose body comes in these pieces."""
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], pieces: Sequence[bytes]) -> None:
+        self.status = status
+        self.headers = headers
+        self.pieces = [*pieces, b""]
+        self.is_event_stream = ("content-type", "text/event-stream") in headers
+        self.content_type = dict(headers)["content-type"]
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        return self.pieces.pop(0) if len(self.pieces) > 1 else b""
+
+    def read_whole(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def discard(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.pieces = [b""]
+
+
+@dataclass
+class FakeUpstream:
+    """Gives its answers in order, each in the form that is asked for, and keeps the requests with their keys."""
+
+    answers: list[Answer | Refusal | bytes]
+    cut: Cut = whole
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def send(self, call: Call, credentials: Sequence[Any], watch: Watch) -> Reply:
+        request = json.loads(call.body)
+        # Keys are named by the number in their planted secrets.
+        self.calls.append((f"k{int(credentials[0].secret.reveal().split('-')[3])}", request))
+        answer = self.answers.pop(0)
+        number = ("request-id", f"req_{len(self.calls)}")
+        if isinstance(answer, Refusal):
+            headers = [("content-type", "application/json"), number]
+            if answer.retry_after is not None:
+                headers.append(("retry-after", answer.retry_after))
+            return cast(Reply, FakeReply(answer.status, headers, [answer.body()]))
+        if isinstance(answer, bytes):
+            return cast(Reply, FakeReply(200, [("content-type", "application/json"), number], [answer]))
+        if request.get("stream"):
+            headers = [("content-type", "text/event-stream"), number]
+            return cast(Reply, FakeReply(200, headers, [piece for piece in self.cut(answer.stream()) if piece]))
+        return cast(Reply, FakeReply(200, [("content-type", "application/json"), number], [answer.body()]))
+
+    def send_patiently(
+        self, call: Call, credentials: Sequence[Any], watch: Watch, left_seconds: Callable[[], float]
+    ) -> Generator[None, None, Reply]:
+        yield from ()
+        return self.send(call, credentials, watch)
+
+
+class FakeCall:
+    """A call whose result is there at once, or never."""
+
+    def __init__(self, result: ToolResult | None) -> None:
+        self._result = result
+        self._read_end, write_end = os.pipe()
+        self._write_end: int | None = write_end
+        self.closed = 0
+        if result is not None:
+            os.close(write_end)  # the end of a pipe is readable for good
+            self._write_end = None
+
+    def fileno(self) -> int:
+        return self._read_end
+
+    def result(self) -> ToolResult:
+        assert self._result is not None, "nobody may ask before it is there"
+        return self._result
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._read_end)
+            if self._write_end is not None:
+                os.close(self._write_end)
+        self.closed += 1
+
+
+class FakeToolbox:
+    """Tools of one server, `box`; each call gives what `run` says, None being a call that never ends."""
+
+    def __init__(self, *names: str, run: Callable[[str, Mapping[str, Any]], ToolResult | None] | None = None) -> None:
+        self._tools = [
+            InjectedTool(f"bmcp_box_{name}", "box", name, {"name": f"bmcp_box_{name}", "input_schema": {}})
+            for name in sorted(names)
+        ]
+        self._run = run or (lambda tool, arguments: said(f"{tool} {json.dumps(arguments)}"))
+        self.made: list[tuple[str, Mapping[str, Any]]] = []
+        self.calls: list[FakeCall] = []
+
+    def tools(self) -> Sequence[InjectedTool]:
+        return self._tools
+
+    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
+        self.made.append((tool.tool, arguments))
+        self.calls.append(FakeCall(self._run(tool.tool, arguments)))
+        return self.calls[-1]
+
+
+def said(words: str, outcome: ToolOutcome = ToolOutcome.OK) -> ToolResult:
+    """A result that is a text."""
+    return ToolResult(outcome, [{"type": "text", "text": words}])
+
+
+@dataclass
+class Ran:
+    """What came of one interception: the head, and what followed it."""
+
+    outputs: list[Output]
+
+    @property
+    def head(self) -> Head:
+        head = self.outputs[0]
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def stream(self) -> bytes:
+        """All that followed the head."""
+        rest = self.outputs[1:]
+        assert all(isinstance(output, bytes) and output for output in rest), "an empty piece ends a chunked body"
+        return b"".join(cast("list[bytes]", rest))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The whole answer."""
+        assert self.head.body is not None
+        document: dict[str, Any] = json.loads(self.head.body)
+        return document
+
+
+class Rig:
+    """`count` keys before an upstream that gives `answers` in order."""
+
+    def __init__(
+        self,
+        answers: Sequence[Answer | Refusal | bytes],
+        toolbox: FakeToolbox,
+        *,
+        count: int = 1,
+        cut: Cut = whole,
+        policy: ToolPolicy | None = None,
+    ) -> None:
+        self.upstream = FakeUpstream(list(answers), cut)
+        self.toolbox = toolbox
+        self.clock = FakeClock(0.0)
+        self.pool = pool_of(count)
+        self.metrics = Metrics()
+        self.policy = policy or ToolPolicy()
+        self.lifecycle = Lifecycle()
+
+    def interception(self, is_streaming: bool, **members: object) -> Interception:
+        """The interception of one request."""
+        document = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]} | members
+        if is_streaming:
+            document["stream"] = True
+        call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
+        watch, narrator = Watch(None, self.lifecycle), Narrator(self.metrics, "req_gw_1")
+        upstream = cast(Upstream, self.upstream)
+        turns = TurnMaker(upstream, self.pool, Caller(None, False), watch, narrator, 60.0, self.clock)
+        request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())
+        dialogue: Dialogue = OneTurn(call)
+        if request is not None:
+            dialogue = ToolLoop(call, request, self.toolbox, self.policy, is_streaming, watch, narrator, self.clock)
+        return Interception(dialogue, turns, Pace("req_gw_1", 10.0, self.clock), self.metrics, 0.0, self.clock)
+
+    def run(self, is_streaming: bool, **members: object) -> Ran:
+        """Run one request to its end. Raises what the interception raises."""
+        try:
+            return Ran(list(self.interception(is_streaming, **members).run()))
+        finally:
+            self.lifecycle.close()
+
+    @property
+    def keys_seen(self) -> list[str]:
+        """The keys that the upstream saw, in order."""
+        return [key for key, _ in self.upstream.calls]
+
+    @property
+    def states(self) -> list[str]:
+        """The keys' states now."""
+        return [status.state.value for status in self.pool.statuses()]
+
+    def tool_calls(self) -> dict[tuple[str, str], float]:
+        """Calls of tools that were counted, by tool and outcome."""
+        return {
+            (sample.labels["tool"], sample.labels["outcome"]): sample.value
+            for family in self.metrics.tool_calls.collect()
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+
+
+def ping() -> bytes:
+    """A ping as an upstream sends it."""
+    return event("ping")

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk check format lock clean
+.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -10,6 +10,7 @@ help:
 	@echo "make bench-deadlines   the design's deadlines, measured"
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
+	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -39,6 +40,10 @@ bench-deadlines: venv-dev
 bench-workers: venv-dev
 	@sh scripts/need.sh wrk:wrk
 	@.venv/bin/python -m bench.workers
+
+bench-against: venv-dev
+	@sh scripts/need.sh wrk:wrk
+	@.venv/bin/python -m bench.against $(REV)
 
 bench-walk: venv-dev
 	@sh scripts/need.sh redis-server:redis-server

@@ -58,7 +58,10 @@ class Answer:
 
 
 class GatewayProcess:
-    """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix."""
+    """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix.
+
+    `root` is the checkout that is run, by default this one.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class GatewayProcess:
         keys: Sequence[str],
         arguments: Sequence[str] = (),
         must_start: bool = True,
+        root: Path = ROOT,
         **env: str,
     ) -> None:
         self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
@@ -84,7 +88,7 @@ class GatewayProcess:
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments],
-            cwd=ROOT,
+            cwd=root,
             env=clean | named,
             stdin=subprocess.DEVNULL,
             stdout=self._log,

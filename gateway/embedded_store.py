@@ -1,9 +1,11 @@
 """The records of the keys in a file that all workers of one machine share; no server to run.
 
 Owns: the file `keys.lmdb` in the data folder. Edge layer. LMDB (https://www.symas.com/lmdb) is a memory-mapped
-B-tree with one writer at a time and readers that never wait: a walk reads its keys in about a microsecond each. Its
-writers' lock is a robust mutex, which a killed process cannot leave locked, and a transaction that was not
-committed never happened.
+B-tree with one writer at a time and readers that never wait: a walk reads its keys in about a microsecond each. A
+transaction that was not committed never happened, so a process may be killed at any instruction.
+
+LMDB has a writers' mutex of its own, but nobody waits at it: who writes holds the folder's lock, which says why. Nor
+does a reader wait, but for another one who takes a place in the table of readers at that very moment.
 
 One environment a process, opened after the fork; its threads share it. The file holds no secret: a key is known by
 a keyed hash of its fingerprint, under a salt of the file's own.
@@ -14,21 +16,20 @@ power failed, say) is set aside and begun anew: it never keeps a gateway from st
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 import lmdb
 import msgspec
 
+from gateway.folder_lock import FolderLock
 from gateway.records import NEVER_SEEN, Record, started_anew
 from gateway.store import Change, MergingStore
 
@@ -68,12 +69,13 @@ class EmbeddedStore(MergingStore):
         self._is_up = True
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / _FILE_NAME
-        with _alone(folder):
-            try:
-                self._environment, self._salt = _opened(self._path, threads)
-            except _UNUSABLE as error:
-                _set_aside(self._path, error)
-                self._environment, self._salt = _opened(self._path, threads)
+        self._lock = FolderLock(folder)  # guards which file is in use, and writing to it
+        try:
+            with self._lock:
+                self._environment, self._salt = _opened_or_begun_anew(self._path, threads)
+        except BaseException:
+            self._lock.close()
+            raise
         self._changes = count()
         self._names: dict[str, bytes] = {}  # a cache that only grows; races write the same value
         self._pid = os.getpid()
@@ -92,7 +94,7 @@ class EmbeddedStore(MergingStore):
 
     def start_anew(self, now: float) -> None:
         """The gateway restarts: give every refused key its one trial. Before any worker runs."""
-        with self._environment.begin(write=True) as transaction:
+        with self._lock, self._environment.begin(write=True) as transaction:
             for name, record in _records(transaction).items():
                 transaction.put(name, _encode(started_anew(record, now)))
 
@@ -117,9 +119,12 @@ class EmbeddedStore(MergingStore):
         return changed
 
     def _written(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
-        name = self._name(fingerprint)
-        if next(self._changes) % _CHANGES_BETWEEN_READER_CHECKS == 0:
-            self._environment.reader_check()  # no page that a killed reader saw is used again before: the file grows
+        with self._lock:
+            if next(self._changes) % _CHANGES_BETWEEN_READER_CHECKS == 0:
+                self._environment.reader_check()  # until then no page that a killed reader saw is used again
+            return self._committed(self._name(fingerprint), change)
+
+    def _committed(self, name: bytes, change: Change) -> tuple[Record, Record]:
         with self._environment.begin(write=True) as transaction:
             data = transaction.get(name)
             before = NEVER_SEEN if data is None else _decode(data)
@@ -135,6 +140,7 @@ class EmbeddedStore(MergingStore):
         with self._closing:
             if self._pid == os.getpid():
                 self._environment.close()
+                self._lock.close()
 
     def _name(self, fingerprint: str) -> bytes:
         name = self._names.get(fingerprint)
@@ -145,6 +151,15 @@ class EmbeddedStore(MergingStore):
 
     def __repr__(self) -> str:
         return f"<EmbeddedStore {self._path}>"
+
+
+def _opened_or_begun_anew(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
+    """The file's environment and its salt. The folder's lock is held, so none sets aside what another has begun."""
+    try:
+        return _opened(path, threads)
+    except _UNUSABLE as error:
+        _set_aside(path, error)
+        return _opened(path, threads)
 
 
 def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
@@ -198,14 +213,3 @@ def _set_aside(path: Path, error: Exception) -> None:
     path.replace(aside)
     path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
     log.warning("%s cannot be used (%s): it was set aside as %s, and the keys begin anew", path, error, aside.name)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time opens the file, so that none sets aside what another has just begun."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ import pytest
 from gateway.credential import Secret
 from gateway.embedded_store import EmbeddedStore
 from gateway.records import NEVER_SEEN, Cause, Record
+from tests.harness import wait_until
 
 LIMITED = Cause("rate_limited", 429, 1.0)
 REFUSED = Cause("unauthorized", 401, 1.0)
@@ -61,6 +62,12 @@ def end(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
+def heard(orders: Connection) -> Any:
+    """What the process at the other end says next."""
+    assert orders.poll(PATIENCE_SECONDS), "a process is wedged"
+    return orders.recv()
+
+
 def bounded(call: Callable[[], Any]) -> Any:
     """Call in a thread, and do not wait for ever."""
     results: list[Any] = []
@@ -83,6 +90,7 @@ def obey(folder: Path, orders: Connection) -> None:
     with opened(folder) as store:
         orders.send("open")
         for method, *arguments in iter(orders.recv, None):
+            orders.send("begins")
             orders.send(getattr(store, method)(*arguments))
 
 
@@ -92,20 +100,32 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self._orders, theirs = processes.Pipe()
         self.process = begin(obey, folder, theirs)
-        assert self._answer() == "open"
+        assert heard(self._orders) == "open"
 
     def do(self, method: str, *arguments: Any) -> Any:
+        self.begin(method, *arguments)
+        return self.finish()
+
+    def begin(self, method: str, *arguments: Any) -> None:
         self._orders.send((method, *arguments))
-        return self._answer()
+        assert heard(self._orders) == "begins"
+
+    def finish(self) -> Any:
+        return heard(self._orders)
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def waits(self) -> bool:
+        """Whether it sleeps; in the middle of a call that is at a lock."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
     def stop(self) -> None:
         self._orders.send(None)
         assert end(self.process) == 0
         self._orders.close()
-
-    def _answer(self) -> Any:
-        assert self._orders.poll(PATIENCE_SECONDS), "a process is wedged"
-        return self._orders.recv()
 
 
 @pytest.fixture
@@ -274,6 +294,71 @@ def test_process_killed_with_the_writers_lock_wedges_nobody(tmp_path: Path, time
             bounded(lambda: store.cool("a", 0.5, 0, LIMITED))
         (record,) = store.read(["a"])
     assert (record.cooling_until_at, record.limited_count) == (float(times), 2 * times)
+
+
+def hold(folder: Path, orders: Connection) -> None:
+    """Take the writers' lock when told to, and leave it when told to."""
+
+    def held(record: Record) -> Record:
+        orders.send("held")
+        orders.recv()
+        return record
+
+    with opened(folder) as store:
+        for _ in iter(orders.recv, None):
+            store._change("held", held)
+            orders.send("left")
+
+
+def spin(processor: int, orders: Connection) -> None:
+    os.sched_setaffinity(0, {processor})
+    orders.send("spins")
+    while not orders.poll():
+        pass
+
+
+@contextmanager
+def spinning(processor: int) -> Iterator[None]:
+    """A processor is kept from whoever matters less."""
+    orders, theirs = processes.Pipe()
+    process = begin(spin, processor, theirs)
+    assert heard(orders) == "spins"
+    yield
+    orders.send("stop")
+    assert end(process) == 0
+
+
+@pytest.mark.parametrize("times", [5, pytest.param(500, marks=pytest.mark.long)])
+def test_killed_waiter_takes_nobodys_turn_along(tmp_path: Path, times: int) -> None:
+    """Given two processes that wait for the writers' lock, when it is left, the first of them is killed before it has
+    run, and another has taken it meanwhile, then the second gets its turn all the same."""
+    processor = min(os.sched_getaffinity(0))
+    orders, theirs = processes.Pipe()
+    holder = begin(hold, tmp_path, theirs)
+    second = Worker(tmp_path)
+    for turn in range(times):
+        first = Worker(tmp_path)
+        orders.send("hold")
+        assert heard(orders) == "held"
+        for waiter in (first, second):
+            waiter.begin("cool", "a", float(turn), 0, LIMITED)
+            assert wait_until(waiter.waits, PATIENCE_SECONDS)
+        with spinning(processor):
+            os.sched_setaffinity(first.pid, {processor})
+            os.sched_setscheduler(first.pid, os.SCHED_IDLE, os.sched_param(0))
+            for order, answer in (("leave", "left"), ("hold", "held")):
+                orders.send(order)
+                assert heard(orders) == answer
+            first.process.kill()
+        end(first.process)
+        orders.send("leave")
+        assert heard(orders) == "left"
+        second.finish()
+    (record,) = second.do("read", ["a"])
+    assert (record.cooling_until_at, record.limited_count >= times) == (times - 1, True)
+    second.stop()
+    orders.send(None)
+    assert end(holder) == 0
 
 
 def open_only(folder: Path, begins: Connection) -> None:

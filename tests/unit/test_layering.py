@@ -21,8 +21,8 @@ LAYERS = {
     ],
     "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
-        *("replica", "redis_scripts", "redis_wire", "redis_store"),
+        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
+        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store"),
     ],
     "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
     "web": [

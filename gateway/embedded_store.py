@@ -164,6 +164,8 @@ def _opened_or_begun_anew(path: Path, threads: int) -> tuple[lmdb.Environment, b
 
 def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
     """The file, looked through from end to end, and its salt."""
+    if not path.exists():
+        _begin(path)
     environment = lmdb.open(
         str(path),
         map_size=_MAP_BYTES,
@@ -184,6 +186,20 @@ def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
     except BaseException:
         environment.close()
         raise
+
+
+def _begin(path: Path) -> None:
+    """Make the file under another name first: a kill may cut LMDB's very first write, and half a head is unusable."""
+    begun = path.with_name(f"{path.name}.begun")
+    begun.unlink(missing_ok=True)
+    lmdb.open(str(begun), subdir=False, mode=0o600, lock=False).close()
+    _lock_file(path).unlink(missing_ok=True)
+    begun.replace(path)
+
+
+def _lock_file(path: Path) -> Path:
+    """LMDB's own. Who still uses an old file, removed or set aside, must not share it with the new one."""
+    return path.with_name(f"{path.name}-lock")
 
 
 def _names(transaction: lmdb.Transaction) -> list[bytes]:
@@ -208,8 +224,7 @@ def _fill_up(environment: lmdb.Environment, path: Path) -> None:
 
 
 def _set_aside(path: Path, error: Exception) -> None:
-    """Out of the way, with its lock file: who still uses the old file must not share locks with the new one."""
+    """Out of the way, so that the next opening begins anew."""
     aside = path.with_name(f"{path.name}.unusable")
     path.replace(aside)
-    path.with_name(f"{path.name}-lock").unlink(missing_ok=True)
     log.warning("%s cannot be used (%s): it was set aside as %s, and the keys begin anew", path, error, aside.name)

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import stat
 import threading
@@ -424,6 +425,21 @@ def read_and_die(folder: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def begin_with_half_a_head(folder: Path) -> None:
+    """Write no more than a page, as a process that is killed between the first page and the second."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_BYTES, PAGE_BYTES))
+    with pytest.raises(lmdb.Error):
+        EmbeddedStore(folder)
+
+
+def test_first_write_that_a_kill_cut_leaves_no_unusable_file(tmp_path: Path) -> None:
+    assert end(begin(begin_with_half_a_head, tmp_path)) == 0
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [PAGE_BYTES]
+    with opened(tmp_path) as store:
+        assert store.cool("a", 5.0, 0, LIMITED)
+    assert {path.name for path in tmp_path.iterdir()} == {"keys.lmdb", "keys.lmdb-lock"}
+
+
 def test_killed_reader_does_not_make_the_file_grow_on(tmp_path: Path) -> None:
     """Given a reader that was killed in the middle, when marks go on and on, then pages are used again."""
     with opened(tmp_path) as store:
@@ -599,6 +615,23 @@ def test_setting_a_file_aside_is_told(tmp_path: Path, caplog: pytest.LogCaptureF
     assert (name, level) == ("gateway.embedded_store", logging.WARNING)
     assert str(folder / "keys.lmdb") in message
     assert "keys.lmdb.unusable" in message
+
+
+def test_removed_file_and_its_successor_stay_apart(tmp_path: Path) -> None:
+    """Given a worker whose file was removed, when the next worker begins a new one, then each keeps its own marks."""
+    old = Worker(tmp_path)
+    for number in range(1, 51):
+        old.do("cool", f"key-{number}", float(number), 0, LIMITED)
+    (tmp_path / "keys.lmdb").unlink()
+    new = Worker(tmp_path)
+    for number in range(1, 51):
+        for worker in (old, new):
+            worker.do("cool", f"key-{number}", float(100 * number), 0, LIMITED)
+    for worker, marks in ((old, 2), (new, 1)):
+        records = worker.do("read", [f"key-{number}" for number in range(1, 51)])
+        assert [record.limited_count for record in records] == [marks] * 50
+        worker.stop()
+    assert not is_set_aside(tmp_path)
 
 
 def mark_own(folder: Path, number: int, barrier: Any) -> None:

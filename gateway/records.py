@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a key was marked: the outcome's name, the upstream's status (0 for none), and when (epoch seconds)."""
+    """Why a key was marked: the outcome's name, the upstream's status (0: by hand), and when (epoch seconds)."""
 
     reason: str
     status: int
@@ -31,7 +31,7 @@ class Record:
     """What is known of one key. Points in time are epoch seconds, 0 for never.
 
     `confirmed_at` is the last time that an answer ended a trial. `reason`, `status` and `marked_at` are the last
-    mark's; the counts are of all marks, over all generations. `lease_until_at` is the present prober's.
+    mark's; the counts are of the upstream's marks, over all generations. `lease_until_at` is the present prober's.
     """
 
     generation: int = 0
@@ -69,14 +69,14 @@ NEVER_SEEN = Record()
 
 
 def cooled(record: Record, until_at: float, generation: int, cause: Cause) -> Record:
-    """The key was limited: it rests until the later of the two deadlines."""
+    """The key was limited, or is to rest by hand: it rests until the later of the two deadlines."""
     if generation != record.generation:
         return record
     merged = replace(
         record,
         cooling_until_at=max(record.cooling_until_at, until_at),
         lease_until_at=0.0,
-        limited_count=record.limited_count + 1,
+        limited_count=record.limited_count + (cause.status > 0),
     )
     return merged if record.is_permanent else _marked(merged, cause)
 

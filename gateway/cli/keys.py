@@ -29,13 +29,17 @@ _COLUMNS = ("key", "hint", "state", "why", "since", "until", "limited", "refused
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--json", action="store_true", help="print the keys as JSON")
+    also = argparse.ArgumentParser(add_help=False)  # the same behind the action
+    also.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the keys as JSON")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("list", help="print every key's state (what happens without an action)")
-    enable = actions.add_parser("enable", help="make a key valid, whatever was held against it")
+    actions.add_parser("list", parents=[also], help="print every key's state (what happens without an action)")
+    enable = actions.add_parser("enable", parents=[also], help="make a key valid, whatever was held against it")
     enable.add_argument("name")
-    disable = actions.add_parser("disable", help="take a key out of use until it is enabled, restarts included")
+    disable = actions.add_parser(
+        "disable", parents=[also], help="take a key out of use until it is enabled, restarts included"
+    )
     disable.add_argument("name")
-    cool = actions.add_parser("cool", help="rest a key for so many seconds")
+    cool = actions.add_parser("cool", parents=[also], help="rest a key for so many seconds")
     cool.add_argument("name")
     cool.add_argument("seconds", type=float)
 

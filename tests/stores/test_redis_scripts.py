@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.records import NEVER_SEEN, Record, joined
 from gateway.redis_wire import SERVER_ERRORS, Exchanges, Server, ServerClock
 from gateway.replica import Told
-from tests.stores.redis_server import RedisServer
+from tests.stores.redis_server import PROGRAMS, RedisServer
 
 moments = st.integers(0, 5).map(float)
 records = st.builds(
@@ -32,9 +32,9 @@ records = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    started = RedisServer()
+@pytest.fixture(scope="module", params=PROGRAMS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    started = RedisServer(request.param)
     yield started
     started.stop()
 

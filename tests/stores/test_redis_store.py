@@ -18,7 +18,7 @@ from gateway.pool import LEASE_SECONDS
 from gateway.records import Cause, Record
 from gateway.redis_store import RedisStore
 from tests.harness import wait_until
-from tests.stores.redis_server import RedisServer, SlowLine, free_port
+from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine, free_port
 
 KEY, OTHER = "11" * 32, "22" * 32
 
@@ -43,9 +43,9 @@ class Skewed:
 Maker = Callable[..., RedisStore]
 
 
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    started = RedisServer()
+@pytest.fixture(params=PROGRAMS)
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    started = RedisServer(request.param)
     yield started
     started.stop()
 
@@ -544,16 +544,13 @@ def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
     rest_then_trial(stores)
     now = time.time()
     assert stores[0].lease(KEY, now + 0.8, now)
-    refused_until = None
-    while refused_until is None or time.time() < now + 5.0:
+
+    def lease() -> bool:
         moment = time.time()
-        if stores[1].lease(KEY, moment + LEASE_SECONDS, moment):
-            break
-        refused_until = moment
-        threading.Event().wait(0.01)
-    assert refused_until is not None
-    assert refused_until >= now + 0.7
-    assert time.time() < now + 1.5
+        return stores[1].lease(KEY, moment + LEASE_SECONDS, moment)
+
+    assert wait_until(lease, 5.0)
+    assert now + 0.7 <= time.time() < now + 2.4
 
 
 def test_a_mark_ends_a_lease(make: Maker) -> None:

@@ -60,9 +60,9 @@ format: venv-dev
 
 lock: venv-dev
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --extra simulate --output-file requirements.lock setup.py
+	    --no-emit-trusted-host --extra simulate --extra postgres --output-file requirements.lock setup.py
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra dev --constraint requirements.lock \
+	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra postgres --extra dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock setup.py
 
 clean:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, FromClause, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, case, func, literal, or_, select
 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger.database import Database
@@ -60,7 +60,7 @@ class Reader:
         asked = select(interceptions).where(or_(interceptions.c.id == request_id, interceptions.c.id.in_(of_attempt)))
         with self._database.transaction() as connection:
             rows = connection.execute(asked.order_by(interceptions.c.started_at)).mappings().all()
-            return [_record(connection, dict(row)) for row in rows]
+            return [_record(connection, _plain(row)) for row in rows]
 
 
 def _summed(
@@ -92,5 +92,10 @@ def _record(connection: Connection, row: dict[str, Any]) -> InterceptionRecord:
     for field, table in PARTS.items():
         own = table.c.interception_id == row["id"]
         found = connection.execute(select(table).where(own).order_by(table.c.number)).mappings()
-        row[field] = [dict(part) for part in found]
+        row[field] = [_plain(part) for part in found]
     return msgspec.convert(row, InterceptionRecord)
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    """A row by plain names: SQLAlchemy's own may be a kind of str."""
+    return {str(name): value for name, value in row.items()}

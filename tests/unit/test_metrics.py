@@ -35,7 +35,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return value_of(samples(metrics), name, **labels)
 
 
-# The design's list, less what belongs to tools and the recorder, which come later.
+# The design's list.
 DESIGNED = {
     "gateway_key_state": {"key", "state"},
     "gateway_key_cooldown_seconds": {"key"},
@@ -56,6 +56,8 @@ DESIGNED = {
     "gateway_admission_limit": set(),
     "gateway_tool_calls": {"server", "tool", "outcome"},
     "gateway_tool_call_duration_seconds": {"server"},
+    "gateway_recorder_queue_length": set(),
+    "gateway_recorder_dropped": {"reason"},
     "gateway_config_reload_success": set(),
     "gateway_store_up": set(),
     "gateway_build_info": {"version"},
@@ -89,6 +91,8 @@ def exercised() -> Metrics:
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
+    metrics.waiting(3)
+    metrics.dropped("queue_full", 1)
     metrics.admission_limit.set(5)
     metrics.build_info.labels("1").set(1)
     return metrics

@@ -27,7 +27,7 @@ demo: venv
 	@sh scripts/demo.sh
 
 test: venv-dev
-	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
+	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest
 

@@ -20,7 +20,7 @@ from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
 from gateway.embedded_store import EmbeddedStore
 from gateway.journal import FileJournal
-from gateway.recorder import Meter, NoRecorder, Recorder, Sink
+from gateway.recorder import LedgerUnavailable, Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
 from gateway.store import Store
 from gateway.upstream.connections import tls_context
@@ -121,13 +121,20 @@ def open_recorder(settings: Settings, meter: Meter) -> Sink:
 
 
 def open_reader(settings: Settings) -> Reader:
-    """The records, for reading. Raises ValueError and LedgerUnavailable, with words for the operator."""
+    """The records, for reading; whoever opens them closes them.
+
+    Raises ValueError and LedgerUnavailable, with words for the operator.
+    """
     if settings.record_url == "none":
         raise ValueError("this gateway records nothing: GATEWAY_RECORD_URL is none")
     from gateway.ledger import Reader  # as above
 
     database = open_database(settings)
-    database.prepare_to_read()
+    try:
+        database.prepare_to_read()
+    except LedgerUnavailable:
+        database.close()
+        raise
     return Reader(database)
 
 

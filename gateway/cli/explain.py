@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from gateway import launch
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], str]:
     """What the database has, and what is wrong if it cannot be asked: the journals may have it all the same."""
     try:
-        return launch.open_reader(settings).find(request_id), ""
+        with closing(launch.open_reader(settings)) as reader:
+            return reader.find(request_id), ""
     except (LedgerUnavailable, ValueError) as error:
         return (), str(error)
 

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 
 from gateway import launch
@@ -41,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; 1, with a line on standard error, if the records cannot be read."""
     try:
         settings = launch.read_settings()
-        reader = launch.open_reader(settings)
-        groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
+        with closing(launch.open_reader(settings)) as reader:
+            groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
         waiting = sum(1 for _ in waiting_records(journal_folder(settings.data_dir)))
     except SettingsError as error:
         return _complain(*error.complaints)

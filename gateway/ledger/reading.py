@@ -47,6 +47,10 @@ class Reader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._database.close()
+
     def usage(self, by: Sequence[str], since: float | None, until: float | None) -> tuple[list[UsageRow], UsageRow]:
         """Usage of messages that began in a time (epoch seconds), by dimensions, sorted; and in all."""
         with self._database.transaction() as connection:

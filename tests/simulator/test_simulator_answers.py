@@ -93,9 +93,7 @@ def test_same_body_gets_the_same_answer():
 
 
 def test_usage_is_as_told():
-    answer, _ = plan_of(
-        "ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4,cache-write-1h=5,web-searches=6"
-    )
+    answer, _ = plan_of("ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4,cache-write-1h=5,web-searches=6")
     events = dict(answer.events())
     usage = {
         "input_tokens": 1,

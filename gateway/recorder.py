@@ -221,6 +221,7 @@ class Shipper:
 
     def start(self) -> None:
         """Begin, with what earlier workers left behind."""
+        self._wake.set()
         self._thread.start()
 
     def wake(self) -> None:

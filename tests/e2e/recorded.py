@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger import Database, Reader
@@ -39,7 +40,7 @@ class Records:
         return cls(f"sqlite:///{data_dir / 'records.db'}")
 
     def ids_by_session(self) -> dict[str, list[str]]:
-        """The interceptions of every session; none while there is no database."""
+        """The interceptions of every session; none while there is no database, or no table in it."""
         if self.url.startswith("sqlite") and not Path(self.url.removeprefix("sqlite:///")).exists():
             return {}
         engine = create_engine(self.url.replace("postgresql://", "postgresql+psycopg://"))
@@ -48,6 +49,8 @@ class Records:
             with engine.connect() as connection:
                 for session, id in connection.execute(text("SELECT session, id FROM interceptions")):
                     found.setdefault(session, []).append(id)
+        except DBAPIError:
+            return {}
         finally:
             engine.dispose()
         return found

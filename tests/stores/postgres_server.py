@@ -64,6 +64,11 @@ class PostgresServer:
         """The URL of one of its databases."""
         return f"postgresql://gateway:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """Every connection ends at once, in mid-statement or not; what was committed stays."""
         self._end(signal.SIGQUIT)

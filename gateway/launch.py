@@ -20,8 +20,9 @@ from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
 from gateway.embedded_store import EmbeddedStore
 from gateway.journal import FileJournal
-from gateway.recorder import LedgerUnavailable, Meter, NoRecorder, Recorder, Sink
+from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.store import Store
 from gateway.upstream.connections import tls_context
 
@@ -112,12 +113,15 @@ def open_recorder(settings: Settings, meter: Meter) -> Sink:
     """This worker's recorder, at work; after the fork."""
     if settings.record_url == "none":
         return NoRecorder()
-    from gateway.ledger import DatabaseLedger  # as above
-
-    ledger = DatabaseLedger(open_database(settings), settings.record_retention_days)
-    recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), ledger, meter)
+    recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), lambda: _open_ledger(settings), meter)
     recorder.start()
     return recorder
+
+
+def _open_ledger(settings: Settings) -> Ledger:
+    from gateway.ledger import DatabaseLedger  # as above
+
+    return DatabaseLedger(open_database(settings), settings.record_retention_days)
 
 
 def open_reader(settings: Settings) -> Reader:

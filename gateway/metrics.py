@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.pool import KeyState, KeyStatus
+from gateway.record_words import word
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -180,7 +181,7 @@ class Metrics:
 
     def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
         """Add one answer's usage."""
-        name = self._models.fold(model or "unknown")
+        name = self._models.fold(word(model)) if model is not None else "unknown"
         for token_type, count in tokens.items():
             self.tokens.labels(name, token_type).inc(count)
 

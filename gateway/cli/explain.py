@@ -16,8 +16,8 @@ from gateway import launch
 from gateway.data_folder import journal_folder
 from gateway.interception_record import InterceptionRecord
 from gateway.journal import waiting_records
-from gateway.recorder import LedgerUnavailable
 from gateway.settings import Settings, SettingsError
+from gateway.shipper import LedgerUnavailable
 from gateway.story import tell
 
 

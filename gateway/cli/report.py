@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from gateway import launch
 from gateway.data_folder import journal_folder
 from gateway.journal import waiting_records
-from gateway.recorder import LedgerUnavailable
 from gateway.settings import SettingsError
+from gateway.shipper import LedgerUnavailable
 from gateway.usage_report import DIMENSIONS, MEASURES, UsageRow
 
 _RELATIVE = re.compile(r"(\d{1,5})([dhm])")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.pool import QueuePool
 
 from gateway.ledger.schema import SCHEMA_VERSION, migrate, version_of
-from gateway.recorder import LedgerUnavailable
+from gateway.shipper import LedgerUnavailable
 
 _BUSY_SECONDS = 5
 _CONNECT_SECONDS = 5

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger import Database, Reader
-from gateway.recorder import LedgerUnavailable
+from gateway.shipper import LedgerUnavailable
 from tests.e2e.clients import events_of
 from tests.harness import ROOT, wait_until
 

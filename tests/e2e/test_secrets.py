@@ -124,7 +124,7 @@ def _failing_upstream(stage: Stage) -> None:
         f"ok:gzip,{answer}",
         f"ok:unknown,comments,{answer}",
         f"short_length:{answer}",
-        f"tool_use:{answer},name={ANSWER_CORE},input={json.dumps({'path': ANSWER_CORE}, separators=(',', ':'))}",
+        f"tool_use:{answer},name=lookup,input={json.dumps({'path': ANSWER_CORE}, separators=(',', ':'))}",
     ):
         stage.play(script)
         stage.play(script, streamed=False)

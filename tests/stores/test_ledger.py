@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from gateway.ledger import Database, DatabaseLedger, Reader
 from gateway.ledger.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
-from gateway.recorder import LedgerUnavailable
+from gateway.shipper import LedgerUnavailable
 from tests.harness import wait_until
 from tests.record_samples import NOW, PLAIN, counts_of, record_of, usage_of
 from tests.stores.postgres_server import PASSWORD, PostgresServer

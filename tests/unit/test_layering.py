@@ -20,7 +20,10 @@ LAYERS = {
         *("wire", "records", "json_values", "accumulate", "splice", "tools"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
     ],
-    "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle", "recorder"],
+    "state": [
+        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
+        *("chronicle", "shipper", "recorder"),
+    ],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
         *("replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger"),

@@ -232,10 +232,19 @@ def test_labels_are_bounded_under_a_race():
 
 
 def test_odd_label_values_render():
-    """Given a model with quotes, line breaks and characters past ASCII, then the page is still well-formed."""
+    """Given a label with quotes, line breaks and characters past ASCII, then the page is still well-formed."""
     metrics = Metrics()
-    metrics.count_tokens('a"b\\c\nd\u2028é', {"input": 1})
-    assert value(metrics, "gateway_tokens_total", model='a"b\\c\nd\u2028é', type="input") == 1
+    metrics.rejections.labels('a"b\\c\nd\u2028é').inc()
+    assert value(metrics, "gateway_rejections_total", reason='a"b\\c\nd\u2028é') == 1
+
+
+def test_a_model_that_looks_like_none_is_not_shown():
+    """Given an upstream that names prose as its model, then its tokens are counted under a word of ours."""
+    metrics = Metrics()
+    metrics.count_tokens("Planted, and so on", {"input": 1})
+    metrics.count_tokens(None, {"input": 2})
+    assert value(metrics, "gateway_tokens_total", model="unexpected", type="input") == 1
+    assert value(metrics, "gateway_tokens_total", model="unknown", type="input") == 2
 
 
 def test_two_gateways_in_one_process_do_not_meet():

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from gateway.interception_record import InterceptionRecord
-from gateway.recorder import LedgerUnavailable, NoRecorder, Recorder
+from gateway.recorder import NoRecorder, Recorder
+from gateway.shipper import LedgerUnavailable
 from tests.harness import wait_until
 from tests.record_samples import record_of
 from tests.unit.fakes import race
@@ -119,7 +120,7 @@ class Stage:
 
     def __init__(self, queue_limit: int = 1000, stop_seconds: float = 5.0) -> None:
         self.journal, self.ledger, self.meter = FakeJournal(), FakeLedger(), FakeMeter()
-        self.recorder = Recorder(self.journal, self.ledger, self.meter, queue_limit, stop_seconds)
+        self.recorder = Recorder(self.journal, lambda: self.ledger, self.meter, queue_limit, stop_seconds)
 
     def put(self, *numbers: int) -> None:
         for number in numbers:
@@ -162,7 +163,7 @@ def test_records_of_many_threads_all_arrive() -> None:
 
 def test_a_database_that_is_down_holds_up_nobody_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Given the database is away; then records wait in the journal, are counted, and are stored when it is back."""
-    with running() as stage, caplog.at_level(logging.INFO, "gateway.recorder"):
+    with running() as stage, caplog.at_level(logging.INFO, "gateway.shipper"):
         stage.ledger.failure = LedgerUnavailable("gone")
         stage.put(1, 2)
         assert wait_until(lambda: "the record database cannot be used: gone" in caplog.text, SOON_SECONDS)

@@ -26,7 +26,7 @@ TOKEN_CORE, WRONG_CORE, OWN_CORE = "TokenCore1a", "WrongCore2b", "OwnCore3c"
 TOKEN = f"gateway-token-{TOKEN_CORE}-0123456789"
 WRONG = f"gateway-token-{WRONG_CORE}-0123456789"
 OWN = f"sk-ant-api03-{OWN_CORE}-0123456789"
-PROMPT_CORE, ANSWER_CORE = "PromptCore4d", "AnswerCore5e"
+PROMPT_CORE, ANSWER_CORE, TELLING_CORE = "PromptCore4d", "AnswerCore5e", "TellingCore6f"
 ASKING = {"X-Gateway-Token": TOKEN}
 SOON_SECONDS = 6.0
 
@@ -155,11 +155,11 @@ def _own_credentials(stage: Stage) -> None:
 
 def _telling_clients(stage: Stage) -> None:
     """What a client says of itself may be anything, too."""
-    prose = f"{PROMPT_CORE} and so on"
+    prose = f"{TELLING_CORE} and so on"
     told = dict.fromkeys(("User-Agent", "x-app", "x-session-id", "x-claude-code-session-id", "traceparent"), prose)
     stage.ask(message(text=PROMPT_CORE, model=prose), ASKING | told)
-    user_id = {"device_id": PROMPT_CORE, "account_uuid": PROMPT_CORE, "session_id": prose}
-    for text in (prose, json.dumps(user_id), f"user_{PROMPT_CORE}_account_{PROMPT_CORE}_session_0123-4567"):
+    user_id = {"device_id": TELLING_CORE, "account_uuid": TELLING_CORE, "session_id": prose}
+    for text in (prose, json.dumps(user_id), f"user_{TELLING_CORE}_account_{TELLING_CORE}_session_0123-4567"):
         stage.ask(message(text=PROMPT_CORE, metadata={"user_id": text}))
 
 
@@ -284,7 +284,7 @@ def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
     log = stage.gateway.stop().encode()
     stored += _bytes_in(stage.data_dir)  # the database tidies up when it is closed
     assert log.count(b"[DEBUG]") > 50
-    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE]:
+    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
         assert _around(log, core) == b""
         assert _around(metrics, core) == b""
         assert _around(stored, core) == b""

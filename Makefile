@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against check format lock clean
+.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against bench-recorder check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
+	@echo "make bench-recorder    what recording costs a request"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -48,6 +49,10 @@ bench-against: venv-dev
 bench-walk: venv-dev
 	@sh scripts/need.sh redis-server:redis-server
 	@.venv/bin/python -m bench.walk
+
+bench-recorder: venv-dev
+	@sh scripts/need.sh pg_ctlcluster:postgresql
+	@.venv/bin/python -m bench.recorder
 
 check: venv-dev
 	@.venv/bin/ruff format --check .

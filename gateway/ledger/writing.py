@@ -83,4 +83,5 @@ def _insert_into(table: Table, is_sqlite: bool) -> str:
     """The statement in the driver's words: it is the same for every record, and this is what recording costs most."""
     if is_sqlite:
         return str(sqlite.insert(table).on_conflict_do_nothing().compile(dialect=sqlite.dialect(paramstyle="named")))
-    return str(postgresql.insert(table).on_conflict_do_nothing().compile(dialect=postgresql.dialect()))
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # it has no annotations
+    return str(postgresql.insert(table).on_conflict_do_nothing().compile(dialect=dialect))

@@ -150,10 +150,9 @@ def _called(call: ToolCall) -> str:
     if not call.is_injected:
         return f"the client was asked to call {call.name} ({call.input_bytes} bytes of input)"
     took = f" in {_seconds(call.duration_seconds)}" if call.duration_seconds is not None else ""
-    return (
-        f"the gateway called {call.name} ({call.input_bytes} bytes of input): {call.outcome}{took}, "
-        f"{call.result_bytes} bytes of result"
-    )
+    result = f", {call.result_bytes} bytes of result" if call.result_bytes is not None else ""
+    outcome = (call.outcome or "unknown").replace("_", " ")
+    return f"the gateway's tool {call.name} was called ({call.input_bytes} bytes of input): {outcome}{took}{result}"
 
 
 def _moment(at: float) -> str:

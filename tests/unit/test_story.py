@@ -10,7 +10,7 @@ import pytest
 from gateway import record_words, story
 from gateway.failover import Outcome
 from gateway.interception import StreamOutcome
-from gateway.interception_record import Attempt, PassedOver
+from gateway.interception_record import Attempt, PassedOver, ToolCall
 from gateway.story import tell
 from gateway.usage import Certainty
 from tests.record_samples import PLAIN, record_of, usage_of
@@ -37,7 +37,7 @@ def test_a_full_record_is_told_whole() -> None:
         "usage: 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
         "2 web_search_requests, tier standard; final counts",
         "the client was asked to call Bash (120 bytes of input)",
-        "the gateway called bmcp_time_now (2 bytes of input): ok in 0.100 s, 40 bytes of result",
+        "the gateway's tool bmcp_time_now was called (2 bytes of input): ok in 0.100 s, 40 bytes of result",
         "How it ended",
         "0.500 s the first event went to the client",
         "1.500 s the answer was delivered whole; status 200",
@@ -77,6 +77,7 @@ def test_a_bare_record_is_told_without_gaps() -> None:
             {"outcome": "rejected", "error": "invalid_request_error: model: this field is required", "status": 400},
             "refused the request by itself (invalid_request_error: model: this field is required); status 400",
         ),
+        ({"tool_calls": (ToolCall(0, "bmcp_x", True, 9, None, "not_made"),)}, "(9 bytes of input): not made"),
         ({"outcome": "a_later_word", "route": "a_later_route"}, "a_later_word"),
     ],
 )

@@ -85,4 +85,11 @@ class Exchange:
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
-        gateway.recorder.put(self.chronicle.finished(status))
+        self._record(status)
+
+    def _record(self, status: int) -> None:
+        """Hand the record over; no request fails for it."""
+        try:
+            self.gateway.recorder.put(self.chronicle.finished(status))
+        except Exception:
+            log.exception("%s: its record is lost", self.request_id)

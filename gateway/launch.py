@@ -106,7 +106,7 @@ def open_database(settings: Settings) -> Database:
     """The database of records; nothing is connected to yet. Raises ValueError for a URL that cannot be used."""
     from gateway.ledger import Database  # a gateway that records nothing need not load SQLAlchemy
 
-    return Database(settings.record_url or f"sqlite:///{Path(settings.data_dir).absolute() / 'records.db'}")
+    return Database(settings.record_url) if settings.record_url else Database.in_folder(Path(settings.data_dir))
 
 
 def open_recorder(settings: Settings, meter: Meter) -> Sink:

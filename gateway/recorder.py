@@ -77,8 +77,9 @@ class Recorder:
         self._queue_limit = queue_limit
         self._stop_seconds = stop_seconds
         self._queue: deque[InterceptionRecord] = deque()  # appends and pops are atomic
+        self._lock = threading.Lock()  # guards the way from the queue to the journal, and what follows
         self._journaled = 0
-        self._lock = threading.Lock()  # guards the way from the queue to the journal, which keeps its order
+        self._is_failing = False
         self._has_some = threading.Event()
         self._is_stopping = threading.Event()
         self._shipper = Shipper(journal, open_ledger, meter.dropped, self._stored)
@@ -127,9 +128,16 @@ class Recorder:
                 try:
                     written = self._journal.append(batch)
                 except OSError as error:
-                    log.error("the journal cannot be written to: %s; records wait in memory", error.strerror)
+                    if not self._is_failing:
+                        log.error("the journal cannot be written to: %s; records wait in memory", error.strerror)
+                    self._is_failing = True
                     self._queue.extendleft(reversed(batch))
                     break
+                except Exception:
+                    log.exception("%d records cannot be written down; it goes on", len(batch))
+                    self._meter.dropped("refused", len(batch))
+                    continue
+                self._is_failing = False
                 if written < len(batch):
                     self._meter.dropped("journal_full", len(batch) - written)
                 has_written = has_written or written > 0

@@ -8,6 +8,7 @@ lie, for an agent's streams are full of them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,13 +54,13 @@ class ToolUses:
         content = message.get("content")
         for block in content if isinstance(content, list) else ():
             if self._add(block):
-                self.calls[-1].input_bytes = len(msgspec.json.encode(block.get("input")))
+                self.calls[-1].input_bytes = _size_bytes(block.get("input"))
 
     def _begin(self, raw: bytes) -> None:
         event = decode_event(raw)
         try:
             document = msgspec.json.decode(event.data) if event is not None else None
-        except (msgspec.DecodeError, UnicodeEncodeError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             document = None
         self._is_open = isinstance(document, dict) and self._add(document.get("content_block"))
 
@@ -76,3 +77,11 @@ class ToolUses:
             except msgspec.DecodeError:
                 continue  # half a surrogate pair, or nothing that a client could read either
             self.calls[-1].input_bytes += len(text.encode())
+
+
+def _size_bytes(document: object) -> int:
+    """The size of a document as compact JSON; 0 if it cannot be written as such."""
+    try:
+        return len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+    except RecursionError:
+        return 0

@@ -37,7 +37,7 @@ class Database:
     Raises ValueError for a URL that cannot be understood or that needs a package that is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         self._url = _parsed(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._is_writer = True
@@ -46,6 +46,11 @@ class Database:
         except (ImportError, NoSuchModuleError) as error:
             raise ValueError("PostgreSQL needs a package more: pip install 'messages-gateway[postgres]'") from error
         self._is_prepared = False
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Database:
+        """The SQLite database of a data folder, whatever that is called."""
+        return cls(URL.create("sqlite", database=str(folder.absolute() / "records.db")))
 
     def prepare(self) -> None:
         """Connect, and bring the schema up to date, once. Raises LedgerUnavailable.
@@ -149,7 +154,7 @@ class Database:
         return line.replace(self._url.password, "***") if self._url.password else line
 
 
-def _parsed(url: str) -> URL:
+def _parsed(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):

@@ -18,6 +18,8 @@ from gateway.ledger.database import Database, RecordRefused
 from gateway.ledger.schema import PARTS, interceptions
 
 _DAY_SECONDS = 86_400.0
+# A value that the database, or its driver, will never take.
+_UNFIT = (RecordRefused, ValueError, OverflowError)
 
 
 class DatabaseLedger:
@@ -41,7 +43,7 @@ class DatabaseLedger:
         """Store records in one transaction; how many of them are refused for good. Raises LedgerUnavailable."""
         try:
             self._store(records)
-        except RecordRefused:
+        except _UNFIT:
             if len(records) == 1:
                 return 1
             return sum(self.write([record]) for record in records)

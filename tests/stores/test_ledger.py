@@ -106,8 +106,8 @@ def test_a_record_written_again_is_there_once(url: str, ledger: DatabaseLedger) 
 
 def test_a_batch_with_a_bad_record_loses_that_one_alone(url: str, ledger: DatabaseLedger) -> None:
     """Given a record that the database refuses for good; then the others of its batch are stored, and it is told."""
-    bad = record_of(2, model=None, outcome=None)
-    assert ledger.write([record_of(1), bad, record_of(3)]) == 1
+    bad, worse = record_of(2, outcome=None), record_of(4, status=2**80)
+    assert ledger.write([record_of(1), bad, worse, record_of(3)]) == 2
     assert rows_in(url)["interceptions"] == 2
 
 
@@ -333,6 +333,15 @@ def test_sqlite_files_are_private(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
+
+
+def test_a_data_folder_may_be_called_anything(tmp_path: Path) -> None:
+    """Given a folder with characters that mean something in a URL; then its database is in it."""
+    folder = tmp_path / "a?b=c%20d#e"
+    folder.mkdir()
+    with closing(Database.in_folder(folder)) as database:
+        database.prepare()
+    assert (folder / "records.db").exists()
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,22 @@ def test_a_disk_that_fails_keeps_records_in_memory_and_in_order(caplog: pytest.L
         stage.journal.failure = None
         assert stage.has_stored(3)
     assert stage.ledger.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
+    assert caplog.text.count("No space left") == 1
+
+
+def test_records_that_cannot_be_written_down_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a bug in the way to the journal; then the log has it, the records are counted, and recording goes on."""
+    with running() as stage:
+        append = stage.journal.append
+        monkeypatch.setattr(stage.journal, "append", lambda records: 1 // 0)
+        stage.put(1)
+        assert wait_until(lambda: stage.meter.lost == {"refused": 1}, SOON_SECONDS)
+        monkeypatch.setattr(stage.journal, "append", append)
+        stage.put(2)
+        assert stage.has_stored(1)
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_what_the_database_refuses_and_what_cannot_be_read_is_counted() -> None:

@@ -162,6 +162,14 @@ def test_several_calls_are_told_apart_and_server_tools_are_none_of_the_client_s(
     assert [(use.id, use.name, use.input_bytes) for use in uses.calls] == [("a", "Read", 7), ("b", "Edit", 2)]
 
 
+@pytest.mark.parametrize("document", [{"a": "\ud800"}, {"a": 2**90}, None, [float("nan")]])
+def test_any_input_of_a_whole_answer_has_a_size(document: object) -> None:
+    """Given an input that not every encoder takes; then it has a size all the same."""
+    uses = ToolUses()
+    uses.observe_whole({"content": [{"type": "tool_use", "id": "t", "name": "n", "input": document}]})
+    assert uses.calls[0].input_bytes > 0
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -169,6 +177,7 @@ def test_several_calls_are_told_apart_and_server_tools_are_none_of_the_client_s(
         b'event: content_block_start\ndata: ["tool_use"]\n\n',
         b'event: content_block_start\ndata: {"content_block":"tool_use"}\n\n',
         b'data: {"partial_json":"tool_use"}\n\n',
+        b'event: content_block_start\ndata: {"tool_use":' + b"[" * 100_000 + b"\n\n",
     ],
 )
 def test_what_is_no_call_harms_nothing(raw: bytes) -> None:

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against check format lock clean
+.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against bench-recorder check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
+	@echo "make bench-recorder    what recording costs a request"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -27,7 +28,7 @@ demo: venv
 	@sh scripts/demo.sh
 
 test: venv-dev
-	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
+	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql
 	@sh tests/stores/valkey.sh
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest
@@ -50,6 +51,10 @@ bench-walk: venv-dev
 	@sh scripts/need.sh redis-server:redis-server
 	@.venv/bin/python -m bench.walk
 
+bench-recorder: venv-dev
+	@sh scripts/need.sh pg_ctlcluster:postgresql
+	@.venv/bin/python -m bench.recorder
+
 check: venv-dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
@@ -61,9 +66,9 @@ format: venv-dev
 
 lock: venv-dev
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --extra simulate --output-file requirements.lock setup.py
+	    --no-emit-trusted-host --extra simulate --extra postgres --output-file requirements.lock setup.py
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra dev --constraint requirements.lock \
+	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra postgres --extra dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock setup.py
 
 clean:

@@ -48,6 +48,11 @@ class DataFolder:
             counts.unlink()
 
 
+def journal_folder(data_dir: str) -> Path:
+    """The folder of records that wait to be stored, in a data folder."""
+    return Path(data_dir) / "journal"
+
+
 def metrics_folder(data_dir: str) -> Path:
     """The folder of prometheus-client's multiprocess files in a data folder."""
     return Path(data_dir) / "worker-metrics"

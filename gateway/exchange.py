@@ -1,7 +1,7 @@
 """The book-keeping of a request, from its admission to its last byte.
 
-Owns: giving a place back and counting a request, once, whichever way it ends. Web layer; an Exchange belongs to its
-request's thread.
+Owns: giving a place back, counting and recording a request, once, whichever way it ends. Web layer; an Exchange
+belongs to its request's thread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.access import Caller
+from gateway.chronicle import Chronicle
+from gateway.clients import Client
 from gateway.errors import ClientGone, GatewayError
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
@@ -24,7 +26,13 @@ class Exchange:
     """One admitted request: the configuration it began under, who calls, and the place it holds."""
 
     def __init__(
-        self, gateway: Gateway, configuration: Configuration, caller: Caller, route: str, started_at: float
+        self,
+        gateway: Gateway,
+        configuration: Configuration,
+        caller: Caller,
+        client: Client,
+        route: str,
+        started_at: float,
     ) -> None:
         self.gateway = gateway
         self.configuration = configuration
@@ -32,6 +40,7 @@ class Exchange:
         self.started_at = started_at
         self.mode = "whole"
         self.request_id = new_request_id()
+        self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
         self._route = route
         self._is_finished = False
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -49,8 +58,9 @@ class Exchange:
                 log.warning("%s: %s answered %d: %s", self.request_id, self._route, error.status, error.message)
             self._end(error)
             raise
-        except ClientGone:
+        except ClientGone as gone:
             log.debug("%s: the client is gone", self.request_id)
+            self.chronicle.failed(gone)
             self.finish(CLIENT_GONE_STATUS)
             raise
         except Exception as error:
@@ -61,10 +71,11 @@ class Exchange:
 
     def _end(self, error: GatewayError) -> None:
         error.request_id = self.request_id
+        self.chronicle.failed(error)
         self.finish(error.status)
 
     def finish(self, status: int) -> None:
-        """Give the place back and count the request; may be called again."""
+        """Give the place back, count the request and hand its record over; may be called again."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -74,3 +85,11 @@ class Exchange:
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
+        self._record(status)
+
+    def _record(self, status: int) -> None:
+        """Hand the record over; no request fails for it."""
+        try:
+            self.gateway.recorder.put(self.chronicle.finished(status))
+        except Exception:
+            log.exception("%s: its record is lost", self.request_id)

@@ -35,7 +35,10 @@ Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]
 
 
 class WalkObserver(Protocol):
-    """Whoever logs and counts what a walk does."""
+    """Whoever logs, counts and records what a walk does."""
+
+    def passed_over(self, status: KeyStatus) -> None:
+        """A key that stands before the one now tried, or any if none is left, is not tried; told again if again so."""
 
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """An attempt has ended, with an answer or a transport error."""
@@ -63,7 +66,9 @@ def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -
     tried: set[Key] = set()
     refused: tuple[Key, Verdict] | None = None
     while True:
-        chosen = _choose(pool, tried)
+        statuses = pool.statuses()
+        chosen = _choose(pool, statuses, tried)
+        _tell_passed_over(statuses, chosen[0] if chosen is not None else None, tried, observer)
         if chosen is None:
             error = _exhaustion(pool)
             observer.exhausted(error, len(tried))
@@ -106,9 +111,9 @@ def _tried(
         raise
 
 
-def _choose(pool: Pool, tried: set[Key]) -> tuple[KeyStatus, float | None] | None:
+def _choose(pool: Pool, statuses: list[KeyStatus], tried: set[Key]) -> tuple[KeyStatus, float | None] | None:
     """The first key that may be tried, and the lease under which it is, if it is on trial."""
-    usable = [s for s in pool.statuses() if s.state is KeyState.VALID and s.key not in tried]
+    usable = [s for s in statuses if s.state is KeyState.VALID and s.key not in tried]
     for status in usable:
         if not status.is_on_trial:
             return status, None
@@ -116,6 +121,16 @@ def _choose(pool: Pool, tried: set[Key]) -> tuple[KeyStatus, float | None] | Non
         if lease is not None:
             return status, lease
     return (usable[0], None) if usable else None
+
+
+def _tell_passed_over(
+    statuses: list[KeyStatus], chosen: KeyStatus | None, tried: set[Key], observer: WalkObserver
+) -> None:
+    for status in statuses:
+        if status is chosen:
+            return
+        if status.key not in tried:
+            observer.passed_over(status)
 
 
 def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserver) -> None:

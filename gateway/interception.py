@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from enum import Enum
 
+from gateway.chronicle import Chronicle
 from gateway.dialogue import Dialogue
 from gateway.errors import (
     ClientGone,
@@ -56,6 +57,7 @@ class Interception:
         turns: TurnMaker,
         pace: Pace,
         metrics: Metrics,
+        chronicle: Chronicle,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,6 +65,7 @@ class Interception:
         self._turns = turns
         self._pace = pace
         self._metrics = metrics
+        self._chronicle = chronicle
         self._started_at = started_at
         self._clock = clock
         self._has_relayed = False
@@ -95,6 +98,7 @@ class Interception:
         finally:
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
+                self._chronicle.stream_ended(outcome.value)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
         outcome = StreamOutcome.COMPLETED
@@ -152,6 +156,7 @@ class Interception:
         if not self._has_relayed:
             self._has_relayed = True
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
+            self._chronicle.first_event()
 
     def _shown(self, batch: bytes, reply: Reply) -> Generator[Output, None, None]:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""

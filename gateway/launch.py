@@ -14,12 +14,20 @@ import mmap
 import os
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.admission import Admission, Board
+from gateway.data_folder import journal_folder
 from gateway.embedded_store import EmbeddedStore
+from gateway.journal import FileJournal
+from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.store import Store
 from gateway.upstream.connections import tls_context
+
+if TYPE_CHECKING:
+    from gateway.ledger import Database, Reader
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +76,7 @@ def read_settings() -> Settings:
     """Read the configuration anew: the environment as it was at the start, the files as they are now."""
     found = load_settings(os.environ, _read_file, len(os.sched_getaffinity(0)))
     _check_state_url(found)
+    _check_record_url(found)
     try:
         tls_context(found.upstream_ca_pem)
     except (ssl.SSLError, ValueError) as error:
@@ -83,6 +92,54 @@ def _check_state_url(found: Settings) -> None:
             Server(found.state_url, prefix="")
         except ValueError as error:
             raise SettingsError([f"GATEWAY_STATE_URL: {error}"]) from error
+
+
+def _check_record_url(found: Settings) -> None:
+    if found.record_url not in (None, "none"):
+        try:
+            open_database(found)
+        except ValueError as error:
+            raise SettingsError([f"GATEWAY_RECORD_URL: {error}"]) from error
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of records; nothing is connected to yet. Raises ValueError for a URL that cannot be used."""
+    from gateway.ledger import Database  # a gateway that records nothing need not load SQLAlchemy
+
+    return Database(settings.record_url) if settings.record_url else Database.in_folder(Path(settings.data_dir))
+
+
+def open_recorder(settings: Settings, meter: Meter) -> Sink:
+    """This worker's recorder, at work; after the fork."""
+    if settings.record_url == "none":
+        return NoRecorder()
+    recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), lambda: _open_ledger(settings), meter)
+    recorder.start()
+    return recorder
+
+
+def _open_ledger(settings: Settings) -> Ledger:
+    from gateway.ledger import DatabaseLedger  # as above
+
+    return DatabaseLedger(open_database(settings), settings.record_retention_days)
+
+
+def open_reader(settings: Settings) -> Reader:
+    """The records, for reading; whoever opens them closes them.
+
+    Raises ValueError and LedgerUnavailable, with words for the operator.
+    """
+    if settings.record_url == "none":
+        raise ValueError("this gateway records nothing: GATEWAY_RECORD_URL is none")
+    from gateway.ledger import Reader  # as above
+
+    database = open_database(settings)
+    try:
+        database.prepare_to_read()
+    except LedgerUnavailable:
+        database.close()
+        raise
+    return Reader(database)
 
 
 def open_store(settings: Settings) -> Store:

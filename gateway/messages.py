@@ -16,6 +16,8 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.events import Event
 from gateway.json_values import object_or_none
+from gateway.tool_uses import ToolUses
+from gateway.usage import Usage
 
 # Usage counts that are worth counting, by the name of the metric's `type` label.
 TOKEN_TYPES = {
@@ -26,17 +28,26 @@ TOKEN_TYPES = {
 }
 
 
+_LARGEST_METADATA_BYTES = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
-    """The two members of a request body that the gateway acts on."""
+    """The two members of a request body that the gateway acts on, and `metadata.user_id`, which names a session."""
 
     model: str
     is_streaming: bool
+    user_id: str | None = field(default=None, repr=False)
 
 
 class _Envelope(msgspec.Struct):
     model: Any = None
     stream: Any = None
+    metadata: msgspec.Raw = msgspec.Raw()
+
+
+class _Metadata(msgspec.Struct):
+    user_id: Any = None
 
 
 def read_request(body: bytes) -> RequestSummary:
@@ -49,14 +60,25 @@ def read_request(body: bytes) -> RequestSummary:
         raise InvalidRequest("the request body is empty; a JSON object was expected")
     try:
         envelope = msgspec.json.decode(body, type=_Envelope)
-        model, stream = envelope.model, envelope.stream
+        model, stream, user_id = envelope.model, envelope.stream, _user_id(envelope.metadata)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         model, stream = _read_leniently(body)
+        user_id = None
     if model is None:
         raise InvalidRequest("model: this field is required")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: a non-empty string was expected")
-    return RequestSummary(model, stream is True)
+    return RequestSummary(model, stream is True, user_id)
+
+
+def _user_id(metadata: msgspec.Raw) -> str | None:
+    if not 0 < len(memoryview(metadata)) <= _LARGEST_METADATA_BYTES:
+        return None
+    try:
+        user_id = msgspec.json.decode(metadata, type=_Metadata).user_id
+    except msgspec.MsgspecError:
+        return None
+    return user_id if isinstance(user_id, str) else None
 
 
 def _read_leniently(body: bytes) -> tuple[Any, Any]:
@@ -87,10 +109,12 @@ class Tally:
     """What one answer has said so far: its usage, its end, its error.
 
     `tokens` maps a metric's token type to its count; a turn's counts are cumulative, so later ones replace
-    earlier ones (https://docs.claude.com/en/docs/build-with-claude/streaming).
+    earlier ones (https://docs.claude.com/en/docs/build-with-claude/streaming). `usage` holds the same and more.
     """
 
     tokens: dict[str, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    tools: ToolUses = field(default_factory=ToolUses)
     model: str | None = None
     has_stopped: bool = False
     error_kind: str | None = None
@@ -112,6 +136,7 @@ class Tally:
             self._observe_message(document.get("message"))
         elif document is not None and kind == "message_delta":
             self._replace_usage(document.get("usage"))
+            self.usage.has_counted_output = True
 
     def observe_whole(self, body: bytes) -> bool:
         """Take in a whole answer's JSON; False if it is not a JSON object."""
@@ -122,6 +147,7 @@ class Tally:
             self.error_kind = error_kind(document)
         else:
             self._observe_message(document)
+            self.tools.observe_whole(document)
             self.has_stopped = True
         return True
 
@@ -134,6 +160,7 @@ class Tally:
     def _replace_usage(self, usage: object) -> None:
         if not isinstance(usage, dict):
             return
+        self.usage.take(usage)
         for name, token_type in TOKEN_TYPES.items():
             count = usage.get(name)
             if isinstance(count, int) and not isinstance(count, bool) and count >= 0:

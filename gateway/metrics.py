@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.pool import KeyState, KeyStatus
+from gateway.record_words import word
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -156,6 +157,10 @@ class Metrics:
         self.key_ratelimit_remaining = self._gauge(
             "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "mostrecent", "key", "limit"
         )
+        self.recorder_dropped = self._counter("recorder_dropped", "Records of interceptions that were lost.", "reason")
+        self.recorder_queue_length = self._gauge(
+            "recorder_queue_length", "Records that wait to be stored in the database.", "livesum"
+        )
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
 
@@ -176,7 +181,7 @@ class Metrics:
 
     def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
         """Add one answer's usage."""
-        name = self._models.fold(model or "unknown")
+        name = self._models.fold(word(model)) if model is not None else "unknown"
         for token_type, count in tokens.items():
             self.tokens.labels(name, token_type).inc(count)
 
@@ -193,6 +198,14 @@ class Metrics:
             if match is not None and _COUNT.fullmatch(value):
                 gauge = self.key_ratelimit_limit if match[2] == "limit" else self.key_ratelimit_remaining
                 gauge.labels(key, match[1].replace("-", "_")).set(int(value))
+
+    def dropped(self, reason: str, number: int) -> None:
+        """Count records that are lost."""
+        self.recorder_dropped.labels(reason).inc(number)
+
+    def waiting(self, number: int) -> None:
+        """So many of this worker's records wait to be stored."""
+        self.recorder_queue_length.set(number)
 
     def render(self) -> bytes:
         """The text exposition format, https://prometheus.io/docs/instrumenting/exposition_formats/."""

@@ -1,4 +1,4 @@
-"""What is told of one request's walk: the log's lines and the metrics' counts, in one place.
+"""What is told of one request's walk: the log's lines, the metrics' counts and the chronicle's facts, in one place.
 
 Owns: the words. Flow layer; belongs to one request. It is the walk's observer, so that the walk itself neither logs
 nor counts. Logs carry names and hints; never a secret, a prompt or an answer.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from gateway.chronicle import Chronicle
 from gateway.credential import Key
 from gateway.errors import GatewayError, RateLimited
 from gateway.metrics import Metrics
-from gateway.pool import KeyState
+from gateway.pool import KeyState, KeyStatus
 from gateway.toolbox import InjectedTool, ToolOutcome
 from gateway.verdict import Outcome, Verdict
 
@@ -24,15 +25,22 @@ _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
 class Narrator:
-    """Logs and counts for the request that `request_id` names."""
+    """Logs and counts for the request that `request_id` names, and tells its `chronicle`."""
 
-    def __init__(self, metrics: Metrics, request_id: str) -> None:
+    def __init__(self, metrics: Metrics, request_id: str, chronicle: Chronicle) -> None:
+        self.chronicle = chronicle
         self._metrics = metrics
         self._request_id = request_id
 
-    def answered(self, key: Key, headers: Mapping[str, str]) -> None:
-        """A key's answer has come; its headers say how much is left of the key's limits."""
-        self._metrics.note_rate_limits(key.name, headers)
+    def answered(self, key: Key | None, status: int, headers: Mapping[str, str]) -> None:
+        """An answer has come; its headers say how much is left of the key's limits. No key: the client's own."""
+        self.chronicle.answered(status, headers.get("request-id"))
+        if key is not None:
+            self._metrics.note_rate_limits(key.name, headers)
+
+    def passed_over(self, status: KeyStatus) -> None:
+        """A key is not tried."""
+        self.chronicle.passed_over(status)
 
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """One attempt has ended."""

@@ -72,6 +72,7 @@ def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Respo
     head = next(outputs)
     if not isinstance(head, Head):
         raise TypeError("the response began without a head")
+    exchange.chronicle.head_sent(dict(head.headers)["request-id"])
     if head.body is None:
         stream: Any = _Stream(outputs, exchange, head.status)
         return RelayResponse(stream, head.status, head.headers, direct_passthrough=True)

@@ -24,6 +24,7 @@ from flask import Blueprint, Response, current_app, request
 
 from gateway import __version__
 from gateway.access import Caller, authenticate, refuse_unless_local
+from gateway.clients import client_of, session_of
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.errors import MethodNotAllowed, NotFound, Overloaded
 from gateway.exchange import Exchange
@@ -58,12 +59,19 @@ def messages() -> Response:
         body = _body(exchange)
         summary = read_request(body)
         exchange.mode = "streamed" if summary.is_streaming else "whole"
+        exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id))
         call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
-        watch, narrator = _watch(exchange), Narrator(exchange.gateway.metrics, exchange.request_id)
+        watch, narrator = _watch(exchange), _narrator(exchange)
         turns, pace = _turns(exchange, watch, narrator)
         dialogue = _dialogue(exchange, call, summary, watch, narrator)
         interception = Interception(
-            dialogue, turns, pace, exchange.gateway.metrics, exchange.started_at, exchange.gateway.clock
+            dialogue,
+            turns,
+            pace,
+            exchange.gateway.metrics,
+            exchange.chronicle,
+            exchange.started_at,
+            exchange.gateway.clock,
         )
         return relayed(exchange, interception.run())
 
@@ -74,7 +82,9 @@ def count_tokens() -> Response:
     exchange = _admitted()
     with exchange.guarding():
         body = _body(exchange)
-        request = _with_tools(exchange, body, read_request(body))  # they count, too
+        summary = read_request(body)
+        exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
+        request = _with_tools(exchange, body, summary)  # they count, too
         call = Call("POST", _target("/v1/messages/count_tokens"), _headers(), request.body() if request else body)
         return _passed_through(exchange, call)
 
@@ -144,13 +154,15 @@ def _admitted() -> Exchange:
     configuration = gateway.configuration
     settings = configuration.settings
     started_at = gateway.clock()
-    caller: Caller = authenticate(dict(from_environ(request.environ)), configuration.tokens(), settings.allow_byok)
+    headers = dict(from_environ(request.environ))
+    caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
     if not gateway.admission.enter():
         raise Overloaded(
             f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
             retry_after_seconds=1,
         )
-    return Exchange(gateway, configuration, caller, request.endpoint.rpartition(".")[2], started_at)  # type: ignore[union-attr]
+    route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
+    return Exchange(gateway, configuration, caller, client_of(headers), route, started_at)
 
 
 def _body(exchange: Exchange) -> bytes:
@@ -169,6 +181,10 @@ def _target(path: str) -> str:
 
 def _watch(exchange: Exchange) -> Watch:
     return Watch(request.environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
+
+
+def _narrator(exchange: Exchange) -> Narrator:
+    return Narrator(exchange.gateway.metrics, exchange.request_id, exchange.chronicle)
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
@@ -200,7 +216,7 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMa
 
 
 def _passed_through(exchange: Exchange, call: Call) -> Response:
-    turns, pace = _turns(exchange, _watch(exchange), Narrator(exchange.gateway.metrics, exchange.request_id))
+    turns, pace = _turns(exchange, _watch(exchange), _narrator(exchange))
 
     def run() -> Generator[Output, None, None]:
         yield relay_whole(call, turns, pace)

@@ -20,6 +20,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
 from gateway.prober import Prober
+from gateway.recorder import NoRecorder, Sink
 from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
@@ -65,6 +66,7 @@ class Gateway:
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.metrics = Metrics()
         self.toolbox = toolbox if toolbox is not None else NoTools()
+        self.recorder: Sink = NoRecorder()
         self._store = store if store is not None else MemoryStore()
         self._prober: Prober | None = None
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
@@ -100,8 +102,9 @@ class Gateway:
             self._prober.start()
 
     def flush(self) -> None:
-        """The worker ends: what it knows of the keys must not end with it."""
+        """The worker ends: what it knows of the keys, and of its requests, must not end with it."""
         self._store.flush()
+        self.recorder.close()
 
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""

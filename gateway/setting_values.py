@@ -106,6 +106,16 @@ def state_url(raw: object) -> str:
     return value
 
 
+def record_url(raw: object) -> str:
+    """The URL of a database, or `none`; it may hold a password and so is never quoted."""
+    value = text(raw)
+    if value.lower() == "none":
+        return "none"
+    if not value.startswith(("sqlite:///", "postgresql://")) or any(character.isspace() for character in value):
+        raise BadValue("none, sqlite:///PATH or a URL such as postgresql://gateway@db.internal/gateway was expected")
+    return value
+
+
 def bind_address(raw: object) -> str:
     """An address to listen on, as gunicorn writes them."""
     value = text(raw)

@@ -102,6 +102,10 @@ class Settings:
     state_url: str | None = _setting(
         None, values.state_url, "a Redis that several machines share the keys' state through", restart=True
     )
+    record_url: str | None = _setting(
+        None, values.record_url, "the database of who used what; unset: SQLite in the data folder", restart=True
+    )
+    record_retention_days: int = _setting(90, values.count(1), "how long records are kept", restart=True)
     log_level: str = _setting(
         "info", values.choice("debug", "info", "warning", "error"), "how much is logged", restart=True
     )

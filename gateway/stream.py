@@ -37,8 +37,11 @@ class EventStream:
             except EventTooLarge as error:
                 raise UpstreamError(f"the upstream sent {error}") from error
             if batch:
+                self.tally.tools.observe(batch)
                 if has_notable(batch):
                     self._observe(batch)
+                else:
+                    self.tally.usage.passed(batch)
                 return batch
             if deadline <= time.monotonic():
                 return None
@@ -49,6 +52,8 @@ class EventStream:
                 event = decode_event(raw)
                 if event is not None:
                     self.tally.observe(event)
+            else:
+                self.tally.usage.passed(raw)
 
 
 def first_event(batch: bytes) -> Event | None:

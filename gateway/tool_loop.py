@@ -157,6 +157,7 @@ class ToolLoop:
         if not continues:
             for use in uses:
                 self._narrator.tool_called(self._tools.get(use.name), ToolOutcome.NOT_MADE)
+                self._narrator.chronicle.tool_called(use.id, ToolOutcome.NOT_MADE.value)
             return
         if self._turns >= self._max_turns:
             raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
@@ -173,6 +174,9 @@ class ToolLoop:
         def told(tool: InjectedTool | None, outcome: ToolOutcome) -> None:
             self._narrator.tool_called(tool, outcome, self._clock() - begun_at)
 
+        chronicle = self._narrator.chronicle
+        for use in uses:
+            chronicle.tool_called(use.id, ToolOutcome.CANCELLED.value)  # unless another word follows
         with ExitStack() as stack:
             calls = [
                 stack.enter_context(closing(_Call(use, self._tools.get(use.name), self._toolbox, told))) for use in uses
@@ -182,6 +186,8 @@ class ToolLoop:
                 result = yield from call.wait(self._watch, pace)
                 call.close()
                 blocks.append(tool_result(use, result.content, result.is_error))
+                result_bytes = len(to_json(blocks[-1]["content"]))
+                chronicle.tool_called(use.id, result.outcome.value, result_bytes, self._clock() - begun_at)
             return blocks
 
 

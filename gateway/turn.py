@@ -74,14 +74,29 @@ class TurnMaker:
         """
         if self._caller.own:
             turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
-            return turn
+        else:
 
-        def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
-            return self._attempt(call, (key_header(key),), pace, key)
+            def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
+                return self._attempt(call, (key_header(key),), pace, key)
 
-        return (yield from walk(self._pool, attempt, self._narrator))
+            turn = yield from walk(self._pool, attempt, self._narrator)
+        self._narrator.chronicle.turn_obtained(turn.tally)
+        return turn
 
     def _attempt(
+        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
+    ) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        chronicle = self._narrator.chronicle
+        chronicle.attempt_began(key)
+        try:
+            turn, verdict = yield from self._exchange(call, credentials, pace, key)
+        except UpstreamError:
+            chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
+            raise
+        chronicle.attempt_ended(verdict)
+        return turn, verdict
+
+    def _exchange(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
         if pace.has_begun:  # an earlier answer's head has gone out, so silence must not grow long
@@ -90,8 +105,7 @@ class TurnMaker:
         else:
             reply = self._upstream.send(call, credentials, self._watch)
         try:
-            if key is not None:
-                self._narrator.answered(key, dict(reply.headers))
+            self._narrator.answered(key, reply.status, dict(reply.headers))
             if call.may_stream and reply.is_event_stream:
                 return (yield from self._opened(EventStream(reply), pace))
             verdict = self._verdict(outcome_of(reply.status), reply)

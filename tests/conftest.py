@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.harness import GatewayProcess
+from tests.stores.postgres_server import PostgresServer
 
 
 @pytest.fixture
@@ -22,3 +23,11 @@ def gateway_process() -> Iterator[Callable[..., GatewayProcess]]:
     yield start
     for process in started:
         process.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all; each test makes databases of its own."""
+    server = PostgresServer()
+    yield server
+    server.stop()

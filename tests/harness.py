@@ -73,6 +73,7 @@ class GatewayProcess:
         **env: str,
     ) -> None:
         self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
+        self.data_dir = Path(str(env.get("data_dir", self._data_folder.name)))
         settings = {
             "data_dir": self._data_folder.name,
             "bind": "127.0.0.1:0",

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, keys, tokens
+from gateway.cli import check, explain, keys, report, tokens
 from gateway.simulator import cli as simulate
 
 _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
 _COMMANDS = (
     ("check", "say whether the configuration is good", check.configure, check.run),
     ("keys", "show and change the state of the keys", keys.configure, keys.run),
+    ("report", "say who used how much of which model, through which key", report.configure, report.run),
+    ("explain", "tell the story of one request", explain.configure, explain.run),
     ("tokens", "make, list and revoke client tokens", tokens.configure, tokens.run),
     ("simulate", "be an Anthropic-compatible upstream to rehearse with", simulate.configure, simulate.run),
 )

@@ -57,13 +57,22 @@ class Usage:
     cache_write: int
     cache_read: int
     output: int
+    cache_write_1h: int = 0
+    web_searches: int = 0
 
     def document(self, output: int) -> Json:
+        tools = {"server_tool_use": {"web_search_requests": self.web_searches}} if self.web_searches else {}
         return {
             "input_tokens": self.input,
-            "cache_creation_input_tokens": self.cache_write,
+            "cache_creation_input_tokens": self.cache_write + self.cache_write_1h,
             "cache_read_input_tokens": self.cache_read,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": self.cache_write,
+                "ephemeral_1h_input_tokens": self.cache_write_1h,
+            },
             "output_tokens": output,
+            **tools,
+            "service_tier": "standard",
         }
 
 

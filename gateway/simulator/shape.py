@@ -32,7 +32,9 @@ class MessageShape(Behaviour):
     input_tokens: int = option("input-tokens", 25, "usage; also the answer of count_tokens", count)
     output_tokens: int = option("output-tokens", 0, "usage; 0: as many as text deltas", count)
     cache_read: int = option("cache-read", 7, "usage: cache_read_input_tokens", count)
-    cache_write: int = option("cache-write", 3, "usage: cache_creation_input_tokens", count)
+    cache_write: int = option("cache-write", 3, "usage: tokens written to the cache for 5 minutes", count)
+    cache_write_1h: int = option("cache-write-1h", 0, "usage: tokens written to the cache for an hour", count)
+    web_searches: int = option("web-searches", 0, "usage: web_search_requests of server_tool_use", count)
 
     def message(self, request: SeenRequest, ask: Ask) -> Message:
         """The message that answers this request: the same for the same body."""
@@ -49,6 +51,8 @@ class MessageShape(Behaviour):
                 self.cache_write,
                 self.cache_read,
                 self.output_tokens or len(chunks),
+                self.cache_write_1h,
+                self.web_searches,
             ),
         )
 

@@ -5,6 +5,7 @@ Each secret has a core that nothing else contains; the core is what is looked fo
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
+from tests.e2e.recorded import Records
 from tests.e2e.talk import Talk, message, token_line
 from tests.harness import GatewayProcess, wait_until
 
@@ -24,7 +26,7 @@ TOKEN_CORE, WRONG_CORE, OWN_CORE = "TokenCore1a", "WrongCore2b", "OwnCore3c"
 TOKEN = f"gateway-token-{TOKEN_CORE}-0123456789"
 WRONG = f"gateway-token-{WRONG_CORE}-0123456789"
 OWN = f"sk-ant-api03-{OWN_CORE}-0123456789"
-PROMPT_CORE, ANSWER_CORE = "PromptCore4d", "AnswerCore5e"
+PROMPT_CORE, ANSWER_CORE, TELLING_CORE = "PromptCore4d", "AnswerCore5e", "TellingCore6f"
 ASKING = {"X-Gateway-Token": TOKEN}
 SOON_SECONDS = 6.0
 
@@ -36,6 +38,7 @@ class Stage:
     gateway: GatewayProcess
     simulator: Simulator
     keys_file: Path
+    data_dir: Path
     received: bytearray = field(default_factory=bytearray)
 
     def send(self, data: bytes, *, hang_up: bool = False) -> None:
@@ -83,9 +86,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             body_timeout_seconds="1",
             read_idle_timeout_seconds="1",
             max_body_bytes="65536",
+            data_dir=str(folder / "data"),
         )
         try:
-            yield Stage(process, simulator, keys)
+            yield Stage(process, simulator, keys, folder / "data")
         finally:
             process.stop()
 
@@ -120,6 +124,7 @@ def _failing_upstream(stage: Stage) -> None:
         f"ok:gzip,{answer}",
         f"ok:unknown,comments,{answer}",
         f"short_length:{answer}",
+        f"tool_use:{answer},name=lookup,input={json.dumps({'path': ANSWER_CORE}, separators=(',', ':'))}",
     ):
         stage.play(script)
         stage.play(script, streamed=False)
@@ -146,6 +151,16 @@ def _own_credentials(stage: Stage) -> None:
             stage.simulator.script(OWN, script)
             stage.ask(message(text=PROMPT_CORE), ASKING | headers)
         stage.simulator.script(OWN, f"ok:text={ANSWER_CORE}")
+
+
+def _telling_clients(stage: Stage) -> None:
+    """What a client says of itself may be anything, too."""
+    prose = f"{TELLING_CORE} and so on"
+    told = dict.fromkeys(("User-Agent", "x-app", "x-session-id", "x-claude-code-session-id", "traceparent"), prose)
+    stage.ask(message(text=PROMPT_CORE, model=prose), ASKING | told)
+    user_id = {"device_id": TELLING_CORE, "account_uuid": TELLING_CORE, "session_id": prose}
+    for text in (prose, json.dumps(user_id), f"user_{TELLING_CORE}_account_{TELLING_CORE}_session_0123-4567"):
+        stage.ask(message(text=PROMPT_CORE, metadata={"user_id": text}))
 
 
 def _bad_bodies(stage: Stage) -> None:
@@ -246,6 +261,7 @@ _SCENES: list[Callable[[Stage], None]] = [
     _failing_upstream,
     _refused_clients,
     _own_credentials,
+    _telling_clients,
     _bad_bodies,
     _broken_heads,
     _clients_that_leave,
@@ -263,13 +279,29 @@ def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
         if scene is not _replaced_worker:
             metrics += stage.gateway.request("GET", "/metrics").body
     _assert_upstream_saw_only_its_own(stage)
+    _wait_for_records(stage)
+    stored = _bytes_in(stage.data_dir)
     log = stage.gateway.stop().encode()
+    stored += _bytes_in(stage.data_dir)  # the database tidies up when it is closed
     assert log.count(b"[DEBUG]") > 50
-    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE]:
+    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
         assert _around(log, core) == b""
         assert _around(metrics, core) == b""
+        assert _around(stored, core) == b""
     for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE]:
         assert _around(bytes(stage.received), core) == b""
+
+
+def _wait_for_records(stage: Stage) -> None:
+    records = Records.in_folder(stage.data_dir)
+    assert wait_until(lambda: sum(map(len, records.ids_by_session().values())) > 60, SOON_SECONDS)
+
+
+def _bytes_in(folder: Path) -> bytes:
+    """Every byte of the database, the journal and whatever else there is."""
+    found = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert b"claude-simulated" in found
+    return found
 
 
 def _around(text: bytes, core: str) -> bytes:
@@ -299,6 +331,8 @@ def _assert_upstream_saw_only_its_own(stage: Stage) -> None:
         pytest.param({"api_keys": KEYS[0], "upstream_url": f"https://user:{KEYS[1]}@host"}, id="password-in-url"),
         pytest.param({"api_keys": KEYS[0], "upstream_proxy": f"https://user:{KEYS[1]}@host:1"}, id="password-in-proxy"),
         pytest.param({"api_keys": KEYS[0], "key": KEYS[1]}, id="misspelt-name"),
+        pytest.param({"api_keys": KEYS[0], "record_url": f"mysql://u:{KEYS[1]}@host/db"}, id="password-of-no-database"),
+        pytest.param({"api_keys": KEYS[0], "record_url": f"postgresql://u:{KEYS[1]}@h:x/d"}, id="password-and-no-port"),
     ],
 )
 def test_broken_settings_quote_no_secret(settings: dict[str, str]) -> None:

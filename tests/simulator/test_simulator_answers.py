@@ -93,13 +93,16 @@ def test_same_body_gets_the_same_answer():
 
 
 def test_usage_is_as_told():
-    answer, _ = plan_of("ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4")
+    answer, _ = plan_of("ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4,cache-write-1h=5,web-searches=6")
     events = dict(answer.events())
     usage = {
         "input_tokens": 1,
         "output_tokens": 2,
         "cache_read_input_tokens": 3,
-        "cache_creation_input_tokens": 4,
+        "cache_creation_input_tokens": 9,
+        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5},
+        "server_tool_use": {"web_search_requests": 6},
+        "service_tier": "standard",
     }
     assert events["message_delta"]["usage"] == usage
     assert events["message_start"]["message"]["usage"] == {**usage, "output_tokens": 1}

@@ -21,7 +21,7 @@ from gateway.credential import Key, Secret
 from gateway.embedded_store import EmbeddedStore
 from gateway.errors import GatewayError, RateLimited, UpstreamError
 from gateway.failover import Verdict, walk
-from gateway.pool import LEASE_SECONDS, KeyState, Pool
+from gateway.pool import LEASE_SECONDS, KeyState, KeyStatus, Pool
 from gateway.store import MemoryStore, Store
 from gateway.verdict import Outcome
 
@@ -55,6 +55,8 @@ class Observer:
 
     transitions: list[tuple[str, KeyState]] = field(default_factory=list)
     exhaustions: list[GatewayError] = field(default_factory=list)
+
+    def passed_over(self, status: KeyStatus) -> None: ...
 
     def attempted(self, key: Key, verdict: Verdict) -> None: ...
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 
+from gateway.access import Caller
+from gateway.chronicle import Chronicle
+from gateway.clients import Client
 from gateway.credential import Key, Secret
 from gateway.pool import Pool
 from gateway.store import MemoryStore
@@ -45,6 +48,14 @@ def retire(pool: Pool, number: int) -> bool:
     return pool.retire(pool.statuses()[number], "unauthorized", 401)
 
 
+def chronicle_of(
+    id: str = "req_gw_1", route: str = "messages", caller: Caller | None = None, clock: FakeClock | None = None
+) -> Chronicle:
+    """The chronicle of a request by nobody in particular."""
+    clock = clock or FakeClock()
+    return Chronicle(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock)
+
+
 class FakeAnswer:
     """An upstream answer that knows whether it was thrown away."""
 
@@ -61,6 +72,9 @@ class RecordingObserver:
 
     def __init__(self) -> None:
         self.told: list[tuple] = []
+
+    def passed_over(self, status):
+        self.told.append(("passed_over", status.key.name, status.state.value))
 
     def attempted(self, key, verdict):
         self.told.append(("attempted", key.name, verdict.outcome.value))

@@ -24,7 +24,7 @@ from gateway.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
 from gateway.turn import TurnMaker
 from gateway.upstream import Call, Reply, Upstream
 from gateway.watch import Watch
-from tests.unit.fakes import FakeClock, pool_of
+from tests.unit.fakes import FakeClock, chronicle_of, pool_of
 from tests.unit.messages_api import Answer, event
 
 Cut = Callable[[bytes], Sequence[bytes]]
@@ -200,6 +200,7 @@ class Rig:
         self.clock = FakeClock(0.0)
         self.pool = pool_of(count)
         self.metrics = Metrics()
+        self.chronicle = chronicle_of(clock=self.clock)
         self.policy = policy or ToolPolicy()
         self.lifecycle = Lifecycle()
 
@@ -209,14 +210,15 @@ class Rig:
         if is_streaming:
             document["stream"] = True
         call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
-        watch, narrator = Watch(None, self.lifecycle), Narrator(self.metrics, "req_gw_1")
+        watch, narrator = Watch(None, self.lifecycle), Narrator(self.metrics, "req_gw_1", self.chronicle)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(upstream, self.pool, Caller(None, False), watch, narrator, 60.0, self.clock)
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())
         dialogue: Dialogue = OneTurn(call)
         if request is not None:
             dialogue = ToolLoop(call, request, self.toolbox, self.policy, is_streaming, watch, narrator, self.clock)
-        return Interception(dialogue, turns, Pace("req_gw_1", 10.0, self.clock), self.metrics, 0.0, self.clock)
+        pace = Pace("req_gw_1", 10.0, self.clock)
+        return Interception(dialogue, turns, pace, self.metrics, self.chronicle, 0.0, self.clock)
 
     def run(self, is_streaming: bool, **members: object) -> Ran:
         """Run one request to its end. Raises what the interception raises."""

@@ -21,7 +21,7 @@ from gateway.settings import Settings
 from gateway.stream import EventStream
 from gateway.turn import Turn, TurnMaker
 from gateway.upstream import Call, Reply
-from tests.unit.fakes import FakeClock
+from tests.unit.fakes import FakeClock, chronicle_of
 from tests.unit.tiny_server import Recorder, TinyServer
 
 PLACES = 2
@@ -74,7 +74,8 @@ class FakeTurnMaker:
 def interception_of(turns: FakeTurnMaker, metrics: Metrics) -> Interception:
     clock = FakeClock(0.0)
     call = Call("POST", "/v1/messages", [], b"{}", may_stream=True)
-    return Interception(OneTurn(call), cast(TurnMaker, turns), Pace("req_gw_1", 10.0, clock), metrics, 0.0, clock)
+    pace = Pace("req_gw_1", 10.0, clock)
+    return Interception(OneTurn(call), cast(TurnMaker, turns), pace, metrics, chronicle_of(), 0.0, clock)
 
 
 @pytest.fixture

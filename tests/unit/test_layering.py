@@ -18,11 +18,15 @@ LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records", "json_values", "accumulate", "splice", "tools"),
+        *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
     ],
-    "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
+    "state": [
+        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
+        *("chronicle", "shipper", "recorder"),
+    ],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
-        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store"),
+        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger"),
     ],
     "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
     "web": [
@@ -39,7 +43,7 @@ IMPURE = {
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "sched", "contextvars"),
     *("time", "random", "secrets", "uuid", "os", "io", "pathlib", "tempfile", "shutil", "mmap", "sys", "logging"),
     *("flask", "werkzeug", "gunicorn", "requests", "urllib3", "certifi", "prometheus_client", "sqlite3"),
-    *("lmdb", "redis", "fcntl"),
+    *("lmdb", "redis", "fcntl", "sqlalchemy", "psycopg"),
 }
 
 

@@ -35,7 +35,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return value_of(samples(metrics), name, **labels)
 
 
-# The design's list, less what belongs to tools and the recorder, which come later.
+# The design's list.
 DESIGNED = {
     "gateway_key_state": {"key", "state"},
     "gateway_key_cooldown_seconds": {"key"},
@@ -56,6 +56,8 @@ DESIGNED = {
     "gateway_admission_limit": set(),
     "gateway_tool_calls": {"server", "tool", "outcome"},
     "gateway_tool_call_duration_seconds": {"server"},
+    "gateway_recorder_queue_length": set(),
+    "gateway_recorder_dropped": {"reason"},
     "gateway_config_reload_success": set(),
     "gateway_store_up": set(),
     "gateway_build_info": {"version"},
@@ -89,6 +91,8 @@ def exercised() -> Metrics:
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
+    metrics.waiting(3)
+    metrics.dropped("queue_full", 1)
     metrics.admission_limit.set(5)
     metrics.build_info.labels("1").set(1)
     return metrics
@@ -228,10 +232,19 @@ def test_labels_are_bounded_under_a_race():
 
 
 def test_odd_label_values_render():
-    """Given a model with quotes, line breaks and characters past ASCII, then the page is still well-formed."""
+    """Given a label with quotes, line breaks and characters past ASCII, then the page is still well-formed."""
     metrics = Metrics()
-    metrics.count_tokens('a"b\\c\nd\u2028é', {"input": 1})
-    assert value(metrics, "gateway_tokens_total", model='a"b\\c\nd\u2028é', type="input") == 1
+    metrics.rejections.labels('a"b\\c\nd\u2028é').inc()
+    assert value(metrics, "gateway_rejections_total", reason='a"b\\c\nd\u2028é') == 1
+
+
+def test_a_model_that_looks_like_none_is_not_shown():
+    """Given an upstream that names prose as its model, then its tokens are counted under a word of ours."""
+    metrics = Metrics()
+    metrics.count_tokens("Planted, and so on", {"input": 1})
+    metrics.count_tokens(None, {"input": 2})
+    assert value(metrics, "gateway_tokens_total", model="unexpected", type="input") == 1
+    assert value(metrics, "gateway_tokens_total", model="unknown", type="input") == 2
 
 
 def test_two_gateways_in_one_process_do_not_meet():

@@ -124,6 +124,17 @@ TABLE = [
         },
         ["redis.internal:6379", "http://redis.internal", "redis://redis internal", "sqlite:///state.db", "embedded"],
     ),
+    (
+        "record_url",
+        None,
+        {
+            "sqlite:////var/lib/gateway/records.db": "sqlite:////var/lib/gateway/records.db",
+            "postgresql://gateway:secret@db.internal/gateway": "postgresql://gateway:secret@db.internal/gateway",
+            "None": "none",
+        },
+        ["records.db", "mysql://db.internal/x", "postgresql://db internal/x", "redis://db.internal", "off"],
+    ),
+    ("record_retention_days", 90, {"1": 1, "3650": 3650}, ["0", "-1", "1.5", "forever"]),
     ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
 ]
 GOOD = [

@@ -1,0 +1,211 @@
+"""One request's chronicle: what is known of an interception while it runs, and its record at the end.
+
+Owns: the facts, in the order in which they come in. State layer; values only; belongs to one request's thread. Whoever
+learns a fact tells it here: the routes who asks and for what, the turns their attempts, the walk the keys it passed
+over, the interception how it ended. Nothing here waits, logs or counts, and nothing that a client or an upstream
+wrote is kept but short words of an expected form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from gateway.access import Caller
+from gateway.clients import Client
+from gateway.credential import Key
+from gateway.errors import ClientGone, GatewayError
+from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall
+from gateway.messages import Tally
+from gateway.pool import KeyState, KeyStatus
+from gateway.record_words import outcome_of_failure, plain, usage_of, word
+from gateway.verdict import Verdict
+
+_ABANDONED = "abandoned"
+
+
+class Chronicle:
+    """Of the interception that `id` names. `clock` is monotonic, `wall_clock` gives epoch seconds."""
+
+    def __init__(
+        self,
+        id: str,
+        route: str,
+        caller: Caller,
+        client: Client,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._id = id
+        self._route = route
+        self._caller = caller
+        self._client = client
+        self._clock = clock
+        self._began_at = clock()
+        self._started_at = wall_clock()
+        self._model: str | None = None
+        self._session = client.session
+        self._is_streamed = False
+        self._first_event_seconds: float | None = None
+        self._outcome: str | None = None
+        self._error: str | None = None
+        self._request_id = id
+        self._hint = caller.own[0].secret.hint if caller.own else None
+        self._turn = 0
+        self._key: str | None = None
+        self._attempt: _OpenAttempt | None = None
+        self._passed_over: list[PassedOver] = []
+        self._attempts: list[Attempt] = []
+        self._answers: list[tuple[int, str | None, Tally]] = []
+        self._injected_calls: dict[str, tuple[str, int | None, float | None]] = {}
+
+    # The request.
+
+    def asked(self, model: str, is_streamed: bool, session: str | None) -> None:
+        """The body is there: what it asks for, and the session that it names."""
+        self._model = word(model)
+        self._is_streamed = is_streamed
+        self._session = self._session or session
+
+    # The walk and its attempts.
+
+    def passed_over(self, status: KeyStatus) -> None:
+        """A walk has looked at a key and not tried it."""
+        if any(seen.turn == self._turn and seen.key == status.key.name for seen in self._passed_over):
+            return
+        record = status.record
+        state = "on_trial" if status.state is KeyState.VALID else status.state.value
+        if record.is_disabled:
+            state = "disabled"
+        seen = PassedOver(self._turn, status.key.name, state, record.reason, record.status, status.remaining_seconds)
+        self._passed_over.append(seen)
+
+    def attempt_began(self, key: Key | None) -> None:
+        """A request goes upstream; `key` is None for the client's own credential."""
+        self._attempt = _OpenAttempt(key.name if key is not None else None, self._elapsed())
+        if key is not None:
+            self._hint = key.hint
+
+    def answered(self, status: int, request_id: str | None) -> None:
+        """The attempt's answer has begun: its status and the upstream's id for it."""
+        if self._attempt is not None:
+            self._attempt.status = status
+            self._attempt.request_id = word(request_id) if request_id is not None else None
+
+    def attempt_ended(self, verdict: Verdict) -> None:
+        """The attempt has ended, with an answer or a transport error."""
+        self._close_attempt(verdict.outcome.value, verdict.cooldown_seconds if verdict.outcome.cools else 0.0)
+
+    def turn_obtained(self, tally: Tally) -> None:
+        """A turn has its answer; `tally` goes on growing with it."""
+        self._answers.append((self._turn, self._key, tally))
+        self._turn += 1
+
+    # The answer.
+
+    def head_sent(self, request_id: str) -> None:
+        """The client is told this id."""
+        self._request_id = word(request_id)
+
+    def first_event(self) -> None:
+        """The first event goes to the client."""
+        if self._first_event_seconds is None:
+            self._first_event_seconds = self._elapsed()
+
+    def tool_called(
+        self, call_id: str, outcome: str, result_bytes: int | None = None, duration_seconds: float | None = None
+    ) -> None:
+        """The gateway calls an injected tool for the `tool_use` block of this id, or has; the last word counts."""
+        self._injected_calls[call_id] = (outcome, result_bytes, duration_seconds)
+
+    def stream_ended(self, outcome: str) -> None:
+        """A stream that had begun has ended so."""
+        self._outcome = outcome
+
+    def failed(self, error: GatewayError | ClientGone) -> None:
+        """The request ends with an error of the gateway's own making, or without anybody to answer."""
+        self._outcome = outcome_of_failure(error)
+        if isinstance(error, GatewayError):
+            self._error = plain(f"{error.kind}: {error.message}")
+
+    def finished(self, status: int) -> InterceptionRecord:
+        """The request is over; everything that is known of it."""
+        if self._attempt is not None:
+            self._close_attempt(_ABANDONED, 0.0)
+        upstreams_error = self._upstreams_error()
+        return InterceptionRecord(
+            id=self._id,
+            route=self._route,
+            started_at=self._started_at,
+            day=datetime.fromtimestamp(self._started_at, UTC).date().isoformat(),
+            duration_seconds=self._elapsed(),
+            outcome=self._outcome or ("upstream_error" if status >= 400 or upstreams_error else "completed"),
+            status=status,
+            request_id=self._request_id,
+            credential=self._caller.credential.value,
+            token=self._caller.token_name,
+            key=self._key,
+            hint=self._hint,
+            client=self._client.program,
+            client_version=self._client.version,
+            session=self._session,
+            trace_id=self._client.trace_id,
+            model=self._model,
+            is_streamed=self._is_streamed,
+            first_event_seconds=self._first_event_seconds,
+            error=self._error or upstreams_error,
+            passed_over=tuple(self._passed_over),
+            attempts=tuple(self._attempts),
+            usage=tuple(usage_of(turn, key, tally) for turn, key, tally in self._answers if tally.usage.is_said),
+            tool_calls=tuple(self._tool_calls()),
+        )
+
+    def _elapsed(self) -> float:
+        return self._clock() - self._began_at
+
+    def _close_attempt(self, outcome: str, cooldown_seconds: float) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        self._key = attempt.key
+        self._attempts.append(
+            Attempt(
+                turn=self._turn,
+                key=attempt.key,
+                outcome=outcome,
+                status=attempt.status,
+                cooldown_seconds=cooldown_seconds,
+                after_seconds=attempt.after_seconds,
+                duration_seconds=self._elapsed() - attempt.after_seconds,
+                request_id=attempt.request_id,
+            )
+        )
+
+    def _upstreams_error(self) -> str | None:
+        kinds = [tally.error_kind for _, _, tally in self._answers if tally.error_kind is not None]
+        return word(kinds[-1]) if kinds else None
+
+    def _tool_calls(self) -> list[ToolCall]:
+        calls = []
+        for turn, _, tally in self._answers:
+            for use in tally.tools.calls:
+                name = word(use.name)
+                injected = self._injected_calls.get(use.id)
+                if injected is None:
+                    calls.append(ToolCall(turn, name, False, use.input_bytes))
+                else:
+                    outcome, result_bytes, seconds = injected
+                    calls.append(ToolCall(turn, name, True, use.input_bytes, result_bytes, outcome, seconds))
+        return calls
+
+
+class _OpenAttempt:
+    """An attempt under way."""
+
+    __slots__ = ("after_seconds", "key", "request_id", "status")
+
+    def __init__(self, key: str | None, after_seconds: float) -> None:
+        self.key = key
+        self.after_seconds = after_seconds
+        self.status = 0
+        self.request_id: str | None = None

@@ -1,0 +1,68 @@
+"""`gateway explain ID`: what became of one request.
+
+Owns: finding its record, in the database or still in a journal. Web layer. The id is the `request-id` that the client
+saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from gateway import launch
+from gateway.data_folder import journal_folder
+from gateway.interception_record import InterceptionRecord
+from gateway.journal import waiting_records
+from gateway.settings import Settings, SettingsError
+from gateway.shipper import LedgerUnavailable
+from gateway.story import tell
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("id", metavar="ID", help="the request-id that the client saw, or an upstream's of an attempt")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tell the story; 1, with a line on standard error, if there is none."""
+    try:
+        settings = launch.read_settings()
+        waiting = _waiting(journal_folder(settings.data_dir), arguments.id)
+    except SettingsError as error:
+        return _complain(*error.complaints)
+    except OSError as error:
+        return _complain(f"the journal cannot be read: {error.strerror}")
+    stored, complaint = _stored(settings, arguments.id)
+    found = {record.id: record for record in (*stored, *waiting)}
+    if complaint:
+        _complain(complaint)
+    if not found:
+        return _complain(f"no record of {arguments.id}; records are kept for {settings.record_retention_days} days")
+    print("\n\n".join(tell(record) for record in sorted(found.values(), key=lambda record: record.started_at)))
+    return 0
+
+
+def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], str]:
+    """What the database has, and what is wrong if it cannot be asked: the journals may have it all the same."""
+    try:
+        with closing(launch.open_reader(settings)) as reader:
+            return reader.find(request_id), ""
+    except (LedgerUnavailable, ValueError) as error:
+        return (), str(error)
+
+
+def _waiting(folder: Path, request_id: str) -> list[InterceptionRecord]:
+    return [
+        record
+        for record in waiting_records(folder)
+        if request_id == record.id or any(attempt.request_id == request_id for attempt in record.attempts)
+    ]
+
+
+def _complain(line: str, *more: str) -> int:
+    for each in (line, *more):
+        print(f"gateway: {each}", file=sys.stderr)
+    return 1

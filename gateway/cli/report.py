@@ -1,0 +1,115 @@
+"""`gateway report`: who used how much of what.
+
+Owns: a table in words, CSV or JSON. Web layer. It reads the database of records, whether the gateway runs or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+
+from gateway import launch
+from gateway.data_folder import journal_folder
+from gateway.journal import waiting_records
+from gateway.settings import SettingsError
+from gateway.shipper import LedgerUnavailable
+from gateway.usage_report import DIMENSIONS, MEASURES, UsageRow
+
+_RELATIVE = re.compile(r"(\d{1,5})([dhm])")
+_UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60}
+_NOBODY = "-"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "--by", default="day", type=_dimensions, help=f"one or more of {', '.join(DIMENSIONS)}, comma-separated"
+    )
+    when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or so long ago (7d, 12h, 30m)"
+    parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only what began then or later: {when}")
+    parser.add_argument("--until", type=_moment, metavar="WHEN", help="only what began before; the same forms")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; 1, with a line on standard error, if the records cannot be read."""
+    try:
+        settings = launch.read_settings()
+        with closing(launch.open_reader(settings)) as reader:
+            groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
+        waiting = sum(1 for _ in waiting_records(journal_folder(settings.data_dir)))
+    except SettingsError as error:
+        return _complain(*error.complaints)
+    except (LedgerUnavailable, ValueError) as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"the journal cannot be read: {error.strerror}")
+    _PRINTERS[arguments.format](arguments.by, groups, total)
+    if waiting:
+        _complain(f"{waiting} records are not in the database yet, and not in this report")
+    return 0
+
+
+def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
+    lines = [[*by, *MEASURES]]
+    lines += [[*(value or _NOBODY for value in row.group), *_numbers(row)] for row in rows]
+    lines.append(["total", *[""] * (len(by) - 1), *_numbers(total)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if index < len(by) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
+    """Without the total: whoever reads it adds up what is left after their own filters."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow([*by, *MEASURES])
+    for row in rows:
+        writer.writerow([*(value or "" for value in row.group), *_numbers(row)])
+
+
+def _print_json(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
+    documents = [dict(zip(by, row.group, strict=True)) | row.measures for row in rows]
+    print(json.dumps({"by": by, "rows": documents, "total": total.measures}, indent=2))
+
+
+_PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+
+
+def _numbers(row: UsageRow) -> Iterable[str]:
+    return (str(row.measures[name]) for name in MEASURES)
+
+
+def _dimensions(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in DIMENSIONS]
+    if unknown or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"each of {', '.join(DIMENSIONS)} at most once was expected, not {text!r}")
+    return names
+
+
+def _moment(text: str) -> float:
+    """Epoch seconds. A time without an offset is UTC, as the days of the report are."""
+    if relative := _RELATIVE.fullmatch(text):
+        return time.time() - int(relative[1]) * _UNIT_SECONDS[relative[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a date, a time or so long ago was expected, not {text!r}") from None
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _complain(*lines: str) -> int:
+    for line in lines:
+        print(f"gateway: {line}", file=sys.stderr)
+    return 1

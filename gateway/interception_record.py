@@ -1,0 +1,128 @@
+"""What is kept of an interception: plain values, as they lie in the journal and in the database.
+
+Owns: the fields and their meaning. Pure; immutable; any thread. A record holds who, what, when, how much and how it
+ended; never a prompt, an argument, a result or an answer. The field names are the database's column names
+(docs/records.md describes them); new fields have defaults, so that a journal of an older version can be read.
+
+Points in time are epoch seconds; `after_seconds` counts from the interception's start. `turn` counts from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A key that a walk did not try: its state at that moment, and the mark behind it."""
+
+    turn: int
+    key: str
+    state: str
+    reason: str
+    status: int
+    remaining_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One upstream exchange. `key` is None for the client's own credential; `status` 0 when no answer came.
+
+    It lasts until the walk knew what to do: to the first event of a stream, to the end of a whole answer.
+    """
+
+    turn: int
+    key: str | None
+    outcome: str
+    status: int
+    cooldown_seconds: float
+    after_seconds: float
+    duration_seconds: float
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnUsage:
+    """What one answer of the upstream has said of its cost, and how certain that is (`usage.Certainty`).
+
+    All `_tokens` are the upstream's own counts. `guessed_output_tokens` differs from `output_tokens` only where the
+    certainty is `estimated`. `server_tools` is a JSON object of counts by name; `server_tool_uses` is their sum.
+    """
+
+    turn: int
+    key: str | None
+    model: str | None
+    service_tier: str | None
+    certainty: str
+    input_tokens: int
+    output_tokens: int
+    guessed_output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    server_tool_uses: int
+    server_tools: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that an answer called: one of the client's own, or an injected one, of which the result is known too."""
+
+    turn: int
+    name: str
+    is_injected: bool
+    input_bytes: int
+    result_bytes: int | None = None
+    outcome: str | None = None
+    duration_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterceptionRecord:
+    """One client request, from first byte in to last byte out.
+
+    `id` is the gateway's own id for it, `request_id` the one that the client saw; `day` is the UTC date of its start.
+    `token` is None on an open gateway; `key` names the key that answered last and `hint` masks what paid.
+    """
+
+    id: str
+    route: str
+    started_at: float
+    day: str
+    duration_seconds: float
+    outcome: str
+    status: int
+    request_id: str
+    credential: str
+    token: str | None = None
+    key: str | None = None
+    hint: str | None = None
+    client: str | None = None
+    client_version: str | None = None
+    session: str | None = None
+    trace_id: str | None = None
+    model: str | None = None
+    is_streamed: bool = False
+    first_event_seconds: float | None = None
+    error: str | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    usage: tuple[TurnUsage, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(InterceptionRecord)
+
+
+def encode_record(record: InterceptionRecord) -> bytes:
+    """A record as one line of JSON, with its line end."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode_record(line: bytes) -> InterceptionRecord:
+    """The record in a line. Raises ValueError for anything else."""
+    return _decoder.decode(line)

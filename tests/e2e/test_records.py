@@ -1,0 +1,131 @@
+"""Who used what, end to end: for every way in which an answer can end, the record says what the upstream had said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.interception_record import InterceptionRecord
+from tests.e2e.clients import Client, ask, events_of, message_body
+from tests.e2e.recorded import Records, Said
+from tests.e2e.rig import Rig
+from tests.e2e.test_relay import BROKEN, GOOD
+
+STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
+USAGE = "input-tokens=11,output-tokens=22,cache-read=33,cache-write=44,cache-write-1h=55,web-searches=2"
+IDLE_SECONDS = 1.0
+
+# Scripts, and how their interception ends: streamed, and whole.
+BREAKS = {
+    name: (script, "truncated" if after else "upstream_failed", "upstream_failed")
+    for name, (script, after) in BROKEN.items()
+    if after < 10
+}
+# A whole answer has fewer pieces than a stream has events.
+LATE_BREAKS = {
+    name: (script, "truncated", "upstream_failed" if "half" in script else "completed")
+    for name, (script, after) in BROKEN.items()
+    if after >= 10
+}
+ENDS = {
+    **{name: (script, "completed", "completed") for name, script in GOOD.items()},
+    **BREAKS,
+    **LATE_BREAKS,
+    "cut_behind_its_head": ("cut:after=0,hold=0.7", "truncated", "upstream_failed"),
+    "late_end": ("late_end", "completed", ""),  # a whole answer ends by its length
+    "short_length": ("short_length", "completed", "upstream_failed"),
+    "stall": ("stall:after=4", "idle_timeout", "timed_out"),
+    "stall_half": ("stall_half:after=4", "idle_timeout", "timed_out"),
+    "stall_behind_the_count": ("stall:after=10", "idle_timeout", "completed"),
+    "silent": ("silent", "timed_out", "timed_out"),
+    "error_first": ("error_event", "upstream_error", "upstream_error"),
+    "error_later": ("error_event:after=3", "upstream_error", "upstream_error"),
+    "server_error": ("server_error", "upstream_error", "upstream_error"),
+    "overloaded": ("overloaded", "upstream_error", "upstream_error"),
+    "bad_request": ("bad_request", "upstream_error", "upstream_error"),
+}
+NO_MESSAGE = ("html", "garbage", "close", "silent", "server_error", "overloaded", "bad_request")
+
+
+@dataclass(frozen=True)
+class Played:
+    """One end, played: what the upstream sent in whole, and the record."""
+
+    sent: bytes
+    record: InterceptionRecord
+
+    @property
+    def said(self) -> Said | None:
+        """What the upstream said of usage, by what it sent."""
+        return Said.in_answer(self.sent, is_streamed=b"event:" in self.sent)
+
+    @property
+    def certainty(self) -> str:
+        """What is to be thought of it."""
+        if self.record.outcome == "completed":
+            return "exact"
+        return "partial" if "message_delta" in dict(events_of(self.sent)) else "estimated"
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[dict[tuple[str, bool], Played]]:
+    """Every end, streamed and whole."""
+    sent: dict[tuple[str, bool], bytes] = {}
+    with Rig(read_idle_timeout_seconds=IDLE_SECONDS, ping_seconds=0.4) as rig:
+        for name, (script, streamed, whole) in ENDS.items():
+            has_message = script.partition(":")[0] not in NO_MESSAGE
+            rig.keys(f"{script}{',' if ':' in script else ':'}{USAGE}" if has_message else script)
+            for body in (STREAMED, WHOLE):
+                is_streamed = body is STREAMED
+                if not (streamed if is_streamed else whole):
+                    continue
+                session = f"{name}-{is_streamed}"
+                answer = ask(rig.gateway.url, body, headers=[f"x-session-id: {session}"])
+                sent[name, is_streamed] = _sent_by(rig, has_message) if is_streamed else answer.body
+        records = Records.in_folder(rig.gateway.data_dir)
+        records.wait_for(f"{name}-{is_streamed}" for name, is_streamed in sent)
+        yield {
+            (name, is_streamed): Played(data, records.of_session(f"{name}-{is_streamed}"))
+            for (name, is_streamed), data in sent.items()
+        }
+
+
+def _sent_by(rig: Rig, has_message: bool) -> bytes:
+    """What the upstream sends a client that asks it directly, by the time that the gateway waits."""
+    if not has_message:
+        return b""
+    with Client(rig.simulator.url) as client:
+        client.socket.settimeout(IDLE_SECONDS)
+        client.send(STREAMED, headers=[f"x-api-key: {rig.secrets[0]}"])
+        answer = client.read_head()
+        with suppress(TimeoutError, ValueError):  # it fell silent, or what followed was no chunk
+            client.read_body(answer)
+    return answer.body
+
+
+@pytest.mark.parametrize(("name", "outcome"), [(name, row[1]) for name, row in ENDS.items()], ids=ENDS)
+def test_the_usage_of_a_stream_is_what_the_upstream_had_said(
+    played: dict[tuple[str, bool], Played], name: str, outcome: str
+) -> None:
+    """Given a stream that ends in any way; then what came in whole events is recorded, and how far to trust it."""
+    end = played[name, True]
+    assert end.record.outcome == outcome
+    assert end.record.is_streamed
+    assert end.record.attempts
+    assert Said.recorded(end.record) == end.said
+    assert [usage.certainty for usage in end.record.usage] == [end.certainty] * len(end.record.usage)
+
+
+@pytest.mark.parametrize(("name", "outcome"), [(name, row[2]) for name, row in ENDS.items() if row[2]])
+def test_the_usage_of_a_whole_answer_is_what_the_client_got(
+    played: dict[tuple[str, bool], Played], name: str, outcome: str
+) -> None:
+    """Given a whole answer, or one that broke off; then its usage, or none."""
+    end = played[name, False]
+    assert end.record.outcome == outcome
+    assert not end.record.is_streamed
+    assert Said.recorded(end.record) == Said.in_answer(end.sent, is_streamed=False)
+    assert [usage.certainty for usage in end.record.usage] == ["exact"] * len(end.record.usage)

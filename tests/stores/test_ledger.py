@@ -1,0 +1,354 @@
+"""The database of records, on real SQLite and real PostgreSQL: every record is in it once, whatever happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect, text
+
+from gateway.ledger import Database, DatabaseLedger, Reader
+from gateway.ledger.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
+from gateway.shipper import LedgerUnavailable
+from tests.harness import wait_until
+from tests.record_samples import NOW, PLAIN, counts_of, record_of, usage_of
+from tests.stores.postgres_server import PASSWORD, PostgresServer
+from tests.unit.fakes import race
+
+DAY_SECONDS = 86_400.0
+PROCESSES = 4
+
+NewUrl = Callable[[], str]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'records.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[DatabaseLedger]:
+    with closing(ledger_of(url)) as ledger:
+        ledger.prepare()
+        yield ledger
+
+
+@pytest.fixture
+def reader(url: str, ledger: DatabaseLedger) -> Iterator[Reader]:
+    database = Database(url)
+    database.prepare_to_read()
+    yield Reader(database)
+    database.close()
+
+
+def ledger_of(url: str, days: int = 30, now: float = NOW) -> DatabaseLedger:
+    return DatabaseLedger(Database(url), days, lambda: now)
+
+
+def why_unreadable(url: str) -> str:
+    with closing(Database(url)) as database, pytest.raises(LedgerUnavailable) as refused:
+        database.prepare_to_read()
+    return str(refused.value)
+
+
+def rows_in(url: str) -> dict[str, int]:
+    """How many rows each table has."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as connection:
+            return {
+                table.name: connection.execute(text(f"SELECT count(*) FROM {table.name}")).scalar_one()
+                for table in (interceptions, *PARTS.values())
+            }
+    finally:
+        engine.dispose()
+
+
+def change(url: str, *statements: str) -> None:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+    finally:
+        engine.dispose()
+
+
+# Writing.
+
+
+def test_a_record_comes_back_as_it_was(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given records with everything and with next to nothing; then they are read as they were written."""
+    assert ledger.write([record_of(1), PLAIN]) == 0
+    assert reader.find("req_gw_1") == [record_of(1)]
+    assert reader.find(PLAIN.id) == [PLAIN]
+
+
+def test_a_record_written_again_is_there_once(url: str, ledger: DatabaseLedger) -> None:
+    """Given batches that overlap, as after a commit that nobody heard of; then every row is there once."""
+    ledger.write([record_of(1), record_of(2)])
+    before = rows_in(url)
+    ledger.write([record_of(2), record_of(1)])
+    assert rows_in(url) == before
+    ledger.write([record_of(2), record_of(3)])
+    assert rows_in(url)["interceptions"] == 3
+    assert rows_in(url)["attempts"] == 6
+
+
+def test_a_batch_with_a_bad_record_loses_that_one_alone(url: str, ledger: DatabaseLedger) -> None:
+    """Given a record that the database refuses for good; then the others of its batch are stored, and it is told."""
+    bad, worse = record_of(2, outcome=None), record_of(4, status=2**80)
+    assert ledger.write([record_of(1), bad, worse, record_of(3)]) == 2
+    assert rows_in(url)["interceptions"] == 2
+
+
+def test_writers_of_the_same_records_at_once_store_each_once(url: str, ledger: DatabaseLedger) -> None:
+    """Given several writers with the same and with other records; then all are there, once."""
+
+    def write(number: int) -> None:
+        with closing(ledger_of(url)) as own:
+            own.prepare()
+            for start in range(0, 100, 20):
+                own.write([record_of(at) for at in range(start, start + 20)])
+                own.write([record_of(1000 * (number + 1) + start)])
+
+    race(PROCESSES, write)
+    assert rows_in(url)["interceptions"] == 100 + 5 * PROCESSES
+    assert rows_in(url)["usage"] == 100 + 5 * PROCESSES
+
+
+# The schema.
+
+
+def test_the_tables_for_queries_are_those_that_the_steps_make(url: str, ledger: DatabaseLedger) -> None:
+    """Given a database brought up to date; then it has the tables, columns and indexes that queries count on."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    found = inspect(engine)
+    assert set(found.get_table_names()) == set(metadata.tables)
+    for name, table in metadata.tables.items():
+        columns = {column["name"]: column["nullable"] for column in found.get_columns(name)}
+        assert columns == {column.name: column.nullable for column in table.columns}
+        assert found.get_pk_constraint(name)["constrained_columns"] == [c.name for c in table.primary_key.columns]
+        assert {index["name"] for index in found.get_indexes(name)} == {index.name for index in table.indexes}
+    engine.dispose()
+
+
+def _prepare(url: str, barrier: object, outcomes: object) -> None:
+    database = Database(url)
+    barrier.wait(30)  # type: ignore[attr-defined]
+    try:
+        database.prepare()
+        outcomes.put("")  # type: ignore[attr-defined]
+    except LedgerUnavailable as error:
+        outcomes.put(str(error))  # type: ignore[attr-defined]
+    finally:
+        database.close()
+
+
+def test_workers_that_start_at_once_make_one_schema(url: str) -> None:
+    """Given an empty database and processes that all begin at once; then each finds the schema in order."""
+    context = multiprocessing.get_context("fork")
+    barrier, outcomes = context.Barrier(PROCESSES), context.Queue()
+    processes = [context.Process(target=_prepare, args=(url, barrier, outcomes)) for _ in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    told = [outcomes.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert told == [""] * PROCESSES
+    assert rows_in(url)["interceptions"] == 0
+
+
+def test_a_schema_of_a_newer_program_is_left_alone(url: str, ledger: DatabaseLedger) -> None:
+    """Given a database that a newer gateway has used; then it is neither written nor read, and the words say so."""
+    change(url, f"UPDATE gateway_schema SET version = {SCHEMA_VERSION + 1}")
+    with (
+        closing(ledger_of(url)) as later,
+        pytest.raises(LedgerUnavailable, match=f"schema {SCHEMA_VERSION + 1}.*newer gateway"),
+    ):
+        later.prepare()
+    assert "newer gateway" in why_unreadable(url)
+
+
+def test_a_reader_of_an_older_schema_says_what_to_do(
+    url: str, ledger: DatabaseLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a database that only an older gateway has used; then whoever reads it is told to start the new one."""
+    monkeypatch.setattr("gateway.ledger.database.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    assert "start the gateway once" in why_unreadable(url)
+
+
+def test_an_empty_database_is_said_to_be_empty(url: str) -> None:
+    """Given nothing was ever recorded; then the words say so, and reading made nothing."""
+    assert "nothing has been recorded yet" in why_unreadable(url)
+    if url.startswith("sqlite"):
+        assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+# Forgetting.
+
+
+def test_what_is_past_its_time_is_forgotten_a_little_at_a_time(url: str, ledger: DatabaseLedger) -> None:
+    """Given old and young records; when some are forgotten at a time; then the oldest go first, whole."""
+    old = [record_of(number, started_at=NOW - 31 * DAY_SECONDS + number) for number in range(5)]
+    young = [record_of(number, started_at=NOW - 29 * DAY_SECONDS) for number in range(10, 13)]
+    ledger.write([*young, *old])
+    assert [ledger.forget(2) for _ in range(4)] == [2, 2, 1, 0]
+    assert rows_in(url) == {"interceptions": 3, "passed_over": 3, "attempts": 6, "usage": 3, "tool_calls": 6}
+
+
+# Reading.
+
+
+def test_usage_is_summed_by_what_was_asked_for(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given interceptions of several turns, keys and ends; then each group counts them once and their usage whole."""
+    ledger.write(
+        [
+            record_of(1, usage=(usage_of(), usage_of(turn=1, key="k2", model="claude-b-1", input_tokens=1))),
+            record_of(2, token="bob", outcome="truncated", usage=(usage_of(certainty="partial"),)),
+            record_of(3, token="bob", outcome="exhausted", key=None, usage=()),
+            record_of(4, day="2027-01-16", started_at=NOW + DAY_SECONDS, credential="byok", key=None),
+            record_of(5, route="count_tokens", usage=()),
+        ]
+    )
+    groups, total = reader.usage(["token"], None, None)
+    assert [(row.group, row.measures["requests"], row.measures["failed"]) for row in groups] == [
+        (("alice",), 2, 0),
+        (("bob",), 2, 2),
+    ]
+    assert [row.measures["input"] for row in groups] == [21, 10]
+    assert counts_of(total.measures) == {
+        **{"requests": 4, "failed": 2, "uncertain": 1, "input": 31, "cache_read": 12, "cache_write": 36},
+        **{"cache_write_5m": 16, "cache_write_1h": 20, "output": 80, "server_tools": 8},
+    }
+    by_key, _ = reader.usage(["key"], None, None)
+    assert {row.group[0]: (row.measures["requests"], row.measures["input"]) for row in by_key} == {
+        "k1": (2, 20),
+        "k2": (1, 1),
+        "(client's own)": (1, 10),
+        None: (1, 0),
+    }
+    by_both, _ = reader.usage(["model", "day"], None, None)
+    assert [row.group for row in by_both] == [
+        ("claude-a", "2027-01-15"),
+        ("claude-a-1", "2027-01-15"),
+        ("claude-a-1", "2027-01-16"),
+        ("claude-b-1", "2027-01-15"),
+    ]
+    assert all(reader.usage([name], None, None)[0] for name in ("day", "client", "session"))
+
+
+def test_usage_is_bounded_by_since_and_until(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given records of three moments; then a report takes those from `since` on and before `until`."""
+    ledger.write([record_of(number, started_at=NOW + number) for number in range(3)])
+    assert reader.usage([], NOW + 1, None)[1].measures["requests"] == 2
+    assert reader.usage([], None, NOW + 1)[1].measures["requests"] == 1
+    assert reader.usage([], NOW + 1, NOW + 2)[1].measures["requests"] == 1
+    assert reader.usage(["day"], NOW + 9, None) == ([], reader.usage([], NOW + 9, None)[1])
+
+
+@pytest.mark.parametrize("asked", ["req_gw_2", "req_up_2", "req_first_2"])
+def test_an_interception_is_found_by_every_id_it_had(ledger: DatabaseLedger, reader: Reader, asked: str) -> None:
+    """Given the gateway's id, the one that the client saw, or that of an attempt that failed; then it is found."""
+    ledger.write([record_of(number) for number in range(4)])
+    assert reader.find(asked) == [record_of(2)]
+    assert reader.find(asked + "0") == []
+
+
+# What goes wrong.
+
+
+def test_a_server_that_was_down_is_used_again(postgres: PostgresServer) -> None:
+    """Given a PostgreSQL that dies; then writing says so without the password, and goes on when it is back."""
+    url = postgres.new_database()
+    with closing(ledger_of(url)) as ledger:
+        ledger.prepare()
+        ledger.write([record_of(1)])
+        postgres.kill()
+        try:
+            with pytest.raises(LedgerUnavailable) as lost:
+                ledger.write([record_of(2)])
+            with pytest.raises(LedgerUnavailable) as refused:
+                ledger.prepare()
+        finally:
+            postgres.start()
+        assert PASSWORD not in f"{lost.value}{refused.value}{lost.value!r}{refused.value!r}"
+        assert wait_until(lambda: _is_ready(ledger), 10)
+        ledger.write([record_of(2)])
+    assert rows_in(url)["interceptions"] == 2
+
+
+def _is_ready(ledger: DatabaseLedger) -> bool:
+    try:
+        ledger.prepare()
+    except LedgerUnavailable:
+        return False
+    return True
+
+
+def test_a_wrong_password_is_told_without_it(postgres: PostgresServer) -> None:
+    """Given a password that the server refuses; then the words say so and do not hold it."""
+    url = postgres.url("postgres").replace(PASSWORD, "WrongPlanted9z")
+    with (
+        closing(Database(url)) as database,
+        pytest.raises(LedgerUnavailable, match="password authentication failed") as refused,
+    ):
+        database.prepare()
+    assert "WrongPlanted9z" not in f"{refused.value!r} {database!r} {refused.value.__cause__!r}"
+
+
+def test_a_busy_sqlite_is_waited_for(tmp_path: Path) -> None:
+    """Given another process that writes for a moment; then the write waits its turn."""
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    with closing(ledger_of(url)) as ledger, closing(ledger_of(url)) as other:
+        ledger.prepare()
+        other.prepare()
+        race(2, lambda number: (ledger, other)[number].write([record_of(at) for at in range(number, 400, 2)]))
+    assert rows_in(url)["interceptions"] == 400
+
+
+def test_a_sqlite_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    """Given a folder that is not there; then the words name the file."""
+    with pytest.raises(LedgerUnavailable, match="No such file"):
+        ledger_of(f"sqlite:///{tmp_path / 'nowhere' / 'records.db'}").prepare()
+
+
+def test_sqlite_files_are_private(tmp_path: Path) -> None:
+    """Given an open-handed umask; then the database and what lies beside it are for their owner alone."""
+    before = os.umask(0)
+    try:
+        with closing(ledger_of(f"sqlite:///{tmp_path / 'records.db'}")) as ledger:
+            ledger.prepare()
+            ledger.write([record_of(1)])
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
+
+
+def test_a_data_folder_may_be_called_anything(tmp_path: Path) -> None:
+    """Given a folder with characters that mean something in a URL; then its database is in it."""
+    folder = tmp_path / "a?b=c%20d#e"
+    folder.mkdir()
+    with closing(Database.in_folder(folder)) as database:
+        database.prepare()
+    assert (folder / "records.db").exists()
+
+
+@pytest.mark.parametrize(
+    "bad", ["sqlite://", "sqlite:///:memory:", "mysql://host/x", "nonsense", "postgresql://u:Planted@host:port/x"]
+)
+def test_a_url_that_cannot_be_used_is_refused_unquoted(bad: str) -> None:
+    """Given a URL that leads nowhere; then it is refused at once, and not quoted: it may hold a password."""
+    with pytest.raises(ValueError, match=r"database|URL|sqlite") as refused:
+        Database(bad)
+    assert "Planted" not in str(refused.value)

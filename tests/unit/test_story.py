@@ -1,0 +1,95 @@
+"""The story that `gateway explain` tells: every fact of a record, in words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway import record_words, story
+from gateway.failover import Outcome
+from gateway.interception import StreamOutcome
+from gateway.interception_record import Attempt, PassedOver, ToolCall
+from gateway.story import tell
+from gateway.usage import Certainty
+from tests.record_samples import PLAIN, record_of, usage_of
+
+
+def lines(text: str) -> list[str]:
+    """Lines without their indentation and surplus blanks."""
+    return [re.sub(r" +", " ", line.strip()) for line in text.splitlines()]
+
+
+def test_a_full_record_is_told_whole() -> None:
+    """Given a record with everything; then each thing that happened has its line, in order."""
+    assert lines(tell(record_of(1))) == [
+        "req_up_1 (in the gateway: req_gw_1)",
+        "when 2027-01-15 08:00:00 UTC, for 1.500 s",
+        "what POST /v1/messages, claude-a, streamed",
+        "who token alice, with claude-code 2.1.0, session 57a121ec",
+        "paid by key k1 (sk-ant-...last)",
+        "trace 0af7651916cd43dd8448eb211c80319c",
+        "What happened",
+        "key k9 was skipped: resting for another 12 s; it had been rate limited (429)",
+        "0.001 s key k0: rate limited (429) after 0.200 s, and rests for 30 s [req_first_1]",
+        "0.201 s key k1: answered (200) after 0.300 s [req_up_1]",
+        "usage: 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
+        "2 web_search_requests, tier standard; final counts",
+        "the client was asked to call Bash (120 bytes of input)",
+        "the gateway's tool bmcp_time_now was called (2 bytes of input): ok in 0.100 s, 40 bytes of result",
+        "How it ended",
+        "0.500 s the first event went to the client",
+        "1.500 s the answer was delivered whole; status 200",
+    ]
+
+
+def test_a_bare_record_is_told_without_gaps() -> None:
+    """Given a record of a request that came to nothing; then the words say what there was not."""
+    assert lines(tell(PLAIN)) == [
+        "req_up_0 (in the gateway: req_gw_0)",
+        "when 2027-01-15 08:00:00 UTC, for 1.500 s",
+        "what POST /v1/messages, whole",
+        "who nobody in particular (an open gateway), with an unknown program",
+        "paid by nobody: no key was tried",
+        "How it ended",
+        "1.500 s the answer was delivered whole; status 200",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"credential": "byok", "key": None}, "paid by the client's own credential (sk-ant-...last)"),
+        ({"request_id": "req_gw_1"}, "req_gw_1"),
+        ({"route": "count_tokens"}, "what POST /v1/messages/count_tokens, claude-a, streamed"),
+        ({"usage": (usage_of(certainty="partial"),)}, "the answer broke off: at least so much"),
+        ({"usage": (usage_of(certainty="estimated", guessed_output_tokens=700),)}, "about 700 by what was relayed"),
+        ({"passed_over": (PassedOver(0, "k9", "disabled", "operator", 0, 0.0),)}, "taken out of use by the operator"),
+        ({"passed_over": (PassedOver(0, "k9", "on_trial", "rate_limited", 429, 0.0),)}, "another request was trying"),
+        (
+            {"passed_over": (PassedOver(0, "k9", "permanent", "unauthorized", 401, 0.0),)},
+            "retired; it had been refused as unauthorized (401)",
+        ),
+        ({"attempts": (Attempt(0, None, "ok", 200, 0.0, 0.0, 0.1, None),)}, "the client's own credential: answered"),
+        ({"attempts": (Attempt(1, "k1", "ok", 200, 0.0, 0.0, 0.1, None),)}, "Turn 2"),
+        (
+            {"outcome": "rejected", "error": "invalid_request_error: model: this field is required", "status": 400},
+            "refused the request by itself (invalid_request_error: model: this field is required); status 400",
+        ),
+        ({"tool_calls": (ToolCall(0, "bmcp_x", True, 9, None, "not_made"),)}, "(9 bytes of input): not made"),
+        ({"outcome": "a_later_word", "route": "a_later_route"}, "a_later_word"),
+    ],
+)
+def test_each_peculiarity_has_its_words(changes: dict[str, object], expected: str) -> None:
+    """Given a record that differs in one thing; then the story says so."""
+    assert expected in "\n".join(lines(tell(record_of(1, **changes))))
+
+
+def test_every_word_that_a_record_can_hold_is_known_here() -> None:
+    """Given all outcomes and certainties; then each has words of its own."""
+    ends = {outcome.value for outcome in StreamOutcome}
+    source = set(re.findall(r'return "(\w+)"', Path(record_words.__file__).read_text()))
+    assert ends | source | {"rejected", "gateway_error"} <= set(story._ENDINGS)
+    assert {outcome.value for outcome in Outcome} | {"abandoned"} == set(story._OUTCOMES)
+    assert {certainty.value for certainty in Certainty} == set(story._CERTAINTIES)

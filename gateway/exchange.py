@@ -14,6 +14,7 @@ from gateway.access import Caller
 from gateway.chronicle import Chronicle
 from gateway.clients import Client
 from gateway.errors import ClientGone, GatewayError
+from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
 
@@ -30,6 +31,7 @@ class Exchange:
         gateway: Gateway,
         configuration: Configuration,
         caller: Caller,
+        origin: Origin,
         client: Client,
         route: str,
         started_at: float,
@@ -39,8 +41,9 @@ class Exchange:
         self.caller = caller
         self.started_at = started_at
         self.mode = "whole"
-        self.request_id = new_request_id()
+        self.request_id = new_request_id(origin.request_id)
         self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
+        self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._is_finished = False
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -55,7 +58,14 @@ class Exchange:
             yield
         except GatewayError as error:
             if not error.is_rejection:
-                log.warning("%s: %s answered %d: %s", self.request_id, self._route, error.status, error.message)
+                log.warning(
+                    "%s: %s for %s answered %d: %s",
+                    self.request_id,
+                    self._route,
+                    self._client,
+                    error.status,
+                    error.message,
+                )
             self._end(error)
             raise
         except ClientGone as gone:

@@ -34,6 +34,7 @@ from gateway.lifecycle import Phase
 from gateway.messages import RequestSummary, read_request
 from gateway.metrics import CONTENT_TYPE
 from gateway.narrator import Narrator
+from gateway.origin import origin_of
 from gateway.pace import Output, Pace
 from gateway.passthrough import relay_whole
 from gateway.request_body import read_body
@@ -162,7 +163,8 @@ def _admitted() -> Exchange:
             retry_after_seconds=1,
         )
     route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
-    return Exchange(gateway, configuration, caller, client_of(headers), route, started_at)
+    origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
+    return Exchange(gateway, configuration, caller, origin, client_of(headers), route, started_at)
 
 
 def _body(exchange: Exchange) -> bytes:

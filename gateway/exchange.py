@@ -1,7 +1,7 @@
 """The book-keeping of a request, from its admission to its last byte.
 
-Owns: giving a place back, counting and recording a request, once, whichever way it ends. Web layer; an Exchange
-belongs to its request's thread.
+Owns: giving a place back, counting, recording and logging a request, once, whichever way it ends. Web layer; an
+Exchange belongs to its request's thread.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway import access_log
 from gateway.access import Caller
 from gateway.chronicle import Chronicle
 from gateway.clients import Client
@@ -43,6 +44,7 @@ class Exchange:
         self.mode = "whole"
         self.request_id = new_request_id(origin.request_id)
         self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
+        self._address = origin.address
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._is_finished = False
@@ -85,7 +87,7 @@ class Exchange:
         self.finish(error.status)
 
     def finish(self, status: int) -> None:
-        """Give the place back, count the request and hand its record over; may be called again."""
+        """Give the place back, count the request and hand its record on; may be called again."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -95,4 +97,6 @@ class Exchange:
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
-        gateway.recorder.put(self.chronicle.finished(status))
+        record = self.chronicle.finished(status)
+        gateway.recorder.put(record)
+        access_log.ended(record, self._address)

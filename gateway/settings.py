@@ -116,6 +116,10 @@ class Settings:
     log_level: str = _setting(
         "info", values.choice("debug", "info", "warning", "error"), "how much is logged", restart=True
     )
+    log_format: str = _setting("text", values.choice("text", "json"), "the form of the log's lines", restart=True)
+    access_log: bool | None = _setting(
+        None, values.flag, "one line a request; unset: with the log format `json`", restart=True
+    )
 
     keys: tuple[Key, ...] = ()
     tokens: tuple[ClientToken, ...] | None = None
@@ -129,6 +133,11 @@ class Settings:
     def admission_limit(self) -> int:
         """How many interceptions one worker serves at once."""
         return self.threads - self.reserved_threads
+
+    @property
+    def has_access_log(self) -> bool:
+        """Whether every request gets a line of its own."""
+        return self.log_format == "json" if self.access_log is None else self.access_log
 
     @property
     def is_open(self) -> bool:

@@ -28,10 +28,13 @@ LAYERS = {
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "embedded_store"),
         *("replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger"),
     ],
-    "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
+    "flow": [
+        *("stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"),
+    ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
         *("launch", "master", "worker", "app", "cli", ""),
+        *("access_log", "log_format", "logs"),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

@@ -147,6 +147,8 @@ TABLE = [
     ),
     ("record_retention_days", 90, {"1": 1, "3650": 3650}, ["0", "-1", "1.5", "forever"]),
     ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
+    ("log_format", "text", {"JSON": "json", "text": "text"}, ["xml", "logfmt", "true"]),
+    ("access_log", None, {"true": True, "False": False}, ["on", "1", "/var/log/access"]),
 ]
 GOOD = [
     pytest.param(name, text, value, id=f"{name}={text}") for name, _, good, _ in TABLE for text, value in good.items()
@@ -529,3 +531,17 @@ def test_no_environment_breaks_the_loader(environ):
     """Given any texts for any settings, then settings or complaints, and nothing else."""
     with contextlib.suppress(SettingsError):
         assert load(**environ).digest
+
+
+@pytest.mark.parametrize(
+    ("environ", "has_access_log"),
+    [
+        ({}, False),
+        ({"log_format": "json"}, True),
+        ({"log_format": "json", "access_log": "false"}, False),
+        ({"access_log": "true"}, True),
+    ],
+)
+def test_access_log_comes_with_json_unless_it_is_set(environ, has_access_log):
+    """Given the form of the log and the switch, then the switch decides, and without it the form."""
+    assert load(**environ).has_access_log is has_access_log

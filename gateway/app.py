@@ -22,6 +22,7 @@ from gateway.request_ids import new_request_id
 from gateway.responses import error_response
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
+from gateway.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         )
         gateway.begin_probing()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
+        gateway.tracing = open_tracing(settings)
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False

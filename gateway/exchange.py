@@ -18,6 +18,7 @@ from gateway.errors import ClientGone, GatewayError
 from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
+from gateway.spans import Trace
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Exchange:
         client: Client,
         route: str,
         started_at: float,
+        trace: Trace,
     ) -> None:
         self.gateway = gateway
         self.configuration = configuration
@@ -44,6 +46,7 @@ class Exchange:
         self.mode = "whole"
         self.request_id = new_request_id(origin.request_id)
         self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
+        self.trace = trace
         self._address = origin.address
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
@@ -99,4 +102,5 @@ class Exchange:
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
         record = self.chronicle.finished(status)
         gateway.recorder.put(record)
+        self.trace.ended(record)
         access_log.ended(record, self._address)

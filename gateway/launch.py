@@ -15,6 +15,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway import tracing
 from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
 from gateway.embedded_store import EmbeddedStore
@@ -76,6 +77,7 @@ def read_settings() -> Settings:
     found = load_settings(os.environ, _read_file, len(os.sched_getaffinity(0)))
     _check_state_url(found)
     _check_record_url(found)
+    tracing.check(found)
     try:
         tls_context(found.upstream_ca_pem)
     except (ssl.SSLError, ValueError) as error:

@@ -120,6 +120,9 @@ class Settings:
     access_log: bool | None = _setting(
         None, values.flag, "one line a request; unset: with the log format `json`", restart=True
     )
+    tracing: str = _setting(
+        "off", values.choice("off", "otlp"), "where traces go: `otlp`, as `OTEL_*` variables say", restart=True
+    )
 
     keys: tuple[Key, ...] = ()
     tokens: tuple[ClientToken, ...] | None = None

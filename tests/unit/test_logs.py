@@ -1,14 +1,16 @@
-"""Which lines there are: the gateway's, the server's, other libraries'."""
+"""Which lines there are: the gateway's, the server's, other libraries', an exporter's, and what none of them quotes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from gateway.logs import Sparing
 from tests.harness import ROOT
 
 SETUP = """
@@ -50,3 +52,26 @@ def test_other_libraries_warnings_have_the_same_form() -> None:
 def test_a_line_of_the_gateway_is_written_once() -> None:
     """Given a warning of the gateway's own, then it is not written by the root's handler a second time."""
     assert len(logged("log('gateway.some').warning('once')", log_format="json")) == 1
+
+
+def test_an_exporter_that_fails_is_heard_and_not_again_for_a_while() -> None:
+    """Given an exporter that complains with every batch, then one line is written."""
+    program = (
+        "for _ in range(100): log('opentelemetry.exporter.otlp.proto.http.trace_exporter').error('Failed to export')\n"
+        "for _ in range(100): log('opentelemetry.sdk._shared_internal').warning('Queue full')"
+    )
+    assert len(logged(program)) == 1
+
+
+def test_what_may_quote_clients_or_credentials_is_not_heard() -> None:
+    """Given OpenTelemetry's words about a client's tracestate or the exporter's headers, then nothing is written."""
+    program = "log('opentelemetry.trace.span').warning('secret'); log('opentelemetry.util.re').warning('secret')"
+    assert logged(program) == []
+
+
+def test_sparing_lets_one_pass_in_a_while() -> None:
+    """Given records in a row, then the first passes; and every one does when there is no while."""
+    record = logging.makeLogRecord({})
+    sparing = Sparing(quiet_seconds=1000.0)
+    assert [sparing.filter(record) for _ in range(3)] == [True, False, False]
+    assert [Sparing(quiet_seconds=0.0).filter(record) for _ in range(3)] == [True] * 3

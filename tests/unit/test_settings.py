@@ -149,6 +149,7 @@ TABLE = [
     ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
     ("log_format", "text", {"JSON": "json", "text": "text"}, ["xml", "logfmt", "true"]),
     ("access_log", None, {"true": True, "False": False}, ["on", "1", "/var/log/access"]),
+    ("tracing", "off", {"OTLP": "otlp", "off": "off"}, ["jaeger", "on", "http://localhost:4318"]),
 ]
 GOOD = [
     pytest.param(name, text, value, id=f"{name}={text}") for name, _, good, _ in TABLE for text, value in good.items()

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-against bench-recorder check format lock clean
+.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-tracing check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -10,8 +10,9 @@ help:
 	@echo "make bench-deadlines   the design's deadlines, measured"
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
-	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make bench-recorder    what recording costs a request"
+	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
+	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
 	@echo "make check      formatting, lint, types"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -47,6 +48,10 @@ bench-against: venv-dev
 	@sh scripts/need.sh wrk:wrk
 	@.venv/bin/python -m bench.against $(REV)
 
+bench-tracing: venv-dev
+	@sh scripts/need.sh wrk:wrk valgrind:valgrind
+	@.venv/bin/python -m bench.tracing
+
 bench-walk: venv-dev
 	@sh scripts/need.sh redis-server:redis-server
 	@.venv/bin/python -m bench.walk
@@ -66,9 +71,9 @@ format: venv-dev
 
 lock: venv-dev
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --extra simulate --extra postgres --output-file requirements.lock setup.py
+	    --no-emit-trusted-host --extra simulate --extra postgres --extra otel --output-file requirements.lock setup.py
 	@.venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra postgres --extra dev --constraint requirements.lock \
+	    --no-emit-trusted-host --allow-unsafe --extra simulate --extra postgres --extra otel --extra dev --constraint requirements.lock \
 	    --output-file requirements-dev.lock setup.py
 
 clean:

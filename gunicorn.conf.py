@@ -5,7 +5,7 @@ Everything an operator sets is a GATEWAY_* setting (README); this file only hand
 
 import os
 
-from gateway import launch, master
+from gateway import launch, logs, master
 from gateway.data_folder import metrics_folder
 from gateway.settings import SettingsError
 
@@ -32,7 +32,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
 proc_name = "messages-gateway"
 loglevel = _settings.log_level
-launch.configure_logging(_settings.log_level)
+if _settings.log_format == "json":
+    logger_class = logs.JsonLogger
+logs.configure(_settings)
 
 on_starting = master.on_starting
 when_ready = master.when_ready

@@ -11,13 +11,18 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from gateway import launch
+from gateway import access_log, launch
+from gateway.clients import client_of
 from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.exchange import CLIENT_GONE_STATUS
+from gateway.headers import from_environ
+from gateway.origin import origin_of
 from gateway.request_body import Discarder
+from gateway.request_ids import new_request_id
 from gateway.responses import error_response
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
+from gateway.tracing import open_tracing
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         )
         gateway.begin_probing()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
+        gateway.tracing = open_tracing(settings)
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
@@ -61,6 +67,11 @@ def _refused(error: GatewayError) -> Response:
     if error.request_id is None:
         route = (request.endpoint or "unknown").rpartition(".")[2]
         gateway.metrics.count_refusal(route, error.status, error.kind)
+        headers = dict(from_environ(request.environ))
+        trusted = gateway.configuration.settings.trusted_proxies
+        origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, trusted)
+        error.request_id = new_request_id(origin.request_id)
+        access_log.refused(error.request_id, route, error, origin.address, client_of(headers))
     elif error.is_rejection:
         gateway.metrics.rejections.labels(error.kind).inc()
     return error_response(error, request.environ, current_app.extensions["discarder"])

@@ -1,7 +1,7 @@
 """The book-keeping of a request, from its admission to its last byte.
 
-Owns: giving a place back, counting and recording a request, once, whichever way it ends. Web layer; an Exchange
-belongs to its request's thread.
+Owns: giving a place back, counting, recording and logging a request, once, whichever way it ends. Web layer; an
+Exchange belongs to its request's thread.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway import access_log
 from gateway.access import Caller
 from gateway.chronicle import Chronicle
 from gateway.clients import Client
 from gateway.errors import ClientGone, GatewayError
+from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
+from gateway.spans import Trace
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +33,22 @@ class Exchange:
         gateway: Gateway,
         configuration: Configuration,
         caller: Caller,
+        origin: Origin,
         client: Client,
         route: str,
         started_at: float,
+        trace: Trace,
     ) -> None:
         self.gateway = gateway
         self.configuration = configuration
         self.caller = caller
         self.started_at = started_at
         self.mode = "whole"
-        self.request_id = new_request_id()
+        self.request_id = new_request_id(origin.request_id)
         self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
+        self.trace = trace
+        self._address = origin.address
+        self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._is_finished = False
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -55,7 +63,14 @@ class Exchange:
             yield
         except GatewayError as error:
             if not error.is_rejection:
-                log.warning("%s: %s answered %d: %s", self.request_id, self._route, error.status, error.message)
+                log.warning(
+                    "%s: %s for %s answered %d: %s",
+                    self.request_id,
+                    self._route,
+                    self._client,
+                    error.status,
+                    error.message,
+                )
             self._end(error)
             raise
         except ClientGone as gone:
@@ -75,7 +90,7 @@ class Exchange:
         self.finish(error.status)
 
     def finish(self, status: int) -> None:
-        """Give the place back, count the request and hand its record over; may be called again."""
+        """Give the place back, count the request and hand its record on; may be called again."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -90,6 +105,9 @@ class Exchange:
     def _record(self, status: int) -> None:
         """Hand the record over; no request fails for it."""
         try:
-            self.gateway.recorder.put(self.chronicle.finished(status))
+            record = self.chronicle.finished(status)
+            self.gateway.recorder.put(record)
+            self.trace.ended(record)
+            access_log.ended(record, self._address)
         except Exception:
             log.exception("%s: its record is lost", self.request_id)

@@ -1,6 +1,6 @@
 """What one start of the gateway shares between its master and its workers.
 
-Owns: the configuration this process was started with, the reload board, logging. Web layer. The master reads the
+Owns: the configuration this process was started with, the reload board. Web layer. The master reads the
 configuration before it forks, so that a worker that is replaced later starts from what is in force, not from
 whatever half-edited files hold by then.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import logging.config
 import mmap
 import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway import tracing
 from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
 from gateway.embedded_store import EmbeddedStore
@@ -77,6 +77,7 @@ def read_settings() -> Settings:
     found = load_settings(os.environ, _read_file, len(os.sched_getaffinity(0)))
     _check_state_url(found)
     _check_record_url(found)
+    tracing.check(found)
     try:
         tls_context(found.upstream_ca_pem)
     except (ssl.SSLError, ValueError) as error:
@@ -183,33 +184,3 @@ def complain(error: SettingsError) -> None:
     """Log one line for each fault."""
     for line in error.complaints:
         log.error("configuration: %s", line)
-
-
-class _Discretion(logging.Filter):
-    """Keeps gunicorn from quoting what clients sent: a head that breaks off holds credentials as any other does."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                type(arg).__name__ if type(arg).__module__ == "gunicorn.http.errors" else arg for arg in record.args
-            )
-        return True
-
-
-def configure_logging(level: str) -> None:
-    """Log the gateway's own lines to standard error, in gunicorn's form; gunicorn's own lines quote no request."""
-    logging.getLogger("gunicorn.error").addFilter(_Discretion())
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "line": {
-                    "format": "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s",
-                    "datefmt": "%Y-%m-%d %H:%M:%S %z",
-                }
-            },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "loggers": {"gateway": {"level": level.upper(), "handlers": ["stderr"], "propagate": False}},
-        }
-    )

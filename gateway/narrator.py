@@ -14,6 +14,7 @@ from gateway.credential import Key
 from gateway.errors import GatewayError, RateLimited
 from gateway.metrics import Metrics
 from gateway.pool import KeyState, KeyStatus
+from gateway.spans import NOT_TRACED, Trace
 from gateway.toolbox import InjectedTool, ToolOutcome
 from gateway.verdict import Outcome, Verdict
 
@@ -25,10 +26,14 @@ _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
 class Narrator:
-    """Logs and counts for the request that `request_id` names, and tells its `chronicle`."""
+    """Logs and counts for the request that `request_id` names, and tells its `chronicle`.
 
-    def __init__(self, metrics: Metrics, request_id: str, chronicle: Chronicle) -> None:
+    `trace` is there for those that know when something begins.
+    """
+
+    def __init__(self, metrics: Metrics, request_id: str, chronicle: Chronicle, trace: Trace = NOT_TRACED) -> None:
         self.chronicle = chronicle
+        self.trace = trace
         self._metrics = metrics
         self._request_id = request_id
 

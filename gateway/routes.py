@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
+from dataclasses import replace
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
@@ -34,6 +35,7 @@ from gateway.lifecycle import Phase
 from gateway.messages import RequestSummary, read_request
 from gateway.metrics import CONTENT_TYPE
 from gateway.narrator import Narrator
+from gateway.origin import origin_of
 from gateway.pace import Output, Pace
 from gateway.passthrough import relay_whole
 from gateway.request_body import read_body
@@ -60,6 +62,7 @@ def messages() -> Response:
         summary = read_request(body)
         exchange.mode = "streamed" if summary.is_streaming else "whole"
         exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id))
+        exchange.trace.asks(summary.model, summary.is_streaming)
         call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
         watch, narrator = _watch(exchange), _narrator(exchange)
         turns, pace = _turns(exchange, watch, narrator)
@@ -84,6 +87,7 @@ def count_tokens() -> Response:
         body = _body(exchange)
         summary = read_request(body)
         exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
+        exchange.trace.asks(summary.model, None)
         request = _with_tools(exchange, body, summary)  # they count, too
         call = Call("POST", _target("/v1/messages/count_tokens"), _headers(), request.body() if request else body)
         return _passed_through(exchange, call)
@@ -156,13 +160,18 @@ def _admitted() -> Exchange:
     started_at = gateway.clock()
     headers = dict(from_environ(request.environ))
     caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
+    route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
+    origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
+    client = client_of(headers)
+    trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)
+    if trace.trace_id is not None:
+        client = replace(client, trace_id=trace.trace_id)
     if not gateway.admission.enter():
         raise Overloaded(
             f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
             retry_after_seconds=1,
         )
-    route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
-    return Exchange(gateway, configuration, caller, client_of(headers), route, started_at)
+    return Exchange(gateway, configuration, caller, origin, client, route, started_at, trace)
 
 
 def _body(exchange: Exchange) -> bytes:
@@ -184,7 +193,7 @@ def _watch(exchange: Exchange) -> Watch:
 
 
 def _narrator(exchange: Exchange) -> Narrator:
-    return Narrator(exchange.gateway.metrics, exchange.request_id, exchange.chronicle)
+    return Narrator(exchange.gateway.metrics, exchange.request_id, exchange.chronicle, exchange.trace)
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:

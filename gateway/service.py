@@ -26,6 +26,7 @@ from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
 from gateway.toolbox import NoTools, Toolbox
+from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.upstream.connections import Route
 
@@ -67,6 +68,7 @@ class Gateway:
         self.metrics = Metrics()
         self.toolbox = toolbox if toolbox is not None else NoTools()
         self.recorder: Sink = NoRecorder()
+        self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
         self._prober: Prober | None = None
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
@@ -105,6 +107,7 @@ class Gateway:
         """The worker ends: what it knows of the keys, and of its requests, must not end with it."""
         self._store.flush()
         self.recorder.close()
+        self.tracing.close()
 
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""

@@ -22,6 +22,7 @@ from gateway.events import decode_event, encode_event, split_events
 from gateway.json_values import object_or_none, to_json
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
+from gateway.spans import NO_TOOL_SPAN, Trace
 from gateway.splice import Splicer, ToolUse
 from gateway.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
 from gateway.tools import ToolRequest, inject, tool_result
@@ -50,9 +51,10 @@ class ToolPolicy:
 class _Call:
     """One call of a tool that the model asked for; when it is closed it is counted, however it has ended."""
 
-    def __init__(self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, told: _Told) -> None:
+    def __init__(self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, told: _Told, trace: Trace) -> None:
         self._tool = tool
         self._told: _Told | None = told
+        self._span = NO_TOOL_SPAN
         self._running: ToolCall | None = None
         self._result: ToolResult | None = None
         if tool is None:
@@ -60,7 +62,8 @@ class _Call:
         elif use.input is None:
             self._result = _said(ToolOutcome.INVALID_INPUT, "The input is not a JSON object; the tool was not called.")
         else:
-            self._running = toolbox.begin(tool, use.input)
+            self._span = trace.tool_call(tool.server, tool.tool)
+            self._running = toolbox.begin(tool, use.input, self._span.headers)
 
     def wait(self, watch: Watch, pace: Pace) -> Generator[Output, None, ToolResult]:
         """Wait for the result, with pings to a client whose stream has begun. Raises ClientGone, Stopping."""
@@ -82,7 +85,9 @@ class _Call:
             return
         if self._running is not None:
             self._running.close()
-        told(self._tool, ToolOutcome.CANCELLED if self._result is None else self._result.outcome)
+        outcome = ToolOutcome.CANCELLED if self._result is None else self._result.outcome
+        self._span.end(outcome)
+        told(self._tool, outcome)
 
 
 _Told = Callable[[InjectedTool | None, ToolOutcome], None]
@@ -178,9 +183,10 @@ class ToolLoop:
         for use in uses:
             chronicle.tool_called(use.id, ToolOutcome.CANCELLED.value)  # unless another word follows
         with ExitStack() as stack:
-            calls = [
-                stack.enter_context(closing(_Call(use, self._tools.get(use.name), self._toolbox, told))) for use in uses
-            ]
+            calls = []
+            for use in uses:
+                call = _Call(use, self._tools.get(use.name), self._toolbox, told, self._narrator.trace)
+                calls.append(stack.enter_context(closing(call)))
             blocks = []
             for use, call in zip(uses, calls, strict=True):
                 result = yield from call.wait(self._watch, pace)

@@ -75,8 +75,11 @@ class Toolbox(Protocol):
         """All tools, sorted by name; costs nothing: no server is asked."""
         ...
 
-    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
-        """Begin a call and return at once. It ends by itself within its server's time limit."""
+    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> ToolCall:
+        """Begin a call and return at once. It ends by itself within its server's time limit.
+
+        `context` is what the call carries of its trace: W3C's `traceparent` and `tracestate`, or nothing.
+        """
         ...
 
 
@@ -87,6 +90,6 @@ class NoTools:
         """None."""
         return ()
 
-    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
+    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> ToolCall:
         """There is nothing to call."""
         raise LookupError(f"there is no tool {tool.name}")

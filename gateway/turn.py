@@ -72,6 +72,7 @@ class TurnMaker:
 
         Raises RateLimited, AuthenticationExhausted, UpstreamError, ClientGone, Stopping.
         """
+        self._narrator.trace.turn_began(has_walk=not self._caller.own)
         if self._caller.own:
             turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
         else:
@@ -86,14 +87,18 @@ class TurnMaker:
     def _attempt(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        chronicle = self._narrator.chronicle
+        chronicle, trace = self._narrator.chronicle, self._narrator.trace
         chronicle.attempt_began(key)
+        call = trace.attempt_began(call, key.name if key is not None else None)
         try:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
-        except UpstreamError:
-            chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
+        except BaseException as error:
+            if isinstance(error, UpstreamError):
+                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
+            trace.attempt_failed(error)
             raise
         chronicle.attempt_ended(verdict)
+        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)
         return turn, verdict
 
     def _exchange(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
+from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.e2e.recorded import Records
 from tests.e2e.talk import Talk, message, token_line
 from tests.harness import GatewayProcess, wait_until
@@ -39,6 +40,8 @@ class Stage:
     simulator: Simulator
     keys_file: Path
     data_dir: Path
+    receiver: OtlpReceiver
+    debug_mark: bytes
     received: bytearray = field(default_factory=bytearray)
 
     def send(self, data: bytes, *, hang_up: bool = False) -> None:
@@ -68,20 +71,32 @@ class Stage:
         self.simulator.order()
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One stage for the module: the scan at the end sees what every scene has left behind."""
+DEBUG_MARKS = {"text": b"[DEBUG]", "json": b'"level":"debug"'}
+
+
+@pytest.fixture(params=["text", "json"])
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stage]:
+    """A stage on which everything is told that can be told, in each form of the log; the scan at the end sees what
+    every scene has left behind.
+    """
     folder = tmp_path_factory.mktemp("secrets")
     tokens, keys = folder / "tokens", folder / "keys"
     tokens.write_text(token_line("alice", TOKEN))
     keys.write_text("\n".join(KEYS))
-    with Simulator(keys=dict.fromkeys(KEYS, f"ok:text={ANSWER_CORE}"), any_key=f"ok:text={ANSWER_CORE}") as simulator:
+    answering = f"ok:text={ANSWER_CORE}"
+    with OtlpReceiver() as receiver, Simulator(keys=dict.fromkeys(KEYS, answering), any_key=answering) as simulator:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         process = GatewayProcess(
             simulator.url,
             [],
             api_keys_file=str(keys),
             client_tokens_file=str(tokens),
             log_level="debug",
+            log_format=request.param,
+            access_log="true",
+            tracing="otlp",
             head_timeout_seconds="1",
             body_timeout_seconds="1",
             read_idle_timeout_seconds="1",
@@ -89,7 +104,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             data_dir=str(folder / "data"),
         )
         try:
-            yield Stage(process, simulator, keys, folder / "data")
+            yield Stage(process, simulator, keys, folder / "data", receiver, DEBUG_MARKS[request.param])
         finally:
             process.stop()
 
@@ -283,11 +298,15 @@ def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
     stored = _bytes_in(stage.data_dir)
     log = stage.gateway.stop().encode()
     stored += _bytes_in(stage.data_dir)  # the database tidies up when it is closed
-    assert log.count(b"[DEBUG]") > 50
+    assert log.count(stage.debug_mark) > 50
+    assert log.count(b"gateway.access") > 50
+    assert len(stage.receiver.spans) > 100
+    spans = b"".join(stage.receiver.bodies)
     for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
         assert _around(log, core) == b""
         assert _around(metrics, core) == b""
         assert _around(stored, core) == b""
+        assert _around(spans, core) == b""
     for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE]:
         assert _around(bytes(stage.received), core) == b""
 

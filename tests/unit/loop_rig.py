@@ -19,6 +19,7 @@ from gateway.messages import read_request
 from gateway.metrics import Metrics
 from gateway.narrator import Narrator
 from gateway.pace import Head, Output, Pace
+from gateway.spans import NOT_TRACED, Trace
 from gateway.tool_loop import ToolLoop, ToolPolicy
 from gateway.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
 from gateway.turn import TurnMaker
@@ -140,13 +141,15 @@ class FakeToolbox:
         ]
         self._run = run or (lambda tool, arguments: said(f"{tool} {json.dumps(arguments)}"))
         self.made: list[tuple[str, Mapping[str, Any]]] = []
+        self.contexts: list[Mapping[str, str]] = []
         self.calls: list[FakeCall] = []
 
     def tools(self) -> Sequence[InjectedTool]:
         return self._tools
 
-    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
+    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> ToolCall:
         self.made.append((tool.tool, arguments))
+        self.contexts.append(context)
         self.calls.append(FakeCall(self._run(tool.tool, arguments)))
         return self.calls[-1]
 
@@ -194,9 +197,11 @@ class Rig:
         count: int = 1,
         cut: Cut = whole,
         policy: ToolPolicy | None = None,
+        trace: Trace = NOT_TRACED,
     ) -> None:
         self.upstream = FakeUpstream(list(answers), cut)
         self.toolbox = toolbox
+        self.trace = trace
         self.clock = FakeClock(0.0)
         self.pool = pool_of(count)
         self.metrics = Metrics()
@@ -210,7 +215,8 @@ class Rig:
         if is_streaming:
             document["stream"] = True
         call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
-        watch, narrator = Watch(None, self.lifecycle), Narrator(self.metrics, "req_gw_1", self.chronicle)
+        watch = Watch(None, self.lifecycle)
+        narrator = Narrator(self.metrics, "req_gw_1", self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(upstream, self.pool, Caller(None, False), watch, narrator, 60.0, self.clock)
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())

@@ -17,7 +17,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools"),
+        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
     ],
     "state": [
@@ -28,10 +28,14 @@ LAYERS = {
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger"),
     ],
-    "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
+    "flow": [
+        *("stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"),
+        *("spans", "span_values"),
+    ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
         *("launch", "master", "worker", "app", "cli", ""),
+        *("tracing", "access_log", "log_format", "logs"),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
@@ -43,7 +47,7 @@ IMPURE = {
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "sched", "contextvars"),
     *("time", "random", "secrets", "uuid", "os", "io", "pathlib", "tempfile", "shutil", "mmap", "sys", "logging"),
     *("flask", "werkzeug", "gunicorn", "requests", "urllib3", "certifi", "prometheus_client", "sqlite3"),
-    *("lmdb", "redis", "fcntl", "sqlalchemy", "psycopg"),
+    *("lmdb", "redis", "fcntl", "sqlalchemy", "psycopg", "opentelemetry"),
 }
 
 
@@ -191,6 +195,22 @@ def test_flow_and_state_layers_know_no_http_library():
         if {name.split(".")[0] for name in imports_of(module)} & {"requests", "urllib3", "certifi"}
     }
     assert {module.split(".")[0] for module in users} == {"upstream"}
+
+
+def test_tracing_is_known_to_its_own_modules_alone():
+    """Given OpenTelemetry, then spans know its API and tracing its SDK, which is an extra; nothing else imports it."""
+    users = {
+        module: {name for name in imports_of(module) if name.split(".")[0] == "opentelemetry"}
+        for module in GATEWAY_MODULES
+    }
+    assert {module for module, names in users.items() if names} == {"spans", "tracing"}
+    sdk = {module for module, names in users.items() if any(".sdk" in name or ".exporter" in name for name in names)}
+    assert sdk == {"tracing"}
+    assert not [node for node in tree_of("tracing").body if "opentelemetry.sdk" in ast.dump(node) and is_import(node)]
+
+
+def is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def test_databases_are_known_to_the_shared_stores_alone():

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gateway.access import ByokMode
+from gateway.access_log import fields_of
 from gateway.app import create_app
 from gateway.credential import Key, Secret
+from gateway.interception_record import InterceptionRecord, TurnUsage
 from gateway.service import Gateway
 from gateway.settings import Settings, setting_specs
 from tests.harness import ROOT
@@ -42,6 +44,8 @@ def documented(name: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, re.Pattern):
         return value.pattern
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -69,6 +73,14 @@ def test_every_metric_stands_in_readme_with_its_labels() -> None:
     for name, labels in written.items():
         for label in re.findall(r"\w+", labels):
             assert f'"{label}"' in source, (name, label)
+
+
+def test_every_field_of_the_access_log_stands_in_readme() -> None:
+    """Given the lines of an admitted request and of one turned away; then README has their fields, in order."""
+    turn = TurnUsage(0, "k", "m", None, "exact", 1, 1, 1, 1, 1, 1, 0, 0, "{}")
+    record = InterceptionRecord("i", "messages", 0.0, "1970-01-01", 1.0, "completed", 200, "i", "pooled", usage=(turn,))
+    written = [name for cells in rows("Logs") for name in re.findall(r"\w+", cells[0])]
+    assert written == list(fields_of(record, "127.0.0.1"))
 
 
 def test_every_route_stands_in_readme() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,16 @@ TABLE = [
     ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
     ("write_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
     (
+        "trusted_proxies",
+        (ip_network("127.0.0.0/8"), ip_network("::1")),
+        {
+            "10.0.0.7": (ip_network("10.0.0.7"),),
+            "10.1.0.0/16, fd00::/8": (ip_network("10.1.0.0/16"), ip_network("fd00::/8")),
+            "none": (),
+        },
+        ["nginx", "10.0.0.7/8", "10.0.0.0/33", "10.0.0.7,", "all"],
+    ),
+    (
         "upstream_proxy",
         None,
         {"http://proxy:3128": "http://proxy:3128", "http://proxy:3128/": "http://proxy:3128"},
@@ -136,6 +147,9 @@ TABLE = [
     ),
     ("record_retention_days", 90, {"1": 1, "3650": 3650}, ["0", "-1", "1.5", "forever"]),
     ("log_level", "info", {"DEBUG": "debug", "warning": "warning"}, ["verbose", "20"]),
+    ("log_format", "text", {"JSON": "json", "text": "text"}, ["xml", "logfmt", "true"]),
+    ("access_log", None, {"true": True, "False": False}, ["on", "1", "/var/log/access"]),
+    ("tracing", "off", {"OTLP": "otlp", "off": "off"}, ["jaeger", "on", "http://localhost:4318"]),
 ]
 GOOD = [
     pytest.param(name, text, value, id=f"{name}={text}") for name, _, good, _ in TABLE for text, value in good.items()
@@ -518,3 +532,17 @@ def test_no_environment_breaks_the_loader(environ):
     """Given any texts for any settings, then settings or complaints, and nothing else."""
     with contextlib.suppress(SettingsError):
         assert load(**environ).digest
+
+
+@pytest.mark.parametrize(
+    ("environ", "has_access_log"),
+    [
+        ({}, False),
+        ({"log_format": "json"}, True),
+        ({"log_format": "json", "access_log": "false"}, False),
+        ({"access_log": "true"}, True),
+    ],
+)
+def test_access_log_comes_with_json_unless_it_is_set(environ, has_access_log):
+    """Given the form of the log and the switch, then the switch decides, and without it the form."""
+    assert load(**environ).has_access_log is has_access_log

@@ -39,6 +39,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             admission=launch.admission(settings),
         )
         gateway.begin_probing()
+        gateway.begin_tools()
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False

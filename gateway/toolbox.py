@@ -78,15 +78,3 @@ class Toolbox(Protocol):
     def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
         """Begin a call and return at once. It ends by itself within its server's time limit."""
         ...
-
-
-class NoTools:
-    """The Toolbox of a gateway that injects none."""
-
-    def tools(self) -> Sequence[InjectedTool]:
-        """None."""
-        return ()
-
-    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any]) -> ToolCall:
-        """There is nothing to call."""
-        raise LookupError(f"there is no tool {tool.name}")

@@ -17,12 +17,12 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools", "tool_results"),
+        *("wire", "records", "json_values", "accumulate", "splice", "tools", "mcp_servers", "tool_results"),
     ],
     "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
-        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store"),
+        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "mcp"),
     ],
     "flow": ["stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"],
     "web": [
@@ -220,7 +220,7 @@ def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_
                 reaching.add(module)
             if isinstance(node, ast.Constant) and node.value in ("reveal", "_clear"):
                 reaching.add(module)
-    assert revealing == {"upstream.client"}
+    assert revealing == {"upstream.client", "mcp.wire"}
     assert reaching == {"credential"}
 
 

@@ -32,6 +32,7 @@ test: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql
 	@sh tests/stores/valkey.sh
 	@sh tests/sdk/setup.sh
+	@sh tests/mcp/setup.sh
 	@.venv/bin/python -m pytest
 
 test-long: venv-dev
@@ -77,7 +78,7 @@ lock: venv-dev
 	    --output-file requirements-dev.lock setup.py
 
 clean:
-	rm -rf .venv .venv-sdk .venv-valkey tests/sdk/node/node_modules
+	rm -rf .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules
 
 .PHONY: venv venv-dev
 venv:

@@ -46,6 +46,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         gateway.begin_probing()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
         gateway.tracing = open_tracing(settings)
+        gateway.begin_tools()
     app = Flask("gateway", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False

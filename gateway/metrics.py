@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -36,8 +36,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotati
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 
-# What becomes of several workers' values: their sum or maximum over live ones, or whichever was set last.
-GaugeMode = Literal["livesum", "livemax", "mostrecent"]
+# What becomes of several workers' values: their sum, maximum or minimum over live ones, or whichever was set last.
+GaugeMode = Literal["livesum", "livemax", "livemin", "mostrecent"]
 
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _COUNT = re.compile(r"[0-9]{1,15}")
@@ -101,6 +101,9 @@ class _Moment(Collector):
 class _AllWorkers(Collector):
     """What all workers have counted. A file without a byte is one that its worker has just begun, or died over."""
 
+    def __init__(self, mcp_servers: Collection[str]) -> None:
+        self._mcp_servers = mcp_servers
+
     def collect(self) -> Iterable[Metric]:
         begun = []
         for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
@@ -108,6 +111,9 @@ class _AllWorkers(Collector):
                 if file.stat().st_size:
                     begun.append(str(file))
         merged: Iterable[Metric] = MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]  # no annotations
+        for metric in merged:
+            if metric.name == "gateway_mcp_server_up":  # a file keeps what a reload has taken out
+                metric.samples = [sample for sample in metric.samples if sample.labels["server"] in self._mcp_servers]
         return merged
 
 
@@ -124,6 +130,7 @@ class Metrics:
         self._moment: Collector | None = None
         self._models = BoundedLabels(limit=100)
         self._tools = BoundedLabels(limit=1000)
+        self.mcp_servers: Collection[str] = ()  # the names of those that are configured now
         self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
         self.key_failovers = self._counter(
             "key_failovers", "Answers of a key thrown away for another key's.", "key", "reason"
@@ -160,6 +167,12 @@ class Metrics:
         self.recorder_dropped = self._counter("recorder_dropped", "Records of interceptions that were lost.", "reason")
         self.recorder_queue_length = self._gauge(
             "recorder_queue_length", "Records that wait to be stored in the database.", "livesum"
+        )
+        self.mcp_server_up = self._gauge(
+            "mcp_server_up", "Whether every worker is in touch with an MCP server.", "livemin", "server"
+        )
+        self.mcp_listing_failures = self._counter(
+            "mcp_listing_failures", "Failures to list an MCP server's tools, retries included.", "server"
         )
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
@@ -212,7 +225,7 @@ class Metrics:
         if not self._is_shared:
             return generate_latest(self.registry)
         everybodys = CollectorRegistry()
-        everybodys.register(_AllWorkers())
+        everybodys.register(_AllWorkers(self.mcp_servers))
         if self._moment is not None:
             everybodys.register(self._moment)
         return generate_latest(everybodys)

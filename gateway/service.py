@@ -17,6 +17,7 @@ from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
 from gateway.lifecycle import Lifecycle
+from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
 from gateway.prober import Prober
@@ -25,12 +26,14 @@ from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
-from gateway.toolbox import NoTools, Toolbox
+from gateway.toolbox import Toolbox
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
 from gateway.upstream.connections import Route
 
 log = logging.getLogger(__name__)
+
+_END_SESSIONS_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Gateway:
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.metrics = Metrics()
-        self.toolbox = toolbox if toolbox is not None else NoTools()
+        self._mcp = McpToolbox(self.metrics, __version__)
+        self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
         self.recorder: Sink = NoRecorder()
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
@@ -88,6 +92,7 @@ class Gateway:
             self.configuration = self._configured(settle(before.settings, settings), before)
         if self.configuration.upstream is not before.upstream:
             before.upstream.close()
+        self._mcp.apply(tool_settings_of(self.configuration.settings))
         names = ", ".join(key.name for key in self.configuration.pool.keys) or "none"
         log.info("configuration reloaded; keys: %s", names)
 
@@ -103,11 +108,18 @@ class Gateway:
             self._prober = Prober(self._in_force, self.lifecycle, settings.probe_seconds, lock_path)
             self._prober.start()
 
+    def begin_tools(self) -> None:
+        """Get in touch with the MCP servers; returns when all have answered, or the time for that is over."""
+        settings = self.configuration.settings
+        self._mcp.apply(tool_settings_of(settings))
+        self._mcp.wait(settings.mcp_start_seconds)
+
     def flush(self) -> None:
-        """The worker ends: what it knows of the keys, and of its requests, must not end with it."""
+        """The worker ends: what it knows of the keys, and of its requests, must not end with it, and MCP servers may forget its sessions."""
         self._store.flush()
         self.recorder.close()
         self.tracing.close()
+        self._mcp.close(_END_SESSIONS_SECONDS)
 
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""
@@ -142,6 +154,11 @@ class Gateway:
 
     def __repr__(self) -> str:
         return f"<Gateway {self.lifecycle.phase.value} {self.configuration.pool!r} {self.admission!r}>"
+
+
+def tool_settings_of(settings: Settings) -> ToolSettings:
+    """What a configuration says of MCP servers and their tools."""
+    return ToolSettings(settings.mcp_servers, settings.mcp_refresh_seconds, settings.tool_result_max_bytes)
 
 
 def route_of(settings: Settings) -> Route:

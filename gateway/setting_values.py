@@ -15,7 +15,11 @@ from gateway.origin import Network
 
 
 class BadValue(ValueError):
-    """One value is unusable; the message completes `NAME: ...`."""
+    """One value is unusable; each of the `lines` completes `NAME: ...`."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
 
 
 def text(raw: object) -> str:
@@ -34,6 +38,18 @@ def seconds(raw: object) -> float:
     if value is None or not 0 < value < 1e9:
         raise BadValue(f"a positive number of seconds was expected, not {raw!r}")
     return value
+
+
+def seconds_up_to(most: float) -> Callable[[object], float]:
+    """A duration that is bounded above."""
+
+    def parse(raw: object) -> float:
+        value = seconds(raw)
+        if value > most:
+            raise BadValue(f"at most {most:g} seconds were expected, not {raw!r}")
+        return value
+
+    return parse
 
 
 def count(least: int) -> Callable[[object], int]:

@@ -19,6 +19,7 @@ from gateway import setting_values as values
 from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key, Secret
 from gateway.origin import Network
+from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
@@ -99,6 +100,14 @@ class Settings:
     tools_excluded_models: re.Pattern[str] = _setting(
         re.compile("haiku"), values.pattern, "models that get no injected tools: a regular expression, found anywhere"
     )
+    mcp_servers: tuple[McpServer, ...] = _setting(
+        (), mcp_servers, "MCP servers whose tools are offered to models: `[[mcp_servers]]` in the TOML file"
+    )
+    mcp_start_seconds: float = _setting(
+        5.0, values.seconds_up_to(45), "how long a starting worker waits for MCP servers to answer", restart=True
+    )
+    mcp_refresh_seconds: float = _setting(300.0, values.seconds, "age at which a server's tools are listed again")
+    tool_result_max_bytes: int = _setting(262144, values.count(1024), "the most text of one tool's result")
     drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
     data_dir: str = _setting(
         "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True
@@ -223,7 +232,7 @@ class _Loader:
                 try:
                     parsed[name] = spec.parse(value)
                 except values.BadValue as error:
-                    self._complaints.append(f"{label}: {error}")
+                    self._complaints += [f"{label}: {line}" for line in error.lines]
         parsed.setdefault("workers", self._processors)
         keys = self._keys(parsed)
         parsed.pop("api_keys", None)  # from here on the secrets are Secrets
@@ -269,6 +278,8 @@ class _Loader:
                 self._complaints.append(f"{path}: {name}: there is no such setting")
             elif name == "api_keys" and isinstance(value, list):
                 found[name] = (f"{path}: {name}", ",".join(str(entry) for entry in value))
+            elif name == "mcp_servers":
+                found[name] = (f"{path}: {name}", with_environment(value, self._environ))
             else:
                 found[name] = (f"{path}: {name}", value)
         return found

@@ -81,15 +81,3 @@ class Toolbox(Protocol):
         `context` is what the call carries of its trace: W3C's `traceparent` and `tracestate`, or nothing.
         """
         ...
-
-
-class NoTools:
-    """The Toolbox of a gateway that injects none."""
-
-    def tools(self) -> Sequence[InjectedTool]:
-        """None."""
-        return ()
-
-    def begin(self, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> ToolCall:
-        """There is nothing to call."""
-        raise LookupError(f"there is no tool {tool.name}")

@@ -1,7 +1,7 @@
 """`gateway check`: is this configuration good?
 
-Owns: a report in words. Web layer. Without options nothing is sent anywhere; with `--upstream` each key is shown to
-the upstream once, in a request that costs nothing.
+Owns: a report in words. Web layer. MCP servers are asked for their tools; nothing else is sent anywhere, but with
+`--upstream` each key is shown to the upstream once, in a request that costs nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gateway import launch
+from gateway import __version__, launch
 from gateway.credential import Key, key_header
 from gateway.errors import GatewayError
 from gateway.lifecycle import Lifecycle
@@ -28,10 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", action="store_true", help="also ask the upstream, with each key, for its list of models"
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="count an MCP server that is down or a tool that is refused as a fault"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Report on the configuration; 1 if the gateway would not start with it, or a key is refused."""
+    """Report on the configuration; 1 if the gateway would not start with it, or a key is refused.
+
+    It starts without MCP servers that are down and tools that are refused, so those count with `--strict` only.
+    """
     try:
         settings = launch.read_settings()
     except SettingsError as error:
@@ -51,7 +57,27 @@ def run(arguments: argparse.Namespace) -> int:
             is_accepted, finding = _probe(with_upstream, key)
             refused += not is_accepted
         print(f"key {position:<5} {key.name} ({key.hint}){finding}")
-    return 1 if refused else 0
+    troubles = _report_tools(settings)
+    return 1 if refused or (arguments.strict and troubles) else 0
+
+
+def _report_tools(settings: Settings) -> int:
+    """Print the MCP servers and their tools; how much is wrong with them."""
+    if not settings.mcp_servers:
+        return 0
+    from gateway.mcp.survey import survey  # loads the SDK
+
+    troubles = 0
+    for finding in survey(settings.mcp_servers, __version__, settings.mcp_start_seconds):
+        troubles += len(finding.listing.refusals) + bool(finding.trouble)
+        server = finding.server
+        state = f"down: {finding.trouble}" if finding.trouble else f"{len(finding.listing.tools)} tools"
+        print(f"mcp       {server.name} ({server.address}): {state}")
+        for tool in finding.listing.tools:
+            print(f"  {tool.name}")
+        for refusal in finding.listing.refusals:
+            print(f"  {refusal}")
+    return troubles
 
 
 def _clients(settings: Settings) -> str:

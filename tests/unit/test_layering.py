@@ -19,6 +19,7 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
+        *("mcp_servers", "tool_results"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
@@ -26,7 +27,7 @@ LAYERS = {
     ],
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
-        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger"),
+        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
         *("stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"),
@@ -244,7 +245,7 @@ def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_
                 reaching.add(module)
             if isinstance(node, ast.Constant) and node.value in ("reveal", "_clear"):
                 reaching.add(module)
-    assert revealing == {"upstream.client"}
+    assert revealing == {"upstream.client", "mcp.wire"}
     assert reaching == {"credential"}
 
 

@@ -58,6 +58,8 @@ DESIGNED = {
     "gateway_tool_call_duration_seconds": {"server"},
     "gateway_recorder_queue_length": set(),
     "gateway_recorder_dropped": {"reason"},
+    "gateway_mcp_server_up": {"server"},
+    "gateway_mcp_listing_failures": {"server"},
     "gateway_config_reload_success": set(),
     "gateway_store_up": set(),
     "gateway_build_info": {"version"},
@@ -93,6 +95,9 @@ def exercised() -> Metrics:
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.waiting(3)
     metrics.dropped("queue_full", 1)
+    metrics.mcp_servers = {"time"}
+    metrics.mcp_server_up.labels("time").set(1)
+    metrics.mcp_listing_failures.labels("time").inc()
     metrics.admission_limit.set(5)
     metrics.build_info.labels("1").set(1)
     return metrics
@@ -372,6 +377,25 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
     assert value_of(page, "gateway_requests_inflight", route="messages") == 2
     assert value_of(page, "gateway_admission_limit") == 240
     assert value_of(page, "gateway_key_ratelimit_limit", key="k0", limit="requests") == 50
+
+
+def test_mcp_server_is_up_if_it_is_for_every_worker_and_gone_when_it_is_taken_out(worker):
+    """Given two workers of which one cannot reach a server, then it is down; once it is no longer configured, a file
+    that remembers it says nothing."""
+    one, other = worker(), worker()
+    for process, files, time in ((one, 1, 1), (other, 0, 1)):
+        process.do(
+            "setattr(metrics, 'mcp_servers', {'files', 'time'})",
+            f"metrics.mcp_server_up.labels('files').set({files})",
+            f"metrics.mcp_server_up.labels('time').set({time})",
+        )
+    page = one.page()
+    assert value_of(page, "gateway_mcp_server_up", server="files") == 0
+    assert value_of(page, "gateway_mcp_server_up", server="time") == 1
+    one.do("setattr(metrics, 'mcp_servers', {'time'})")
+    page = one.page()
+    assert value_of(page, "gateway_mcp_server_up", server="files") is None
+    assert value_of(page, "gateway_mcp_server_up", server="time") == 1
 
 
 def test_all_metrics_have_their_names_across_workers_too(worker):

@@ -34,7 +34,7 @@ def documented(name: str, value: object) -> str:
     """A default as README writes it."""
     if name == "workers":
         return "one a processor"
-    if value is None:
+    if value is None or value == ():
         return "–"
     if value == "":
         return "$XDG_STATE_HOME/messages-gateway"

@@ -1,0 +1,51 @@
+"""Asking all MCP servers once what they offer: for the operator's eyes.
+
+Owns: one look at each server. It loads the SDK when it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.mcp.failures import ServerTrouble
+from gateway.mcp.listing import NOTHING, Listing, listing
+from gateway.mcp.session import Session
+from gateway.mcp_servers import McpServer
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One server: what it offers, and why that is nothing if it cannot be talked with."""
+
+    server: McpServer
+    listing: Listing = NOTHING
+    protocol: str = ""
+    trouble: str = ""
+
+
+def survey(servers: Sequence[McpServer], version: str, seconds: float) -> list[Finding]:
+    """Ask all servers, at the same time, and give each so many seconds."""
+
+    async def ask_all() -> list[Finding]:
+        return await asyncio.gather(*(_asked(server, version, seconds) for server in servers))
+
+    return asyncio.run(ask_all())
+
+
+async def _asked(server: McpServer, version: str, seconds: float) -> Finding:
+    session = Session(server, version)
+    try:
+        async with asyncio.timeout(seconds):
+            await session.open()
+            found = listing(server, await session.tools(), NOTHING)
+    except TimeoutError:
+        session.abandon()
+        return Finding(server, trouble=f"it has not answered in {seconds:g} s")
+    except ServerTrouble as error:
+        session.abandon()
+        return Finding(server, trouble=str(error))
+    session.end()
+    await session.closed()
+    return Finding(server, found, session.protocol)

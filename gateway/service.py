@@ -115,7 +115,7 @@ class Gateway:
         self._mcp.wait(settings.mcp_start_seconds)
 
     def flush(self) -> None:
-        """The worker ends: what it knows of the keys, and of its requests, must not end with it, and MCP servers may forget its sessions."""
+        """The worker ends: what it knows of the keys and of its requests is kept, and MCP servers forget it."""
         self._store.flush()
         self.recorder.close()
         self.tracing.close()

@@ -18,8 +18,8 @@ from typing import Any
 from gateway import setting_values as values
 from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key, Secret
-from gateway.origin import Network
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
+from gateway.origin import Network
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"

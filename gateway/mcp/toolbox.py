@@ -147,9 +147,7 @@ class McpToolbox:
             return False
         return True
 
-    def _begin(
-        self, call: Call, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]
-    ) -> None:
+    def _begin(self, call: Call, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> None:
         keeper = self._keepers.get(tool.server)
         if keeper is None or keeper.lacks(tool.tool):
             call.settle(failed(ToolOutcome.UNKNOWN, _unknown(tool)))

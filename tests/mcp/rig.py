@@ -60,7 +60,7 @@ class ToolboxRig:
 
     def begin(self, tool: str, **arguments: object) -> ToolCall:
         """Begin a call of a tool, by its server's name for it."""
-        return self.toolbox.begin(self.tool(tool), arguments)
+        return self.toolbox.begin(self.tool(tool), arguments, {})
 
     def call(self, tool: str, **arguments: object) -> ToolResult:
         """Call a tool and wait for its result."""

@@ -154,7 +154,7 @@ def test_server_that_dies_in_mid_call_fails_the_call_and_comes_back(server, capl
         assert result_of(other).outcome is ToolOutcome.FAILED
         rig.wait_for()
         assert not rig.is_up("f")
-        assert result_of(rig.toolbox.begin(tool, {"text": "x"})).outcome is ToolOutcome.FAILED
+        assert result_of(rig.toolbox.begin(tool, {"text": "x"}, {})).outcome is ToolOutcome.FAILED
         assert wait_until(lambda: rig.failures("f") >= 3, 20)
         server.start()
         rig.wait_for(*TOOLS)
@@ -171,14 +171,14 @@ def test_server_that_hangs_times_out_its_calls_alone(server, other, monkeypatch)
     with ToolboxRig(at(server, seconds=1), McpServer("g", other.url)) as rig:
         echoes = {tool.server: tool for tool in rig.toolbox.tools() if tool.tool == "echo"}
         server.freeze()
-        hanging = rig.toolbox.begin(echoes["f"], {"text": "x"})
-        assert result_of(rig.toolbox.begin(echoes["g"], {"text": "y"})).outcome is ToolOutcome.OK
+        hanging = rig.toolbox.begin(echoes["f"], {"text": "x"}, {})
+        assert result_of(rig.toolbox.begin(echoes["g"], {"text": "y"}, {})).outcome is ToolOutcome.OK
         assert result_of(hanging).outcome is ToolOutcome.TIMED_OUT
         assert wait_until(lambda: not rig.is_up("f"), 20)
         server.thaw()
         assert wait_until(lambda: rig.is_up("f"), 20)
         assert wait_until(
-            lambda: result_of(rig.toolbox.begin(echoes["f"], {"text": "z"})).outcome is ToolOutcome.OK, 20
+            lambda: result_of(rig.toolbox.begin(echoes["f"], {"text": "z"}, {})).outcome is ToolOutcome.OK, 20
         )
 
 
@@ -195,7 +195,7 @@ def test_changed_tools_are_listed_again_when_the_server_says_so(server):
 def test_tool_that_is_gone_is_unknown(rig):
     """Given a tool that its server does not offer now, or one of no server that is configured, then it is unknown."""
     for missing in (InjectedTool("bmcp_f_x", "f", "x", {}), InjectedTool("bmcp_z_x", "z", "x", {})):
-        assert result_of(rig.toolbox.begin(missing, {})).outcome is ToolOutcome.UNKNOWN
+        assert result_of(rig.toolbox.begin(missing, {}, {})).outcome is ToolOutcome.UNKNOWN
 
 
 def test_allow_and_deny_are_applied(server):
@@ -248,7 +248,7 @@ def test_close_cancels_what_runs_and_ends_the_thread(server):
     assert result_of(call).outcome is ToolOutcome.CANCELLED
     assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 10)
     assert threads() == []
-    assert result_of(rig.toolbox.begin(tool, {"text": "x"})).outcome is ToolOutcome.UNKNOWN
+    assert result_of(rig.toolbox.begin(tool, {"text": "x"}, {})).outcome is ToolOutcome.UNKNOWN
 
 
 def test_toolbox_without_servers_costs_nothing():

@@ -125,6 +125,23 @@ def test_error_with_status_400_is_not_taken_for_a_lost_session(server):
         assert (server.asked("tools/call"), server.sessions) == (1, 1)
 
 
+def test_call_carries_its_traces_context(server):
+    """Given a call that is part of a trace, then the server finds the trace's context in `_meta`."""
+    asked: list[dict[str, object]] = []
+
+    def answer(request):
+        asked.append(request["params"].get("_meta", {}))
+        return result(request, texts("ok"))
+
+    context = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+    with ToolboxRig(at(server)) as rig:
+        server.answers["tools/call"] = answer
+        for given in (context, {}):
+            assert result_of(rig.toolbox.begin(rig.tool("one"), {}, given)).outcome is ToolOutcome.OK
+    assert context.items() <= asked[0].items()
+    assert not {"traceparent", "tracestate"} & set(asked[1])
+
+
 def test_session_that_is_never_known_is_not_tried_for_ever(server):
     """Given a server that refuses every session, then a call is made at most twice and has failed."""
     with ToolboxRig(at(server)) as rig:
@@ -139,10 +156,10 @@ def test_sessions_that_do_not_last_are_not_opened_in_a_whirl(server, caplog):
     with ToolboxRig(at(server)) as rig:
         server.answers["tools/call"] = lambda request: error(request, -32600, "no session", status=404)
         one = rig.tool("one")
-        assert wait_until(lambda: result_of(rig.toolbox.begin(one, {})) is not None and not rig.is_up("r"), 10)
+        assert wait_until(lambda: result_of(rig.toolbox.begin(one, {}, {})) is not None and not rig.is_up("r"), 10)
         opened = server.sessions
         assert opened <= 4
-        assert result_of(rig.toolbox.begin(one, {})).outcome is ToolOutcome.FAILED
+        assert result_of(rig.toolbox.begin(one, {}, {})).outcome is ToolOutcome.FAILED
         assert server.sessions == opened
         del server.answers["tools/call"]
         rig.wait_for("one")

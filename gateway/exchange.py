@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from gateway.access import Caller
 from gateway.errors import ClientGone, GatewayError
+from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
 
@@ -24,14 +25,21 @@ class Exchange:
     """One admitted request: the configuration it began under, who calls, and the place it holds."""
 
     def __init__(
-        self, gateway: Gateway, configuration: Configuration, caller: Caller, route: str, started_at: float
+        self,
+        gateway: Gateway,
+        configuration: Configuration,
+        caller: Caller,
+        origin: Origin,
+        route: str,
+        started_at: float,
     ) -> None:
         self.gateway = gateway
         self.configuration = configuration
         self.caller = caller
         self.started_at = started_at
         self.mode = "whole"
-        self.request_id = new_request_id()
+        self.request_id = new_request_id(origin.request_id)
+        self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._is_finished = False
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -46,7 +54,14 @@ class Exchange:
             yield
         except GatewayError as error:
             if not error.is_rejection:
-                log.warning("%s: %s answered %d: %s", self.request_id, self._route, error.status, error.message)
+                log.warning(
+                    "%s: %s for %s answered %d: %s",
+                    self.request_id,
+                    self._route,
+                    self._client,
+                    error.status,
+                    error.message,
+                )
             self._end(error)
             raise
         except ClientGone:

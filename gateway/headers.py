@@ -26,6 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 
 TOKEN_HEADER = "x-gateway-token"
+REQUEST_ID_HEADER = "x-gateway-request-id"
 
 # Credentials are chosen, not passed on; length and coding are the gateway's own on its side of the exchange;
 # `expect` was answered here; the rest was put there by proxies in front and tells of the inside of a network.
@@ -36,6 +37,7 @@ _NOT_UPSTREAM = HOP_BY_HOP | {
     "authorization",
     "x-api-key",
     TOKEN_HEADER,
+    REQUEST_ID_HEADER,
     "expect",
     "forwarded",
     "x-forwarded-for",

@@ -33,6 +33,7 @@ from gateway.lifecycle import Phase
 from gateway.messages import RequestSummary, read_request
 from gateway.metrics import CONTENT_TYPE
 from gateway.narrator import Narrator
+from gateway.origin import origin_of
 from gateway.pace import Output, Pace
 from gateway.passthrough import relay_whole
 from gateway.request_body import read_body
@@ -144,13 +145,16 @@ def _admitted() -> Exchange:
     configuration = gateway.configuration
     settings = configuration.settings
     started_at = gateway.clock()
-    caller: Caller = authenticate(dict(from_environ(request.environ)), configuration.tokens(), settings.allow_byok)
+    headers = dict(from_environ(request.environ))
+    caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
     if not gateway.admission.enter():
         raise Overloaded(
             f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
             retry_after_seconds=1,
         )
-    return Exchange(gateway, configuration, caller, request.endpoint.rpartition(".")[2], started_at)  # type: ignore[union-attr]
+    route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
+    origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
+    return Exchange(gateway, configuration, caller, origin, route, started_at)
 
 
 def _body(exchange: Exchange) -> bytes:

@@ -5,11 +5,13 @@ Owns: parsing single values. Pure. A raw value is text from the environment, or 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.access import ByokMode, is_loopback_host
+from gateway.origin import Network
 
 
 class BadValue(ValueError):
@@ -78,6 +80,17 @@ def choice(*names: str) -> Callable[[object], str]:
 def byok_mode(raw: object) -> ByokMode:
     """Whether clients may bring their own credential; TOML's booleans serve as well as words."""
     return ByokMode(choice(*(mode.value for mode in ByokMode))(raw))
+
+
+def networks(raw: object) -> tuple[Network, ...]:
+    """Addresses and networks, comma-separated or in a list; `none` for none at all."""
+    entries = [str(entry) for entry in raw] if isinstance(raw, list) else text(raw).split(",")
+    if entries == ["none"]:
+        return ()
+    try:
+        return tuple(ipaddress.ip_network(entry.strip()) for entry in entries)
+    except ValueError as error:
+        raise BadValue("addresses and networks such as 10.0.0.7, 10.1.0.0/16 were expected, or `none`") from error
 
 
 def base_url(raw: object) -> str:

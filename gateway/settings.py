@@ -8,6 +8,7 @@ environment wins over the file. Only the wiring reads Settings; everyone else is
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 from gateway import setting_values as values
 from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key, Secret
+from gateway.origin import Network
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
@@ -24,6 +26,8 @@ CONFIG_NAME = "GATEWAY_CONFIG"
 _FOREIGN = re.compile(r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SECRET = re.compile(r"[\x21-\x7e]+")
+
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 ReadFile = Callable[[str], bytes]
 
@@ -76,6 +80,9 @@ class Settings:
     body_timeout_seconds: float = _setting(60.0, values.seconds, "how long a client may take to send its body")
     write_timeout_seconds: float = _setting(
         60.0, values.seconds, "how long a client may take none of the bytes sent to it"
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        _LOOPBACK, values.networks, "the proxies in front whose word on a client's address is logged"
     )
     upstream_proxy: str | None = _setting(None, values.proxy_url, "an HTTP proxy on the way to the upstream")
     upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")

@@ -17,6 +17,7 @@ HOP_BY_HOP = [
     [
         *HOP_BY_HOP,
         *("host", "content-length", "accept-encoding", "authorization", "x-api-key", "x-gateway-token"),
+        "x-gateway-request-id",
         *("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "expect"),
     ],
 )

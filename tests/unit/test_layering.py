@@ -17,7 +17,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools"),
+        *("wire", "records", "origin", "json_values", "accumulate", "splice", "tools"),
     ],
     "state": ["store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"],
     "edge": [

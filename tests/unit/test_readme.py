@@ -42,6 +42,8 @@ def documented(name: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, re.Pattern):
         return value.pattern
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

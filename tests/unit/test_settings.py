@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,16 @@ TABLE = [
     ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
     ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
     ("write_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
+    (
+        "trusted_proxies",
+        (ip_network("127.0.0.0/8"), ip_network("::1")),
+        {
+            "10.0.0.7": (ip_network("10.0.0.7"),),
+            "10.1.0.0/16, fd00::/8": (ip_network("10.1.0.0/16"), ip_network("fd00::/8")),
+            "none": (),
+        },
+        ["nginx", "10.0.0.7/8", "10.0.0.0/33", "10.0.0.7,", "all"],
+    ),
     (
         "upstream_proxy",
         None,

@@ -11,7 +11,7 @@ help:
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
-	@echo "make check      formatting, lint, types"
+	@echo "make check      formatting, lint, types; what deploy/ holds"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 
@@ -54,6 +54,7 @@ check: venv-dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+	@sh scripts/check_deploy.sh
 
 format: venv-dev
 	@.venv/bin/ruff format .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from gateway.master import graceful_timeout
 from gateway.settings import Settings, setting_specs
-from tests.harness import ROOT
+from tests.harness import ROOT, GatewayProcess
 
 DEPLOY = ROOT / "deploy"
 SETTINGS = {f"GATEWAY_{name.upper()}" for name, _ in setting_specs()} | {"GATEWAY_CONFIG"}
@@ -63,6 +65,19 @@ def test_nobody_kills_a_gateway_that_drains() -> None:
     (drain_text,) = re.findall(r"^GATEWAY_DRAIN_SECONDS=(\d+)$", environment, re.MULTILINE)
     (stop_text,) = re.findall(r"^TimeoutStopSec=(\d+)$", SYSTEMD, re.MULTILINE)
     assert int(stop_text) > int(drain_text) + 10
+
+
+def test_systemd_is_told_when_the_gateway_listens(
+    gateway_process: Callable[..., GatewayProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Given the unit's Type=notify, when the gateway starts under a supervisor, then it says that it is ready."""
+    assert "Type=notify" in SYSTEMD.splitlines()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        gateway_process("http://127.0.0.1:9", keys=["sk-a"])
+        assert "READY=1" in supervisor.recv(4096).decode().splitlines()
 
 
 def nginx_value(directive: str, file: str = "messages-gateway.conf") -> str:

@@ -27,7 +27,8 @@ demo: venv
 	@sh scripts/demo.sh
 
 test: venv-dev
-	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
+	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light openssl:openssl bwrap:bubblewrap setpriv:util-linux \
+	    curl:curl systemd-sysusers:systemd
 	@sh tests/stores/valkey.sh
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest

@@ -151,7 +151,7 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
         {simulate.strip()} &
         ({run.replace("make run", ".venv/bin/gunicorn -c gunicorn.conf.py")}) &
         tries=0
-        until curl -fs --fail-early -o /dev/null -o /dev/null http://127.0.0.1:9000/_simulator/keys http://127.0.0.1:8080/readyz; do
+        until curl -fs http://127.0.0.1:9000/_simulator/keys && curl -fs http://127.0.0.1:8080/readyz; do
             tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.1
         done
         {ask}

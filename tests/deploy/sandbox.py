@@ -35,7 +35,7 @@ def run(command: Sequence[str], options: Sequence[str] = (), first: str = "", **
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,9 @@ from tests.deploy.dockerfile import Image
 from tests.e2e.nginx_deployed import nginx_binary
 from tests.harness import ROOT
 
+# As in the image's own tests: whichever comes first builds it.
+pytestmark = pytest.mark.timeout(400)
+
 DOCS = ROOT / "docs"
 # What a test cannot do here, and what deploy/docker's test does in the same words.
 _ELSEWHERE = re.compile(

@@ -7,10 +7,15 @@ import os
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tests.deploy import sandbox
 from tests.deploy.dockerfile import DOCKERFILE, Image, only, stages
 from tests.e2e.talk import token_line
 from tests.harness import ROOT
+
+# The image is built in the first test's time: a score of packages comes over the network.
+pytestmark = pytest.mark.timeout(400)
 
 TOKEN = "gateway-token-of-alice-0123456789"
 

@@ -134,7 +134,11 @@ step=health
 request GET /healthz || finish
 if [ "$status" = 200 ] && ! is_html && [ "$(head -c 2 "$work/body")" = ok ]; then
     request GET /readyz || finish
-    if [ "$status" = 200 ]; then ok "alive and ready"; else fail "alive, but $(head -c 40 "$work/body" | tr -d '\n'): it is starting or stopping"; fi
+    case $status in
+        200) ok "alive and ready" ;;
+        503) fail "alive, but $(head -c 40 "$work/body" | tr -d '\n'): it is starting or stopping" ;;
+        *) explain ;;
+    esac
 elif [ "$status" = 200 ]; then
     fail "something answers at $url, but it is not the gateway ($kind)"
     finish

@@ -112,7 +112,7 @@ def test_ingress_opens_nothing_that_nginx_closes() -> None:
     """Given the paths that the ingress serves, then neither the metrics nor the status page is among them."""
     (rule,) = manifest("Ingress")["spec"]["rules"]
     served = {path["path"]: path["pathType"] for path in rule["http"]["paths"]}
-    assert served == {"/v1/": "Prefix", "/healthz": "Exact", "/": "Exact"}
+    assert served == {"/v1/": "Prefix", "/healthz": "Exact", "/readyz": "Exact", "/": "Exact"}
 
 
 def test_compose_has_the_same_upstream_as_nginx_but_for_the_names() -> None:

@@ -13,7 +13,7 @@ help:
 	@echo "make bench-recorder    what recording costs a request"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
-	@echo "make check      formatting, lint, types"
+	@echo "make check      formatting, lint, types; what deploy/ holds"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 
@@ -29,7 +29,9 @@ demo: venv
 	@sh scripts/demo.sh
 
 test: venv-dev
-	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql
+	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql openssl:openssl \
+	    bwrap:bubblewrap setpriv:util-linux \
+	    curl:curl systemd-sysusers:systemd
 	@sh tests/stores/valkey.sh
 	@sh tests/sdk/setup.sh
 	@sh tests/mcp/setup.sh
@@ -65,6 +67,7 @@ check: venv-dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+	@sh scripts/check_deploy.sh
 
 format: venv-dev
 	@.venv/bin/ruff format .

@@ -86,12 +86,14 @@ class Received:
 class Client:
     """One connection. Not thread-safe."""
 
-    def __init__(self, url: str, ca_file: str = "") -> None:
+    def __init__(self, url: str, ca_file: str = "", address: str = "") -> None:
+        """`address` is one of this machine's, to connect from."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._host = parts.netloc
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_SECONDS)
+        source = (address, 0) if address else None
+        self.socket = socket.create_connection((parts.hostname, parts.port), TIMEOUT_SECONDS, source)
         if parts.scheme == "https":
             context = ssl.create_default_context(cafile=ca_file)
             self.socket = context.wrap_socket(self.socket, server_hostname=parts.hostname)

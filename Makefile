@@ -29,6 +29,7 @@ demo: venv
 test: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
 	@sh tests/stores/valkey.sh
+	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest
 

@@ -18,6 +18,7 @@ from gateway.request_body import Discarder
 from gateway.responses import error_response
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
+from gateway.status_pages import status_pages
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     settings = gateway.configuration.settings
     app.extensions["discarder"] = Discarder(2 * settings.max_body_bytes, max(1, settings.reserved_threads // 2))
     app.register_blueprint(routes)
+    app.register_blueprint(status_pages)
     app.register_error_handler(GatewayError, _refused)
     app.register_error_handler(ClientGone, _gone)
     app.register_error_handler(HTTPException, _unroutable)

@@ -45,6 +45,7 @@ DESIGNED = {
     "gateway_key_ratelimit_remaining": {"key", "limit"},
     "gateway_key_ratelimit_limit": {"key", "limit"},
     "gateway_pool_exhaustions": {"outcome"},
+    "gateway_pool_last_exhaustion_timestamp_seconds": {"outcome"},
     "gateway_failover_attempts": set(),
     "gateway_requests": {"route", "credential", "status"},
     "gateway_requests_inflight": {"route"},
@@ -77,7 +78,7 @@ def exercised() -> Metrics:
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
     metrics.key_transitions.labels("k0", "temporary").inc()
-    metrics.pool_exhaustions.labels("rate_limited").inc()
+    metrics.count_exhaustion("rate_limited")
     metrics.failover_attempts.observe(2)
     metrics.requests.labels("messages", "pooled", 200).inc()
     metrics.requests_inflight.labels("messages").inc()

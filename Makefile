@@ -11,7 +11,7 @@ help:
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
-	@echo "make check      formatting, lint, types"
+	@echo "make check      formatting, lint, types, Prometheus rules"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 
@@ -29,7 +29,7 @@ demo: venv
 test: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light
 	@sh tests/stores/valkey.sh
-	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver
+	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh
 	@.venv/bin/python -m pytest
 
@@ -55,6 +55,9 @@ check: venv-dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+	@sh scripts/need.sh promtool:prometheus
+	@promtool check config deploy/prometheus/prometheus.yml
+	@promtool test rules deploy/prometheus/tests/*.yml
 
 format: venv-dev
 	@.venv/bin/ruff format .

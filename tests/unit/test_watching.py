@@ -28,7 +28,12 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 PROMETHEUS_OWN = {"up", "ALERTS"}
 # The recorder's and the MCP client's, which are not there yet.
-NOT_YET = {"gateway_recorder_queue_length", "gateway_recorder_dropped_total", "gateway_mcp_server_up"}
+NOT_YET = {
+    "gateway_recorder_queue_length",
+    "gateway_recorder_dropped_total",
+    "gateway_mcp_server_up",
+    "gateway_mcp_listing_failures_total",
+}
 
 
 def rules_of(kind: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
+from gateway.status_pages import duration
 from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line
@@ -163,6 +164,28 @@ def test_the_page_is_readable(fleet: Fleet, browser: Browser, tmp_path: Path, sc
     assert browser.complaints() == []
     browser.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_the_script_words_durations_as_the_gateway_does(fleet: Fleet, browser: Browser) -> None:
+    """Given any time that is left, then the countdown does not change its words between two polls."""
+    open_page(fleet, browser)
+    for seconds in (0, 0.3, 59, 59.5, 60, 61, 3599, 3600, 5400, 86399.5, 86400, 200000):
+        assert browser.run("return duration(arguments[0])", seconds) == duration(seconds)
+
+
+def test_nothing_that_is_slipped_into_the_page_runs(fleet: Fleet, browser: Browser) -> None:
+    """Given a script and a style that somebody gets into the page, then the policy keeps both from acting."""
+    open_page(fleet, browser)
+    browser.run("""
+        const script = document.createElement("script");
+        script.textContent = "window.hasRun = true";
+        const style = document.createElement("style");
+        style.textContent = "body { background: rgb(1, 2, 3) !important }";
+        document.body.append(script, style);
+    """)
+    assert browser.run("return window.hasRun") is None
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") != "rgb(1, 2, 3)"
+    assert sum("Content Security Policy" in complaint for complaint in browser.complaints()) == 2
 
 
 def test_a_page_whose_token_was_taken_back_says_so(fleet: Fleet, browser: Browser, tokens: Path) -> None:

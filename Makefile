@@ -33,6 +33,7 @@ test: venv-dev
 	    bwrap:bubblewrap setpriv:util-linux \
 	    curl:curl systemd-sysusers:systemd
 	@sh tests/stores/valkey.sh
+	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh
 	@sh tests/mcp/setup.sh
 	@.venv/bin/python -m pytest
@@ -68,6 +69,9 @@ check: venv-dev
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@sh scripts/check_deploy.sh
+	@sh scripts/need.sh promtool:prometheus
+	@promtool check config deploy/prometheus/prometheus.yml
+	@promtool test rules deploy/prometheus/tests/*.yml
 
 format: venv-dev
 	@.venv/bin/ruff format .

@@ -10,6 +10,8 @@ that the other headers hold a credential of their own.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
@@ -106,6 +108,27 @@ def authenticate(headers: Mapping[str, str], tokens: Iterable[ClientToken] | Non
     return _with_credential(token, own, byok)
 
 
+def authenticate_operator(headers: Mapping[str, str], tokens: Iterable[ClientToken] | None) -> None:
+    """Let an operator in; anybody on an open gateway, where `tokens` is None.
+
+    A browser can only send a name and a password (HTTP Basic, RFC 7617): there the token is the password, and the
+    name says nothing. Raises Unauthenticated and PermissionDenied. Every token is compared, in constant time each.
+    """
+    if tokens is None:
+        return
+    known = tuple(tokens)
+    given = headers.get(TOKEN_HEADER)
+    if given is not None:
+        secrets = [Secret(given.strip())]
+    else:
+        secrets = [*(header.secret for header in _offered(headers)), *_passwords(headers)]
+    found = [match for secret in secrets if (match := _find(secret, known)) is not None]
+    if not found:
+        raise Unauthenticated("an operator's token is required; a browser sends it as the password, under any name")
+    if not any(token.is_operator for token in found):
+        raise PermissionDenied("this token is not an operator's")
+
+
 def _refusal(was_offered: bool) -> str:
     if was_offered:
         return "the gateway token is not known here, or was revoked"
@@ -133,6 +156,17 @@ def _offered(headers: Mapping[str, str]) -> list[AuthHeader]:
     if scheme.lower() == "bearer" and value.strip():
         offered.append(AuthHeader("authorization", "Bearer ", Secret(value.strip())))
     return offered
+
+
+def _passwords(headers: Mapping[str, str]) -> list[Secret]:
+    scheme, _, value = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        clear = base64.b64decode(value.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return []
+    return [Secret(clear.partition(":")[2])]
 
 
 def _is_ours(secret: Secret, tokens: tuple[ClientToken, ...]) -> bool:

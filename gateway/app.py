@@ -22,6 +22,7 @@ from gateway.request_ids import new_request_id
 from gateway.responses import error_response
 from gateway.routes import HEAD_PATHS, routes
 from gateway.service import Gateway
+from gateway.status_pages import status_pages
 from gateway.tracing import open_tracing
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     settings = gateway.configuration.settings
     app.extensions["discarder"] = Discarder(2 * settings.max_body_bytes, max(1, settings.reserved_threads // 2))
     app.register_blueprint(routes)
+    app.register_blueprint(status_pages)
     app.register_error_handler(GatewayError, _refused)
     app.register_error_handler(ClientGone, _gone)
     app.register_error_handler(HTTPException, _unroutable)

@@ -36,10 +36,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotati
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 
-# What becomes of several workers' values: their sum, maximum or minimum over live ones, or whichever was set last.
-GaugeMode = Literal["livesum", "livemax", "livemin", "mostrecent"]
+# What becomes of several workers' values: their sum, maximum or minimum over live ones, their maximum over all, or
+# whichever was set last.
+GaugeMode = Literal["livesum", "livemax", "livemin", "max", "mostrecent"]
 
 _DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STREAM_OUTCOMES = (
+    *("completed", "upstream_error", "truncated"),
+    *("client_disconnected", "idle_timeout", "drained"),
+)
 _COUNT = re.compile(r"[0-9]{1,15}")
 _RATE_LIMIT = re.compile(r"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining)")
 
@@ -137,6 +142,9 @@ class Metrics:
         )
         self.key_transitions = self._counter("key_transitions", "Changes of a key's state by a mark.", "key", "state")
         self.pool_exhaustions = self._counter("pool_exhaustions", "Turns that found no usable key.", "outcome")
+        self.pool_exhausted_at = self._gauge(
+            "pool_last_exhaustion_timestamp_seconds", "When a turn last found no usable key.", "max", "outcome"
+        )
         self.failover_attempts = Histogram(
             "gateway_failover_attempts",
             "Keys tried in a turn.",
@@ -176,6 +184,9 @@ class Metrics:
         )
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
+        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed")
+        _begin_at_zero(self.streams_ended, *_STREAM_OUTCOMES)
+        _begin_at_zero(self.rejections, "overloaded_error")
 
     def watch(
         self,
@@ -191,6 +202,11 @@ class Metrics:
         """Count a request that was refused before it was admitted; `kind` is the error's type."""
         self.requests.labels(route, "none", status).inc()
         self.rejections.labels(kind).inc()
+
+    def count_exhaustion(self, outcome: str) -> None:
+        """Count a turn that found no usable key, now."""
+        self.pool_exhaustions.labels(outcome).inc()
+        self.pool_exhausted_at.labels(outcome).set_to_current_time()
 
     def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
         """Add one answer's usage."""
@@ -220,15 +236,19 @@ class Metrics:
         """So many of this worker's records wait to be stored."""
         self.recorder_queue_length.set(number)
 
-    def render(self) -> bytes:
-        """The text exposition format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
+    def of_all_workers(self) -> CollectorRegistry:
+        """What all workers have counted, and the present moment."""
         if not self._is_shared:
-            return generate_latest(self.registry)
+            return self.registry
         everybodys = CollectorRegistry()
         everybodys.register(_AllWorkers(self.mcp_servers))
         if self._moment is not None:
             everybodys.register(self._moment)
-        return generate_latest(everybodys)
+        return everybodys
+
+    def render(self) -> bytes:
+        """The text exposition format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
+        return generate_latest(self.of_all_workers())
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
@@ -238,3 +258,9 @@ class Metrics:
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return Histogram(f"gateway_{name}", meaning, labels, buckets=_DURATION_BUCKETS, registry=self.registry)
+
+
+def _begin_at_zero(counter: Counter, *values: str) -> None:
+    """Show these label values before their first count: from nothing to 1 is no increase to Prometheus."""
+    for value in values:
+        counter.labels(value)

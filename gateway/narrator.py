@@ -88,7 +88,7 @@ class Narrator:
         """A walk found no usable key."""
         outcome = "rate_limited" if isinstance(error, RateLimited) else "auth_failed"
         log.warning("%s: %s, after %d attempts", self._request_id, error.message, attempts)
-        self._metrics.pool_exhaustions.labels(outcome).inc()
+        self._metrics.count_exhaustion(outcome)
         self._metrics.failover_attempts.observe(attempts)
 
     def tool_called(self, tool: InjectedTool | None, outcome: ToolOutcome, seconds: float | None = None) -> None:

@@ -52,6 +52,23 @@ class KeyStatus:
         """Whether the key is valid, but no answer has confirmed it since its last mark."""
         return self.state is KeyState.VALID and self.record.is_unconfirmed
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the record's last mark still says something of the key."""
+        return self.state is not KeyState.VALID or self.is_on_trial
+
+    @property
+    def word(self) -> str:
+        """The state in the words that operators read: a state's own, `on trial` or `disabled`."""
+        return "disabled" if self.record.is_disabled else "on trial" if self.is_on_trial else self.state.value
+
+    @property
+    def why(self) -> str:
+        """The last mark's reason, with the upstream's status if there was one; empty if it no longer matters."""
+        if not self.is_marked:
+            return ""
+        return f"{self.record.reason}{f' ({self.record.status})' if self.record.status else ''}"
+
 
 class Pool:
     """The keys of one configuration over the shared state of keys.

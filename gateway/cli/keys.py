@@ -19,7 +19,7 @@ import lmdb
 from gateway import launch
 from gateway.credential import Key
 from gateway.embedded_store import EmbeddedStore
-from gateway.pool import BY_OPERATOR, KeyState, KeyStatus, Pool
+from gateway.pool import BY_OPERATOR, KeyStatus, Pool
 from gateway.settings import Settings, SettingsError
 from gateway.store import MemoryStore, Store
 
@@ -110,15 +110,12 @@ def _named(pool: Pool, name: str) -> Key:
 
 def _described(status: KeyStatus) -> dict[str, Any]:
     record = status.record
-    is_marked = status.state is not KeyState.VALID or status.is_on_trial
-    state = "disabled" if record.is_disabled else "on trial" if status.is_on_trial else status.state.value
-    why = f"{record.reason}{f' ({record.status})' if record.status else ''}" if is_marked else ""
     return {
         "key": status.key.name,
         "hint": status.key.hint,
-        "state": state,
-        "why": why,
-        "since": _moment(record.marked_at) if is_marked else "",
+        "state": status.word,
+        "why": status.why,
+        "since": _moment(record.marked_at) if status.is_marked else "",
         "until": _moment(time.time() + status.remaining_seconds) if status.remaining_seconds else "",
         "limited": record.limited_count,
         "refused": record.refused_count,

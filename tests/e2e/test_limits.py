@@ -114,10 +114,10 @@ def _probe_seconds(gateway: GatewayProcess, path: str, count: int) -> list[float
     return taken
 
 
-def test_health_and_metrics_answer_in_time_while_overload_is_refused(
+def test_health_metrics_and_status_answer_in_time_while_overload_is_refused(
     gateway: GatewayProcess, simulator: Simulator
 ) -> None:
-    """Given a stream in every place and a throng refused, when health and metrics are asked for, then in time."""
+    """Given a stream in every place and a throng refused, then health, metrics and status come in time."""
     simulator.script(KEY, "ok:events=100000,delay=0.02")
     done = threading.Event()
     statuses: list[int] = []
@@ -136,13 +136,14 @@ def test_health_and_metrics_answer_in_time_while_overload_is_refused(
         try:
             health = _probe_seconds(gateway, "/healthz", 100)
             metrics = _probe_seconds(gateway, "/metrics", 100)
+            status = _probe_seconds(gateway, "/status", 100)
         finally:
             done.set()
             for thread in refused:
                 thread.join(20)
     assert len(statuses) > 20
     assert set(statuses) == {529}
-    for taken in (health, metrics):
+    for taken in (health, metrics, status):
         assert statistics.quantiles(taken, n=20)[18] < PROMPT_SECONDS
     assert wait_until(lambda: _is_idle(gateway), SOON_SECONDS)
 

@@ -25,6 +25,8 @@ KEY_CORES = ["KeyCoreOne7Q", "KeyCoreTwo8R", "KeyCoreThree9S"]
 KEYS = [f"sk-ant-api03-{core}-0123456789" for core in KEY_CORES]
 TOKEN_CORE, WRONG_CORE, OWN_CORE = "TokenCore1a", "WrongCore2b", "OwnCore3c"
 TOKEN = f"gateway-token-{TOKEN_CORE}-0123456789"
+OPERATOR_CORE = "OperatorCore6f"
+OPERATOR = f"gateway-token-{OPERATOR_CORE}-0123456789"
 WRONG = f"gateway-token-{WRONG_CORE}-0123456789"
 OWN = f"sk-ant-api03-{OWN_CORE}-0123456789"
 PROMPT_CORE, ANSWER_CORE, TELLING_CORE = "PromptCore4d", "AnswerCore5e", "TellingCore6f"
@@ -83,7 +85,7 @@ def stage(
     """
     folder = tmp_path_factory.mktemp("secrets")
     tokens, keys = folder / "tokens", folder / "keys"
-    tokens.write_text(token_line("alice", TOKEN))
+    tokens.write_text(token_line("alice", TOKEN) + token_line("ops", OPERATOR, "operator"))
     keys.write_text("\n".join(KEYS))
     answering = f"ok:text={ANSWER_CORE}"
     with OtlpReceiver() as receiver, Simulator(keys=dict.fromkeys(KEYS, answering), any_key=answering) as simulator:
@@ -287,12 +289,14 @@ _SCENES: list[Callable[[Stage], None]] = [
 
 
 def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
-    """Given secrets planted everywhere, when all goes right and wrong, then no log, metric or answer holds one."""
-    metrics = b""
+    """Given secrets planted everywhere, when all goes right and wrong, then no log, page or answer holds one."""
+    pages = b""
     for scene in _SCENES:
         scene(stage)
         if scene is not _replaced_worker:
-            metrics += stage.gateway.request("GET", "/metrics").body
+            pages += stage.gateway.request("GET", "/metrics").body
+            pages += stage.gateway.request("GET", "/status", headers={"X-Gateway-Token": OPERATOR}).body
+    assert pages.count(b"<!doctype html>") == pages.count(b'role="columnheader" scope="col">Key</th>') > 5
     _assert_upstream_saw_only_its_own(stage)
     _wait_for_records(stage)
     stored = _bytes_in(stage.data_dir)
@@ -302,9 +306,9 @@ def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
     assert log.count(b"gateway.access") > 50
     assert len(stage.receiver.spans) > 100
     spans = b"".join(stage.receiver.bodies)
-    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
+    for core in [*KEY_CORES, TOKEN_CORE, OPERATOR_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
         assert _around(log, core) == b""
-        assert _around(metrics, core) == b""
+        assert _around(pages, core) == b""
         assert _around(stored, core) == b""
         assert _around(spans, core) == b""
     for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from itertools import product
@@ -14,6 +15,7 @@ from gateway.access import (
     ClientToken,
     TokenFileError,
     authenticate,
+    authenticate_operator,
     is_loopback_host,
     parse_tokens,
     refuse_unless_local,
@@ -327,3 +329,44 @@ def test_secret_of_a_token_matches_only_its_digest():
     """Given a token's digest, then only the token matches it, not a prefix, not another case."""
     assert Secret(ALICE).matches_digest(digest_of(ALICE))
     assert not any(Secret(other).matches_digest(digest_of(ALICE)) for other in (ALICE[:-1], ALICE.upper(), "", BOB))
+
+
+def basic(clear: str) -> dict[str, str]:
+    return {BEARER: f"Basic {base64.b64encode(clear.encode()).decode()}"}
+
+
+# Who may see operators' pages: bob is an operator, alice is not.
+@pytest.mark.parametrize(
+    ("headers", "refusal"),
+    [
+        pytest.param({}, UNKNOWN, id="nothing"),
+        pytest.param({GATEWAY: BOB}, None, id="gateway-token"),
+        pytest.param({API_KEY: BOB}, None, id="api-key"),
+        pytest.param({BEARER: f"Bearer {BOB}"}, None, id="bearer"),
+        pytest.param(basic(f"whoever:{BOB}"), None, id="password"),
+        pytest.param(basic(f":{BOB}"), None, id="password-without-a-name"),
+        pytest.param(basic(f"{BOB}:"), UNKNOWN, id="token-as-the-name"),
+        pytest.param(basic(BOB), UNKNOWN, id="no-colon"),
+        pytest.param({BEARER: "Basic ***"}, UNKNOWN, id="not-base64"),
+        pytest.param({BEARER: "Basic /w=="}, UNKNOWN, id="not-utf-8"),
+        pytest.param(basic(f"x:{REVOKED}"), UNKNOWN, id="revoked"),
+        pytest.param({GATEWAY: ALICE}, DENIED, id="not-an-operator"),
+        pytest.param(basic(f"x:{ALICE}"), DENIED, id="not-an-operators-password"),
+        pytest.param({API_KEY: ALICE} | basic(f"x:{BOB}"), None, id="one-of-two-is-an-operators"),
+        pytest.param({GATEWAY: REVOKED, API_KEY: BOB}, UNKNOWN, id="gateway-token-counts-alone"),
+        pytest.param({API_KEY: OWN}, UNKNOWN, id="own-credential"),
+    ],
+)
+def test_operators_pages_want_an_operators_token(headers, refusal):
+    """Given headers, then operators' pages take a known operator's token in any of its places."""
+    if refusal is None:
+        authenticate_operator(headers, TOKENS)
+    else:
+        with pytest.raises(refusal) as raised:
+            authenticate_operator(headers, TOKENS)
+        assert not [token for token in (ALICE, BOB, REVOKED, OWN) if token in raised.value.message]
+
+
+def test_operators_pages_of_an_open_gateway_want_nothing():
+    """Given a gateway without tokens, when an operator's page is asked for, then whoever came this far may see it."""
+    authenticate_operator({}, None)

@@ -35,6 +35,7 @@ LAYERS = {
     ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
+        *("status", "status_pages"),
         *("launch", "master", "worker", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),
     ],
@@ -258,4 +259,4 @@ def test_request_context_is_read_by_views_alone():
                 names = {alias.name for alias in node.names}
                 if names & {"request", "current_app", "g", "session"}:
                     readers.add(module)
-    assert readers <= {"routes", "app"}
+    assert readers <= {"routes", "status_pages", "app"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
@@ -45,6 +46,7 @@ DESIGNED = {
     "gateway_key_ratelimit_remaining": {"key", "limit"},
     "gateway_key_ratelimit_limit": {"key", "limit"},
     "gateway_pool_exhaustions": {"outcome"},
+    "gateway_pool_last_exhaustion_timestamp_seconds": {"outcome"},
     "gateway_failover_attempts": set(),
     "gateway_requests": {"route", "credential", "status"},
     "gateway_requests_inflight": {"route"},
@@ -81,7 +83,7 @@ def exercised() -> Metrics:
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
     metrics.key_transitions.labels("k0", "temporary").inc()
-    metrics.pool_exhaustions.labels("rate_limited").inc()
+    metrics.count_exhaustion("rate_limited")
     metrics.failover_attempts.observe(2)
     metrics.requests.labels("messages", "pooled", 200).inc()
     metrics.requests_inflight.labels("messages").inc()
@@ -216,6 +218,17 @@ def test_tokens_add_up_over_answers():
     assert value(metrics, "gateway_tokens_total", model="unknown", type="output") == 7
 
 
+def test_what_alerts_wait_for_is_shown_before_it_happens():
+    """Given metrics that have counted nothing, then exhaustions, streams' ends and overload stand at 0: from nothing to
+    1 would be no increase."""
+    fresh = Metrics()
+    assert value(fresh, "gateway_pool_exhaustions_total", outcome="rate_limited") == 0
+    assert value(fresh, "gateway_pool_exhaustions_total", outcome="auth_failed") == 0
+    assert value(fresh, "gateway_rejections_total", reason="overloaded_error") == 0
+    ends = {dict(labels)["outcome"] for name, labels in samples(fresh) if name == "gateway_streams_ended_total"}
+    assert ends == {outcome.value for outcome in StreamOutcome}
+
+
 def test_models_past_the_limit_are_other():
     """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
     metrics = Metrics()
@@ -263,6 +276,7 @@ def test_two_gateways_in_one_process_do_not_meet():
 OBEY = """
 import sys
 from types import SimpleNamespace
+from prometheus_client import generate_latest
 from gateway import master
 from gateway.metrics import Metrics
 from tests.unit.test_metrics import exercised, watch
@@ -396,6 +410,27 @@ def test_mcp_server_is_up_if_it_is_for_every_worker_and_gone_when_it_is_taken_ou
     page = one.page()
     assert value_of(page, "gateway_mcp_server_up", server="files") is None
     assert value_of(page, "gateway_mcp_server_up", server="time") == 1
+
+
+def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker):
+    """Given workers that found no key one after the other, the later of which is dead, then the later time stands."""
+    alive, dead = worker(), worker()
+    for process in (alive, dead):
+        process.do("metrics.count_exhaustion('auth_failed')")
+    name = "gateway_pool_last_exhaustion_timestamp_seconds"
+
+    def own(process: WorkerProcess) -> float | None:
+        page = process.do("generate_latest(metrics.registry)").decode()
+        return value_of(samples_of(page), name, outcome="auth_failed")
+
+    earlier, later = own(alive), own(dead)
+    assert earlier < later
+    dead.kill()
+    alive.do(f"master.child_exit(None, SimpleNamespace(pid={dead.pid}, age=1))")
+    page = alive.page()
+    assert value_of(page, name, outcome="auth_failed") == later
+    assert value_of(page, name, outcome="rate_limited") is None
+    assert value_of(page, "gateway_pool_exhaustions_total", outcome="auth_failed") == 2
 
 
 def test_all_metrics_have_their_names_across_workers_too(worker):

@@ -103,7 +103,7 @@ class Exchange:
         self._record(status)
 
     def _record(self, status: int) -> None:
-        """Hand the record over; no request fails for it."""
+        """Hand the record on; no request fails for it."""
         try:
             record = self.chronicle.finished(status)
             self.gateway.recorder.put(record)

@@ -296,6 +296,7 @@ def test_every_worker_gives_the_same_totals_and_they_are_what_the_upstream_saw(o
                 assert {answer.status for answer in crowd(fleet.gateway.url, 10)} <= {200, 400}
     assert wait_until(lambda: fleet.total("requests_total", route="messages") == 120, SOON_SECONDS)
     assert wait_until(lambda: fleet.total("requests_inflight") == 0, SOON_SECONDS)
+    assert wait_until(lambda: fleet.total("recorder_queue_length") == 0, SOON_SECONDS)
     pages = []
     for pid in fleet.gateway.worker_pids:
         with fleet.only(pid):

@@ -187,6 +187,7 @@ class Metrics:
         _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed")
         _begin_at_zero(self.streams_ended, *_STREAM_OUTCOMES)
         _begin_at_zero(self.rejections, "overloaded_error")
+        _begin_at_zero(self.recorder_dropped, "queue_full", "journal_full", "damaged", "refused")
 
     def watch(
         self,

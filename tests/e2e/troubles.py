@@ -227,4 +227,4 @@ class Cut(Trouble):
         assert wait_until(lambda: self.fleet.gateway.log.count(answer) > before, SOON_SECONDS)
 
 
-TROUBLES: tuple[type[Trouble], ...] = (Stopped, KeysLost, AllLimited, BadUpstream, SlowUpstream, Full, Cut)
+COMMON_TROUBLES: tuple[type[Trouble], ...] = (Stopped, KeysLost, AllLimited, BadUpstream, SlowUpstream, Full, Cut)

@@ -219,12 +219,13 @@ def test_tokens_add_up_over_answers():
 
 
 def test_what_alerts_wait_for_is_shown_before_it_happens():
-    """Given metrics that have counted nothing, then exhaustions, streams' ends and overload stand at 0: from nothing to
-    1 would be no increase."""
+    """Given metrics that have counted nothing, then exhaustions, streams' ends, overload and lost records stand at 0:
+    from nothing to 1 would be no increase."""
     fresh = Metrics()
     assert value(fresh, "gateway_pool_exhaustions_total", outcome="rate_limited") == 0
     assert value(fresh, "gateway_pool_exhaustions_total", outcome="auth_failed") == 0
     assert value(fresh, "gateway_rejections_total", reason="overloaded_error") == 0
+    assert value(fresh, "gateway_recorder_dropped_total", reason="queue_full") == 0
     ends = {dict(labels)["outcome"] for name, labels in samples(fresh) if name == "gateway_streams_ended_total"}
     assert ends == {outcome.value for outcome in StreamOutcome}
 

@@ -115,7 +115,7 @@ class Chronicle:
     def tool_called(
         self, call_id: str, outcome: str, result_bytes: int | None = None, duration_seconds: float | None = None
     ) -> None:
-        """The gateway calls an injected tool for the `tool_use` block of this id, or has; the last word counts."""
+        """The call of an injected tool for the `tool_use` block of this id has ended, or was never made."""
         self._injected_calls[call_id] = (outcome, result_bytes, duration_seconds)
 
     def stream_ended(self, outcome: str) -> None:

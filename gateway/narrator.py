@@ -91,9 +91,17 @@ class Narrator:
         self._metrics.count_exhaustion(outcome)
         self._metrics.failover_attempts.observe(attempts)
 
-    def tool_called(self, tool: InjectedTool | None, outcome: ToolOutcome, seconds: float | None = None) -> None:
-        """A call of a tool has ended after so long, or was never made; None is a tool that there is not."""
+    def tool_called(
+        self,
+        call_id: str,
+        tool: InjectedTool | None,
+        outcome: ToolOutcome,
+        seconds: float | None = None,
+        result_bytes: int | None = None,
+    ) -> None:
+        """The call of a `tool_use` block has ended after so long, or was never made; None: there is no such tool."""
         server, name = (tool.server, tool.tool) if tool is not None else ("unknown", "unknown")
         level = logging.WARNING if outcome in _TOOL_TROUBLE else logging.DEBUG
         log.log(level, "%s: tool %s of %s: %s", self._request_id, name, server, outcome.value)
         self._metrics.count_tool_call(server, name, outcome.value, seconds)
+        self.chronicle.tool_called(call_id, outcome.value, result_bytes, seconds)

@@ -8,7 +8,6 @@ streamed as, and put together again if the client asked for no stream.
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -22,12 +21,12 @@ from gateway.events import decode_event, encode_event, split_events
 from gateway.json_values import object_or_none, to_json
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
-from gateway.spans import NO_TOOL_SPAN, Trace
 from gateway.splice import Splicer, ToolUse
-from gateway.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
-from gateway.tools import ToolRequest, inject, tool_result
+from gateway.tool_call import RequestedCall
+from gateway.toolbox import InjectedTool, Toolbox, ToolOutcome
+from gateway.tools import ToolRequest, inject
 from gateway.upstream import Call
-from gateway.watch import READABLE, Watch
+from gateway.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,51 +45,6 @@ class ToolPolicy:
         if not tools or (self.excluded_models is not None and self.excluded_models.search(model)):
             return None
         return inject(body, [tool.definition for tool in tools], self.allows_parallel)
-
-
-class _Call:
-    """One call of a tool that the model asked for; when it is closed it is counted, however it has ended."""
-
-    def __init__(self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, told: _Told, trace: Trace) -> None:
-        self._tool = tool
-        self._told: _Told | None = told
-        self._span = NO_TOOL_SPAN
-        self._running: ToolCall | None = None
-        self._result: ToolResult | None = None
-        if tool is None:
-            self._result = _said(ToolOutcome.UNKNOWN, f"There is no tool named {use.name}.")
-        elif use.input is None:
-            self._result = _said(ToolOutcome.INVALID_INPUT, "The input is not a JSON object; the tool was not called.")
-        else:
-            self._span = trace.tool_call(tool.server, tool.tool)
-            self._running = toolbox.begin(tool, use.input, self._span.headers)
-
-    def wait(self, watch: Watch, pace: Pace) -> Generator[Output, None, ToolResult]:
-        """Wait for the result, with pings to a client whose stream has begun. Raises ClientGone, Stopping."""
-        if self._running is not None and self._result is None:
-            try:
-                while not watch.wait(self._running.fileno(), READABLE, _patience_seconds(pace)):
-                    if pace.has_begun:
-                        yield pace.ping()
-            finally:
-                watch.forget()
-            self._result = self._running.result()
-        assert self._result is not None  # there is one from the beginning, or it has been waited for
-        return self._result
-
-    def close(self) -> None:
-        """Cancel it if it still runs; may be called again."""
-        told, self._told = self._told, None
-        if told is None:
-            return
-        if self._running is not None:
-            self._running.close()
-        outcome = ToolOutcome.CANCELLED if self._result is None else self._result.outcome
-        self._span.end(outcome)
-        told(self._tool, outcome)
-
-
-_Told = Callable[[InjectedTool | None, ToolOutcome], None]
 
 
 class ToolLoop:
@@ -161,8 +115,7 @@ class ToolLoop:
         self._splicer.end_turn()
         if not continues:
             for use in uses:
-                self._narrator.tool_called(self._tools.get(use.name), ToolOutcome.NOT_MADE)
-                self._narrator.chronicle.tool_called(use.id, ToolOutcome.NOT_MADE.value)
+                self._narrator.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
             return
         if self._turns >= self._max_turns:
             raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
@@ -174,36 +127,16 @@ class ToolLoop:
 
     def _results(self, uses: Sequence[ToolUse], pace: Pace) -> Generator[Output, None, list[dict[str, Any]]]:
         """Make all calls of a turn at once; their results in the order of the calls."""
-        begun_at = self._clock()
-
-        def told(tool: InjectedTool | None, outcome: ToolOutcome) -> None:
-            self._narrator.tool_called(tool, outcome, self._clock() - begun_at)
-
-        chronicle = self._narrator.chronicle
-        for use in uses:
-            chronicle.tool_called(use.id, ToolOutcome.CANCELLED.value)  # unless another word follows
+        blocks = []
         with ExitStack() as stack:
             calls = []
             for use in uses:
-                call = _Call(use, self._tools.get(use.name), self._toolbox, told, self._narrator.trace)
+                call = RequestedCall(use, self._tools.get(use.name), self._toolbox, self._narrator, self._clock)
                 calls.append(stack.enter_context(closing(call)))
-            blocks = []
-            for use, call in zip(uses, calls, strict=True):
-                result = yield from call.wait(self._watch, pace)
+            for call in calls:
+                blocks.append((yield from call.result(self._watch, pace)))
                 call.close()
-                blocks.append(tool_result(use, result.content, result.is_error))
-                result_bytes = len(to_json(blocks[-1]["content"]))
-                chronicle.tool_called(use.id, result.outcome.value, result_bytes, self._clock() - begun_at)
-            return blocks
-
-
-def _patience_seconds(pace: Pace) -> float:
-    """How long to wait in silence: an answer that is not streamed has nothing to say before its end."""
-    return pace.left_seconds if pace.has_begun else math.inf
-
-
-def _said(outcome: ToolOutcome, text: str) -> ToolResult:
-    return ToolResult(outcome, [{"type": "text", "text": text}])
+        return blocks
 
 
 @contextmanager

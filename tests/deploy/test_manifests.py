@@ -129,8 +129,6 @@ def test_compose_has_the_same_upstream_as_nginx_but_for_the_names() -> None:
 def test_compose_mounts_what_is_there() -> None:
     """Given the files and folders that containers are given, then each is in the repository, or the operator's."""
     own = {"./tls", "./secrets"}
-    own |= {f"../{name}" for name in ("prometheus/prometheus.yml", "prometheus/rules")}
-    own |= {f"../{name}" for name in ("grafana/provisioning", "grafana/dashboards")}
     for name, service in COMPOSE["services"].items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]

@@ -30,7 +30,18 @@ LAYERS = {
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
-        *("stream", "pace", "narrator", "turn", "dialogue", "tool_loop", "interception", "passthrough", "prober"),
+        *(
+            "stream",
+            "pace",
+            "narrator",
+            "turn",
+            "dialogue",
+            "tool_call",
+            "tool_loop",
+            "interception",
+            "passthrough",
+            "prober",
+        ),
         *("spans", "span_values"),
     ],
     "web": [

@@ -72,9 +72,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def ask(connection: http.client.HTTPConnection, body: bytes) -> None:
-    """One request, answered to its end."""
-    connection.request("POST", "/v1/messages", body, HEADERS)
-    response = connection.getresponse()
+    """One request, answered to its end; once more if the kept connection was closed, as servers may at any time."""
+    try:
+        connection.request("POST", "/v1/messages", body, HEADERS)
+        response = connection.getresponse()
+    except http.client.RemoteDisconnected:
+        connection.request("POST", "/v1/messages", body, HEADERS)
+        response = connection.getresponse()
     response.read()
     assert response.status == 200
 

@@ -51,7 +51,7 @@ def test_a_call_that_was_cut_short_was_cancelled() -> None:
     running.close()
     record = rig.chronicle.finished(200)
     [call] = record.tool_calls
-    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", None)
+    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 0.0)
     assert record.outcome == "client_disconnected"
     rig.lifecycle.close()
 

@@ -60,7 +60,26 @@ class ReloadBoard:
         return self._memory[1:] == bytes.fromhex(digest)
 
 
+class StopBoard:
+    """Whether the master stops: for workers that were not yet there to be told by a signal.
+
+    Anonymous shared memory, made before the fork; one writer, the master.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def publish(self) -> None:
+        """The master stops, and tells its workers next."""
+        self._memory[0] = 1
+
+    def says_so(self) -> bool:
+        """Whether the master stops."""
+        return bool(self._memory[0])
+
+
 reload_board = ReloadBoard()
+stop_board = StopBoard()
 places_board = Board()
 
 

@@ -57,6 +57,7 @@ def on_starting(server: Any) -> None:
     _take_data_folder(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
+    server.stop = MethodType(_stop, server)
 
 
 def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, object]]:
@@ -113,6 +114,12 @@ def _handle_hup(server: Any) -> None:
     launch.adopt(settled)
     launch.reload_board.publish(settled.digest)
     server.kill_workers(signal.SIGHUP)
+
+
+def _stop(server: Any, graceful: bool = True) -> None:
+    """Stop; a worker that is only just forked, and misses the signal, finds it said."""
+    launch.stop_board.publish()
+    type(server).stop(server, graceful)
 
 
 def child_exit(server: Any, worker: Any) -> None:

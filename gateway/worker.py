@@ -15,6 +15,7 @@ here:
   are closed at once, after what already queued was accepted.
 - On SIGQUIT it waits for its threads; here streams are told the end, and the process ends.
 - SIGHUP kills it; here it reloads the configuration in place.
+- It misses a signal that comes right behind its fork, and the master then waits for it; here it looks whether to stop.
 - It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
 """
 
@@ -136,6 +137,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._goodbyes = _Goodbyes(self.poller)
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
+        if launch.stop_board.says_so():
+            self.handle_exit(signal.SIGTERM, None)
         try:
             super().run()
         finally:

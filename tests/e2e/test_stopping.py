@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -206,6 +207,41 @@ def test_sigterm_under_load_loses_no_admitted_request(
     assert [lost for load in loads for lost in load.lost] == []
     assert gateway.wait(SOON_SECONDS) == 0
     assert "Traceback" not in gateway.log
+
+
+def _pending_signals(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("ShdPnd:")[1].split()[0], 16)
+
+
+def _stopped_at_its_fork(gateway: GatewayProcess) -> int:
+    """A new worker's process id; it is held (SIGSTOP) before it has come to anything."""
+    for _ in range(30):
+        known = set(gateway.worker_pids)
+        os.kill(min(known), signal.SIGKILL)
+        while not (forked := set(gateway.worker_pids) - known):
+            pass  # it must be caught within a moment
+        (worker,) = forked
+        os.kill(worker, signal.SIGSTOP)
+        if f"Booting worker with pid: {worker}" not in gateway.log:
+            return worker
+        os.kill(worker, signal.SIGCONT)  # too late, it had begun
+    raise AssertionError("no worker was caught in time")
+
+
+def test_worker_that_is_forked_as_sigterm_comes_ends_with_the_others(
+    gateway_process: Start, simulator: Simulator
+) -> None:
+    """Given a worker that has only been forked and has no handlers of its own yet, when SIGTERM comes, then it ends,
+    and the master does not wait for it to the end of the drain time."""
+    gateway = gateway_process(simulator.url, keys=[KEY], workers="2", drain_seconds="300")
+    worker = _stopped_at_its_fork(gateway)
+    try:
+        gateway.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: bool(_pending_signals(worker) & 1 << (signal.SIGTERM - 1)), SOON_SECONDS)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert gateway.wait(20) == 0
 
 
 def test_second_sigterm_changes_nothing(gateway_process: Start, simulator: Simulator) -> None:

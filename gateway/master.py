@@ -8,10 +8,12 @@ the keys; here the master checks the files, and only then are the running worker
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any, NoReturn
@@ -113,6 +115,14 @@ def _handle_hup(server: Any) -> None:
     launch.adopt(settled)
     launch.reload_board.publish(settled.digest)
     server.kill_workers(signal.SIGHUP)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """A worker is about to begin: it keeps to the processor that the fewest others have."""
+    worker.processor = None
+    if launch.settings().pin_workers:
+        taken = Counter(other.processor for other in server.WORKERS.values())
+        worker.processor = min(sorted(os.sched_getaffinity(0)), key=taken.__getitem__)
 
 
 def child_exit(server: Any, worker: Any) -> None:

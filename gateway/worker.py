@@ -23,6 +23,7 @@ here:
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import selectors
@@ -141,8 +142,13 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     # The base class resets its signals to their defaults first, and the default of SIGHUP is to die.
     SIGNALS: ClassVar = [number for number in ThreadWorker.SIGNALS if number != signal.SIGHUP]
 
+    processor: int | None = None  # the one to keep to; the master sets it
+
     def init_process(self) -> None:
         launch.become_worker(self.age)
+        if self.processor is not None:
+            # Threads that take turns at one interpreter lose half their time when each turn is on another processor.
+            os.sched_setaffinity(0, {self.processor})
         _return_large_blocks()
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
@@ -161,6 +167,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def run(self) -> None:
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
         self._goodbyes = _Goodbyes(self.poller)
+        gc.freeze()  # what is loaded stays: a collection that walks through all of it would stop every stream
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
         try:

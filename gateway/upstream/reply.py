@@ -38,6 +38,8 @@ class Body(Protocol):
 class Reply:
     """One answer. `headers` have lower-case names, as they came; the body is decoded whatever its coding.
 
+    `content_type` is the media type, lower case, without parameters; empty when there is none.
+
     `read_idle_seconds` is the longest silence of the upstream that is borne.
     """
 
@@ -50,17 +52,13 @@ class Reply:
         self._heard_at = time.monotonic()
         self._is_ended = False
         self._decoder = _decoder(response.headers.get("content-encoding", ""))
+        media_type = response.headers.get("content-type", "").partition(";")[0]
+        self.content_type = media_type.strip().lower()
 
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of events rather than one document."""
         return self.status == 200 and self.content_type == "text/event-stream"
-
-    @property
-    def content_type(self) -> str:
-        """The media type, lower case, without parameters; empty when there is none."""
-        value = next((value for name, value in self.headers if name == "content-type"), "")
-        return value.partition(";")[0].strip().lower()
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.

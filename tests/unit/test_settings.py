@@ -79,6 +79,7 @@ TABLE = [
     ),
     ("workers", 1, {"1": 1, "4": 4}, ["0", "-1", "1.5", "many"]),
     ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
+    ("pin_workers", True, {"false": False, "TRUE": True}, ["no", "0"]),
     ("reserved_threads", 16, {"1": 1}, ["0", "-1", "256", "few"]),
     ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
     ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
@@ -115,7 +116,6 @@ TABLE = [
     ("idle_connection_seconds", 30.0, SECONDS_GOOD, SECONDS_BAD),
     ("max_body_bytes", 33554432, {"1024": 1024}, ["1023", "0", "-1", "32MB", "1e6"]),
     ("max_turns", 20, {"2": 2}, ["1", "0", "-1", "many"]),
-    ("pin_workers", True, {"false": False, "TRUE": True}, ["no", "0"]),
     ("parallel_tool_use", False, {"true": True, "FALSE": False}, ["yes", "1", "0"]),
     (
         "tools_excluded_models",

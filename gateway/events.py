@@ -103,12 +103,14 @@ def notable_events(whole: bytes) -> Iterator[bytes]:
             yield raw
 
 
-def _marked(whole: bytes) -> Iterator[int]:
+def _marked(whole: bytes) -> list[int]:
+    found: list[int] = []
     for mark in _MARKS:
         at = whole.find(mark)
         while at >= 0:
-            yield at
+            found.append(at)
             at = whole.find(mark, at + 1)
+    return found
 
 
 def _last_pair(data: bytes | bytearray, start: int, end: int) -> int:

@@ -7,8 +7,6 @@ belongs to one thread; who opens it closes it. requests' exceptions end here: wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, cast
 
 from requests import Response
@@ -159,14 +157,20 @@ class _Undecodable(ContentDecoder):
         return b""
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn requests' exceptions into the gateway's, whose messages may be shown."""
-    try:
-        yield
-    except ConnectTimeout as error:
-        raise UpstreamTimedOut(str(error)) from error
-    except ReadTimeout as error:
-        raise UpstreamSilent("the upstream did not answer in time") from error
-    except RequestException as error:
-        raise UpstreamError(str(error)) from error
+class translated:
+    """Turns requests' exceptions into the gateway's, whose messages may be shown.
+
+    It is entered for every event, so it is no generator.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, ConnectTimeout):
+            raise UpstreamTimedOut(str(error)) from error
+        if isinstance(error, ReadTimeout):
+            raise UpstreamSilent("the upstream did not answer in time") from error
+        if isinstance(error, RequestException):
+            raise UpstreamError(str(error)) from error

@@ -27,6 +27,8 @@ _ANY_PAIR = re.compile(rb"\n\n|\r\r\n?|\n\r\n?")
 _MARKS = (b"message_st", b"message_delta", b"error")
 # Anthropic names an event twice, in its `event:` line and in its data's "type"; either is enough to look inside.
 _NOTABLE = re.compile(rb"message_st(?:art|op)|message_delta|event: ?error|\"type\": ?\"error\"")
+# How Anthropic writes events: one line of name, one of data. What looks so needs no decoder.
+_PLAIN = re.compile(rb"event: (\w+)\ndata: ([^\r\n\0]+)\n\n")
 
 
 class EventTooLarge(Exception):
@@ -139,6 +141,9 @@ def decode_event(raw: bytes) -> Event | None:
 
     Bytes that are not UTF-8 become replacement characters, as the specification asks.
     """
+    plain = _PLAIN.fullmatch(raw)
+    if plain is not None:
+        return Event(plain[1].decode(), plain[2].decode("utf-8", "replace"))
     text = raw.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
     # sseclient-py raises on invalid UTF-8, merges events after mixed line ends, and reads a byte order mark as
     # part of a name, so it is handed one clean event at a time.

@@ -27,6 +27,13 @@ from gateway.request_body import Discarder
 from gateway.request_ids import new_request_id
 
 
+class _Relayed(Headers):
+    """Headers that were checked where they were read, and are again where they are written."""
+
+    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
+        self._list = list(items)
+
+
 class RelayResponse(Response):
     """A response whose headers are the upstream's: none is made up, none is rewritten."""
 
@@ -75,9 +82,9 @@ def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Respo
     exchange.chronicle.head_sent(dict(head.headers)["request-id"])
     if head.body is None:
         stream: Any = _Stream(outputs, exchange, head)
-        return RelayResponse(stream, head.status, head.headers, direct_passthrough=True)
+        return RelayResponse(stream, head.status, _Relayed(head.headers), direct_passthrough=True)
     next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
-    response = RelayResponse(head.body, head.status, head.headers)
+    response = RelayResponse(head.body, head.status, _Relayed(head.headers))
     response.call_on_close(lambda: exchange.finish(head.status))
     return response
 

@@ -45,10 +45,11 @@ class ClientSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive, within the deadline if there is one."""
         if self.read_deadline_at is not None:
-            try:
-                return super().recv(bufsize, flags | socket.MSG_DONTWAIT)  # it is there already, most often
-            except BlockingIOError:
-                pass
+            if self.gettimeout() is None:  # else Python itself would wait, and for every byte anew
+                try:
+                    return super().recv(bufsize, flags | socket.MSG_DONTWAIT)  # it is there already, most often
+                except BlockingIOError:
+                    pass
             if not self.is_readable(self.read_deadline_at - time.monotonic()):
                 raise ReadDeadlineExceeded
         return super().recv(bufsize, flags)

@@ -58,7 +58,8 @@ _HEARTBEAT_SECONDS = 0.5
 # How long a thread waits for a client's next request, if so many threads are spare.
 _LINGER_SECONDS = 0.002
 _SPARE_FOR_LINGERING = 8
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024  # see mallopt(3)
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # see mallopt(3)
+_LARGE_BYTES = 1024 * 1024
 
 
 class _Served:
@@ -89,7 +90,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if self.processor is not None:
             # Threads that take turns at one interpreter lose half their time when each turn is on another processor.
             os.sched_setaffinity(0, {self.processor})
-        _return_large_blocks()
+        _spare_memory()
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0
@@ -120,10 +121,9 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
             super().set_accept_enabled(False)
         now = time.monotonic()
-        if now < self._beats_again_at:
-            return
-        self._beats_again_at = now + _HEARTBEAT_SECONDS
-        super().notify()
+        if now >= self._beats_again_at:
+            self._beats_again_at = now + _HEARTBEAT_SECONDS
+            super().notify()
         self._goodbyes.sweep()
         self._gateway.tick()
 
@@ -301,8 +301,12 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         launch.reload_board.publish(None)
 
 
-def _return_large_blocks() -> None:
-    """Have the C library return the memory of large bodies; glibc would keep up to 64 MB in each arena."""
+def _spare_memory() -> None:
+    """Have the C library return the memory of large bodies, and share the rest among all threads.
+
+    glibc would keep up to 64 MB in each of many arenas; as threads take turns at the interpreter, two are enough.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it, nor needs it
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_ARENA_MAX, 2)

@@ -92,8 +92,11 @@ class Event:
 
 def notable_events(whole: bytes) -> Iterator[bytes]:
     """Of a run of whole events those that may carry usage, the end, or an error, as they came. Errs towards yes."""
+    marked = _marked(whole)
+    if not marked:
+        return
     end = 0
-    for at in sorted(_marked(whole)):
+    for at in sorted(marked):
         if at < end:
             continue  # in the event that was just looked at
         before = _last_pair(whole, end, at)

@@ -43,6 +43,10 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def write(self, arg: Any) -> None:
         """Send a piece of the body, the head before it if it has not gone out."""
+        if self.chunked and self.headers_sent and arg:  # every event but the first comes this way
+            self.sent += len(arg)
+            self._emit_body(arg)
+            return
         super().write(arg)
         if self._held:
             self._send(b"")

@@ -69,6 +69,8 @@ class ResponseParser:
 
     def take_body(self) -> bytes:
         """The body bytes that have come since the last call."""
+        if not self._body:
+            return b""
         pieces = self._body[: self._body_pieces]
         self._body.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

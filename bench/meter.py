@@ -66,7 +66,7 @@ def _kilobytes(text: str, name: str) -> Iterator[int]:
             yield int(line.split()[1])
 
 
-def wait_until_quiet(roots: Iterable[int], longest_seconds: float = 30.0) -> None:
+def wait_until_quiet(roots: Iterable[int], longest_seconds: float = 10.0) -> None:
     """Until these processes do next to nothing: what an earlier scenario left is not a later one's."""
     deadline = time.monotonic() + longest_seconds
     pids = tree(roots)

@@ -1,12 +1,14 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-tracing check format lock clean
+.PHONY: help run demo test test-long bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-tracing check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
 	@echo "make run        start the gateway with the GATEWAY_* settings of the environment"
 	@echo "make test       set up everything and run every test"
 	@echo "make test-long  the storms at full count"
+	@echo "make bench      the gateway beside nginx, LiteLLM's proxy and Portkey's (SCENARIOS=, CONTENDERS=, ROUNDS=)"
+	@echo "make bench-soak ten minutes of everything: memory, threads, descriptors (SECONDS=)"
 	@echo "make bench-deadlines   the design's deadlines, measured"
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
@@ -40,6 +42,14 @@ test: venv-dev
 
 test-long: venv-dev
 	@.venv/bin/python -m pytest -m long --timeout=1800
+
+bench: venv-dev
+	@sh bench/setup.sh
+	@.venv/bin/python -m bench.race
+	@.venv/bin/python -m bench.report
+
+bench-soak: venv-dev
+	@.venv/bin/python -m bench.soak
 
 bench-deadlines: venv-dev
 	@.venv/bin/python -m bench.deadlines

@@ -38,4 +38,5 @@ logs.configure(_settings)
 
 on_starting = master.on_starting
 when_ready = master.when_ready
+pre_fork = master.pre_fork
 child_exit = master.child_exit

@@ -45,11 +45,25 @@ class ClientSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive, within the deadline if there is one."""
         if self.read_deadline_at is not None:
-            poll = select.poll()
-            poll.register(self, select.POLLIN)
-            if not poll.poll(max(0.0, self.read_deadline_at - time.monotonic()) * 1000):
+            if self.gettimeout() is None:  # else Python itself would wait, and for every byte anew
+                try:
+                    return super().recv(bufsize, flags | socket.MSG_DONTWAIT)  # it is there already, most often
+                except BlockingIOError:
+                    pass
+            if not self.is_readable(self.read_deadline_at - time.monotonic()):
                 raise ReadDeadlineExceeded
         return super().recv(bufsize, flags)
+
+    def is_readable(self, timeout_seconds: float) -> bool:
+        """Whether bytes, or the end, are there now or come in time."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(max(0.0, timeout_seconds) * 1000))
+
+    def setblocking(self, flag: bool, /) -> None:
+        """As ever, but a system call only where something changes."""
+        if self.getblocking() != flag:
+            super().setblocking(flag)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Send everything; a client that takes nothing for too long counts as gone."""

@@ -23,8 +23,12 @@ PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 _BOM = b"\xef\xbb\xbf"
 _PAIRS = (b"\n\n", b"\r\r", b"\n\r")
 _ANY_PAIR = re.compile(rb"\n\n|\r\r\n?|\n\r\n?")
+# Bytes of which every event that matters has one: found at the speed of memchr, before anything is looked at closely.
+_MARKS = (b"message_st", b"message_delta", b"error")
 # Anthropic names an event twice, in its `event:` line and in its data's "type"; either is enough to look inside.
 _NOTABLE = re.compile(rb"message_st(?:art|op)|message_delta|event: ?error|\"type\": ?\"error\"")
+# How Anthropic writes events: one line of name, one of data. What looks so needs no decoder.
+_PLAIN = re.compile(rb"event: (\w+)\ndata: ([^\r\n\0]+)\n\n")
 
 
 class EventTooLarge(Exception):
@@ -69,7 +73,7 @@ class EventSplitter:
         return bool(self._half.strip(b"\r\n"))
 
     def _last_boundary(self, searched: int) -> int:
-        start = max(self._half.rfind(pair, searched) for pair in _PAIRS)
+        start = _last_pair(self._half, searched, len(self._half))
         if start < 0:
             return -1
         end = start + 2
@@ -86,9 +90,38 @@ class Event:
     data: str
 
 
-def has_notable(whole: bytes) -> bool:
-    """Whether whole events may include one that carries usage, the end, or an error. Errs towards yes."""
-    return _NOTABLE.search(whole) is not None
+def notable_events(whole: bytes) -> Iterator[bytes]:
+    """Of a run of whole events those that may carry usage, the end, or an error, as they came. Errs towards yes."""
+    marked = _marked(whole)
+    if not marked:
+        return
+    end = 0
+    for at in sorted(marked):
+        if at < end:
+            continue  # in the event that was just looked at
+        before = _last_pair(whole, end, at)
+        start = end if before < 0 else before + 2
+        boundary = _ANY_PAIR.search(whole, at)
+        end = boundary.end() if boundary is not None else len(whole)
+        raw = whole[start:end]
+        if _NOTABLE.search(raw):
+            yield raw
+
+
+def _marked(whole: bytes) -> list[int]:
+    found: list[int] = []
+    for mark in _MARKS:
+        at = whole.find(mark)
+        while at >= 0:
+            found.append(at)
+            at = whole.find(mark, at + 1)
+    return found
+
+
+def _last_pair(data: bytes | bytearray, start: int, end: int) -> int:
+    """Where the last two line ends in a row begin, from `start` on; -1 if there are none."""
+    pairs = _PAIRS if b"\r" in data else _PAIRS[:1]  # nearly never, and each pair is a search of its own
+    return max(data.rfind(pair, start, end) for pair in pairs)
 
 
 def split_events(whole: bytes) -> Iterator[bytes]:
@@ -111,6 +144,9 @@ def decode_event(raw: bytes) -> Event | None:
 
     Bytes that are not UTF-8 become replacement characters, as the specification asks.
     """
+    plain = _PLAIN.fullmatch(raw)
+    if plain is not None:
+        return Event(plain[1].decode(), plain[2].decode("utf-8", "replace"))
     text = raw.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
     # sseclient-py raises on invalid UTF-8, merges events after mixed line ends, and reads a byte order mark as
     # part of a name, so it is handed one clean event at a time.

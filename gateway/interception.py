@@ -152,7 +152,7 @@ class Interception:
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""
         if not self._pace.has_begun:
-            yield self._pace.begin(reply)
+            yield self._pace.begin(reply, is_due=self._dialogue.shows_events)  # else all is shown, the first event too
         if not self._has_relayed:
             self._has_relayed = True
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)

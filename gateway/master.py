@@ -8,10 +8,13 @@ the keys; here the master checks the files, and only then are the running worker
 from __future__ import annotations
 
 import logging
+import os
+import random
 import resource
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any, NoReturn
@@ -27,6 +30,9 @@ from gateway.settings import Settings, SettingsError, settle
 log = logging.getLogger(__name__)
 
 _data_folder: DataFolder | None = None  # held until this process ends
+
+# Several gateways of one machine, as in containers, see the same processors: not all of them begin with the first.
+_first_processor = random.randrange(1 << 16)
 
 # Idle connections count against this too, so it is far above the threads.
 _CONNECTIONS_BESIDE_THREADS = 1000
@@ -120,6 +126,16 @@ def _stop(server: Any, graceful: bool = True) -> None:
     """Stop; a worker that is only just forked, and misses the signal, finds it said."""
     launch.stop_board.publish()
     type(server).stop(server, graceful)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """A worker is about to begin: it keeps to the processor that the fewest others have."""
+    worker.processor = None
+    if launch.settings().pin_workers:
+        processors = sorted(os.sched_getaffinity(0))
+        first = _first_processor % len(processors)
+        taken = Counter(other.processor for other in server.WORKERS.values())
+        worker.processor = min(processors[first:] + processors[:first], key=taken.__getitem__)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +24,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -46,7 +47,7 @@ _STREAM_OUTCOMES = (
     *("client_disconnected", "idle_timeout", "drained"),
 )
 _COUNT = re.compile(r"[0-9]{1,15}")
-_RATE_LIMIT = re.compile(r"anthropic-ratelimit-(requests|tokens|input-tokens|output-tokens)-(limit|remaining)")
+_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
 class BoundedLabels:
@@ -66,6 +67,35 @@ class BoundedLabels:
                 self._seen.add(value)
                 return value
         return OTHER
+
+
+class _Bound(MetricWrapperBase):
+    """Remembers a metric's children by their labels: prometheus-client itself looks them up under a lock, as texts."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._bound: dict[tuple[object, ...], Self] = {}
+        super().__init__(*args, **kwargs)
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
+        """The child of these labels; always the same one for the same labels, so races do no harm."""
+        if labelkwargs:
+            return super().labels(*labelvalues, **labelkwargs)
+        child = self._bound.get(labelvalues)
+        if child is None:
+            child = self._bound[labelvalues] = super().labels(*labelvalues)
+        return child
+
+
+class _Counter(_Bound, Counter):
+    """A Counter that remembers."""
+
+
+class _Gauge(_Bound, Gauge):
+    """A Gauge that remembers."""
+
+
+class _Histogram(_Bound, Histogram):
+    """A Histogram that remembers."""
 
 
 class _Moment(Collector):
@@ -182,6 +212,11 @@ class Metrics:
         self.mcp_listing_failures = self._counter(
             "mcp_listing_failures", "Failures to list an MCP server's tools, retries included.", "server"
         )
+        self._rate_limits = [
+            (f"anthropic-ratelimit-{limit}-{kind}", gauge, limit.replace("-", "_"))
+            for limit in _LIMITS
+            for kind, gauge in (("limit", self.key_ratelimit_limit), ("remaining", self.key_ratelimit_remaining))
+        ]
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
         _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed")
@@ -223,11 +258,10 @@ class Metrics:
 
     def note_rate_limits(self, key: str, headers: Mapping[str, str]) -> None:
         """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key."""
-        for name, value in headers.items():
-            match = _RATE_LIMIT.fullmatch(name)
-            if match is not None and _COUNT.fullmatch(value):
-                gauge = self.key_ratelimit_limit if match[2] == "limit" else self.key_ratelimit_remaining
-                gauge.labels(key, match[1].replace("-", "_")).set(int(value))
+        for name, gauge, limit in self._rate_limits:
+            value = headers.get(name)
+            if value is not None and _COUNT.fullmatch(value):
+                gauge.labels(key, limit).set(int(value))
 
     def dropped(self, reason: str, number: int) -> None:
         """Count records that are lost."""
@@ -252,13 +286,13 @@ class Metrics:
         return generate_latest(self.of_all_workers())
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
+        return _Counter(f"gateway_{name}", meaning, labels, registry=self.registry)
 
     def _gauge(self, name: str, meaning: str, mode: GaugeMode, *labels: str) -> Gauge:
-        return Gauge(f"gateway_{name}", meaning, labels, registry=self.registry, multiprocess_mode=mode)
+        return _Gauge(f"gateway_{name}", meaning, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
-        return Histogram(f"gateway_{name}", meaning, labels, buckets=_DURATION_BUCKETS, registry=self.registry)
+        return _Histogram(f"gateway_{name}", meaning, labels, buckets=_DURATION_BUCKETS, registry=self.registry)
 
 
 def _begin_at_zero(counter: Counter, *values: str) -> None:

@@ -18,11 +18,15 @@ HEAD_GRACE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The response's head; `body` is the whole body, or None when a stream of bytes follows."""
+    """The response's head; `body` is the whole body, or None when a stream of bytes follows.
+
+    `is_due` says that it must go out at once; else the first bytes follow on its heels, and it goes with them.
+    """
 
     status: int
     headers: Headers
     body: bytes | None = None
+    is_due: bool = True
 
 
 Output = Head | bytes
@@ -56,10 +60,10 @@ class Pace:
         """A sign of life in a stream that has begun."""
         return self.sent(PING)
 
-    def begin(self, reply: Reply) -> Head:
-        """The head of a stream, to be sent now."""
+    def begin(self, reply: Reply, is_due: bool = True) -> Head:
+        """The head of a stream, to be sent now, or with the bytes that follow at once."""
         self.has_begun = True
-        head = Head(reply.status, self._identified(for_client_stream(reply.headers)))
+        head = Head(reply.status, self._identified(for_client_stream(reply.headers)), is_due=is_due)
         self.sent(b"")
         return head
 

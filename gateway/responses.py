@@ -27,6 +27,13 @@ from gateway.request_body import Discarder
 from gateway.request_ids import new_request_id
 
 
+class _Relayed(Headers):
+    """Headers that were checked where they were read, and are again where they are written."""
+
+    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
+        self._list = list(items)
+
+
 class RelayResponse(Response):
     """A response whose headers are the upstream's: none is made up, none is rewritten."""
 
@@ -48,20 +55,20 @@ class RelayResponse(Response):
 class _Stream:
     """The body of a streamed response: iterated by the server, closed by it in every case."""
 
-    def __init__(self, outputs: Generator[Output, None, None], exchange: Exchange, status: int) -> None:
+    def __init__(self, outputs: Generator[Output, None, None], exchange: Exchange, head: Head) -> None:
         self._outputs = outputs
         self._exchange = exchange
-        self._status = status
+        self._head = head
 
     def __iter__(self) -> Iterator[Output]:
-        # gunicorn sends the head with the first piece of the body, even an empty one: the head is due now.
-        return chain((b"",), self._outputs)
+        # The server sends the head with the first piece of the body, even an empty one.
+        return chain((b"",), self._outputs) if self._head.is_due else self._outputs
 
     def close(self) -> None:
         try:
             self._outputs.close()
         finally:
-            self._exchange.finish(self._status)
+            self._exchange.finish(self._head.status)
 
 
 def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Response:
@@ -74,10 +81,10 @@ def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Respo
         raise TypeError("the response began without a head")
     exchange.chronicle.head_sent(dict(head.headers)["request-id"])
     if head.body is None:
-        stream: Any = _Stream(outputs, exchange, head.status)
-        return RelayResponse(stream, head.status, head.headers, direct_passthrough=True)
+        stream: Any = _Stream(outputs, exchange, head)
+        return RelayResponse(stream, head.status, _Relayed(head.headers), direct_passthrough=True)
     next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
-    response = RelayResponse(head.body, head.status, head.headers)
+    response = RelayResponse(head.body, head.status, _Relayed(head.headers))
     response.call_on_close(lambda: exchange.finish(head.status))
     return response
 

@@ -29,7 +29,7 @@ from gateway.clients import client_of, session_of
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.errors import MethodNotAllowed, NotFound, Overloaded
 from gateway.exchange import Exchange
-from gateway.headers import for_upstream, from_environ
+from gateway.headers import Headers, for_upstream, from_environ
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
 from gateway.messages import RequestSummary, read_request
@@ -49,6 +49,7 @@ from gateway.watch import Watch
 
 routes = Blueprint("routes", __name__)
 
+_READ_HEADERS = "gateway.headers"  # in the environ
 HEAD_PATHS = ("/", "/healthz", "/readyz")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
 
@@ -141,7 +142,7 @@ def metrics() -> Response:
 def refuse_strangers() -> None:
     """What holds for every path: an open gateway serves this machine alone, and HEAD is for few."""
     if _gateway().configuration.settings.is_open:
-        refuse_unless_local(dict(from_environ(request.environ)))
+        refuse_unless_local(dict(_client_headers()))
     if request.method == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
         allowed = (request.url_rule.methods or set()) - {"HEAD"}
         raise MethodNotAllowed(f"{request.path} does not take HEAD", allow=", ".join(sorted(allowed)))
@@ -158,7 +159,7 @@ def _admitted() -> Exchange:
     configuration = gateway.configuration
     settings = configuration.settings
     started_at = gateway.clock()
-    headers = dict(from_environ(request.environ))
+    headers = dict(_client_headers())
     caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
     route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
     origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
@@ -179,8 +180,17 @@ def _body(exchange: Exchange) -> bytes:
     return read_body(request.environ, settings.max_body_bytes, settings.body_timeout_seconds)
 
 
-def _headers() -> list[tuple[str, str]]:
-    return for_upstream(from_environ(request.environ))
+def _client_headers() -> Headers:
+    """The client's headers, read once for each request."""
+    environ = request.environ
+    headers: Headers | None = environ.get(_READ_HEADERS)
+    if headers is None:
+        headers = environ[_READ_HEADERS] = from_environ(environ)
+    return headers
+
+
+def _headers() -> Headers:
+    return for_upstream(_client_headers())
 
 
 def _target(path: str) -> str:

@@ -76,6 +76,7 @@ class Settings:
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
     workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
     threads: int = _setting(256, values.count(2), "threads of a worker; a stream holds one", restart=True)
+    pin_workers: bool = _setting(True, values.flag, "whether each worker keeps to one processor", restart=True)
     reserved_threads: int = _setting(16, values.count(1), "threads kept free for health and refusals", restart=True)
     head_timeout_seconds: float = _setting(15.0, values.seconds, "how long a client may take to send a request's head")
     body_timeout_seconds: float = _setting(60.0, values.seconds, "how long a client may take to send its body")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from gateway.errors import UpstreamError
-from gateway.events import Event, EventSplitter, EventTooLarge, decode_event, has_notable, split_events
+from gateway.events import Event, EventSplitter, EventTooLarge, decode_event, notable_events, split_events
 from gateway.messages import Tally
 from gateway.upstream import Reply
 
@@ -38,22 +38,20 @@ class EventStream:
                 raise UpstreamError(f"the upstream sent {error}") from error
             if batch:
                 self.tally.tools.observe(batch)
-                if has_notable(batch):
-                    self._observe(batch)
-                else:
-                    self.tally.usage.passed(batch)
+                self._observe(batch)
                 return batch
             if deadline <= time.monotonic():
                 return None
 
     def _observe(self, batch: bytes) -> None:
-        for raw in split_events(batch):
-            if has_notable(raw):
-                event = decode_event(raw)
-                if event is not None:
-                    self.tally.observe(event)
-            else:
-                self.tally.usage.passed(raw)
+        rest = batch
+        for raw in notable_events(batch):
+            unread, _, rest = rest.partition(raw)
+            self.tally.usage.passed(unread)
+            event = decode_event(raw)
+            if event is not None:
+                self.tally.observe(event)
+        self.tally.usage.passed(rest)
 
 
 def first_event(batch: bytes) -> Event | None:

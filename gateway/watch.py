@@ -48,7 +48,10 @@ class Watch:
         if self._upstream != (descriptor, events):
             self._follow(descriptor, events)
         bounded_seconds = min(max(0.0, timeout_seconds), _LONGEST_WAIT_SECONDS)
-        ready = dict(self._poll.poll(math.ceil(bounded_seconds * 1000)))
+        polled = self._poll.poll(math.ceil(bounded_seconds * 1000))
+        if len(polled) == 1 and polled[0][0] == descriptor:  # as nearly always
+            return polled[0][1]
+        ready = dict(polled)
         if self._client_fd is not None and ready.get(self._client_fd, 0) & _GONE:
             raise ClientGone
         if self._lifecycle.fileno() in ready:

@@ -36,9 +36,11 @@ class ResponseParser:
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
         self.is_complete = False
-        self._parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
+        self.on_body = self._body.append  # called for each piece of the body, which may be a few bytes
+        self._body_pieces: int | None = None  # of this answer, once it is complete
+        self._parser = httptools.HttpResponseParser(self)
         self._bytes_before_head = 0
         self._keeps_alive = False
         self._has_surplus = False
@@ -67,7 +69,10 @@ class ResponseParser:
 
     def take_body(self) -> bytes:
         """The body bytes that have come since the last call."""
-        pieces, self._body = self._body, []
+        if not self._body:
+            return b""
+        pieces = self._body[: self._body_pieces]
+        self._body.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
@@ -107,11 +112,8 @@ class ResponseParser:
             self.head = ResponseHead(status, tuple(self._headers))
             self._keeps_alive = self._parser.should_keep_alive()
 
-    def on_body(self, data: bytes) -> None:
-        if not self.is_complete:
-            self._body.append(data)
-
     def on_message_complete(self) -> None:
         # An informational answer (1xx) is complete too, and the real one follows it.
-        if self.head is not None:
+        if self.head is not None and not self.is_complete:
             self.is_complete = True
+            self._body_pieces = len(self._body)  # what follows belongs to no answer that was asked for

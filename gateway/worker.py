@@ -17,101 +17,65 @@ here:
 - SIGHUP kills it; here it reloads the configuration in place.
 - It misses a signal that comes right behind its fork, and the master then waits for it; here it looks whether to stop.
 - It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
+- It sends a response's head by itself; here that goes with the first piece of the body.
+- It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
+  threads and a dozen system calls; here the thread waits a moment for the next request itself.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import selectors
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
 from gunicorn import util
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.http import wsgi
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from gateway import launch
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
+from gateway.goodbyes import Connection, Goodbyes
 from gateway.malformed import FAILURE, refusal_of
+from gateway.server_response import PromptResponse
 from gateway.service import Gateway
 from gateway.settings import SettingsError
+from gateway.thread_pool import ThreadPool
 
 log = logging.getLogger(__name__)
 
-# How long a client that was answered may take to hang up, and, while it still sends, in all.
-_GOODBYE_SECONDS = 2.0
-_LONGEST_GOODBYE_SECONDS = 30.0
 # What a kept connection may still hold of a body that nobody read; the rest is not waited for.
 _LEFTOVER_SECONDS = 0.02
 _OUT_OF_DESCRIPTORS_SECONDS = 1.0
 _QUIT_SECONDS = 1.0
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024  # see mallopt(3)
+_HEARTBEAT_SECONDS = 0.5
+# How long a thread waits for a client's next request, if so many threads are spare.
+_LINGER_SECONDS = 0.002
+_SPARE_FOR_LINGERING = 8
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # see mallopt(3)
+_LARGE_BYTES = 1024 * 1024
 
 
-class _Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A connection that does not wait for its client when it is closed: `goodbye` sees to that."""
+class _Served:
+    """What became of a connection, in the form in which gunicorn wants to be told."""
 
-    goodbye: Callable[[ClientSocket], None]
+    __slots__ = ("_is_kept",)
 
-    def close(self, graceful: bool = False) -> None:
-        """Close now, or as soon as the client has had the answer; may be called again."""
-        if graceful:
-            self.goodbye(self.sock)
-        else:
-            util.close(self.sock)
+    def __init__(self, is_kept: bool) -> None:
+        self._is_kept = is_kept
 
+    def cancelled(self) -> bool:
+        return False
 
-class _Goodbyes:
-    """Answered connections whose clients are given time to hang up first, so that they lose nothing of the answer.
-
-    A reset would overtake it: that is what closing does while the client still sends (RFC 9112 section 9.6).
-    """
-
-    def __init__(self, poller: selectors.BaseSelector) -> None:
-        self._poller = poller
-        self._waiting: dict[ClientSocket, tuple[float, float]] = {}  # the next deadline, and the last
-
-    def say(self, client: ClientSocket) -> None:
-        """End our side; close when the client has ended its own, or after a while."""
-        try:
-            client.setblocking(False)
-            client.shutdown(socket.SHUT_WR)
-            self._poller.register(client, selectors.EVENT_READ, self._heard)
-        except OSError:
-            util.close(client)
-            return
-        now = time.monotonic()
-        self._waiting[client] = (now + _GOODBYE_SECONDS, now + _LONGEST_GOODBYE_SECONDS)
-
-    def sweep(self) -> None:
-        """Close those that have had their time."""
-        now = time.monotonic()
-        for client in [client for client, deadlines in self._waiting.items() if min(deadlines) <= now]:
-            self._end(client)
-
-    def _heard(self, client: ClientSocket) -> None:
-        client.read_deadline_at = None
-        try:
-            is_over = not client.recv(64 * 1024)
-        except BlockingIOError:
-            return
-        except OSError:
-            is_over = True
-        if is_over:
-            self._end(client)
-        else:
-            self._waiting[client] = (time.monotonic() + _GOODBYE_SECONDS, self._waiting[client][1])
-
-    def _end(self, client: ClientSocket) -> None:
-        del self._waiting[client]
-        self._poller.unregister(client)
-        util.close(client)
+    def result(self) -> bool:
+        return self._is_kept
 
 
 class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -120,12 +84,22 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     # The base class resets its signals to their defaults first, and the default of SIGHUP is to die.
     SIGNALS: ClassVar = [number for number in ThreadWorker.SIGNALS if number != signal.SIGHUP]
 
+    processor: int | None = None  # the one to keep to; the master sets it
+
     def init_process(self) -> None:
         launch.become_worker(self.age)
-        _return_large_blocks()
+        if self.processor is not None:
+            # Threads that take turns at one interpreter lose half their time when each turn is on another processor.
+            os.sched_setaffinity(0, {self.processor})
+        _spare_memory()
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
+        self._beats_again_at = 0.0
         super().init_process()
+
+    def get_thread_pool(self) -> ThreadPool:
+        """The threads that serve requests."""
+        return ThreadPool(self.cfg.threads)
 
     def init_signals(self) -> None:
         signal.signal(signal.SIGHUP, self._handle_hup)
@@ -134,7 +108,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def run(self) -> None:
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
-        self._goodbyes = _Goodbyes(self.poller)
+        self._goodbyes = Goodbyes(self.poller)
+        gc.freeze()  # what is loaded stays: a collection that walks through all of it would stop every stream
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
         if launch.stop_board.says_so():
@@ -146,9 +121,12 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def notify(self) -> None:
         """Called by the main loop in every round, which comes about once a second at least."""
-        super().notify()
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
             super().set_accept_enabled(False)
+        now = time.monotonic()
+        if now >= self._beats_again_at:
+            self._beats_again_at = now + _HEARTBEAT_SECONDS
+            super().notify()
         self._goodbyes.sweep()
         self._gateway.tick()
 
@@ -179,7 +157,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         try:
             accepted, address = listener.accept()
             client = ClientSocket.adopt(accepted, settings.write_timeout_seconds)
-            connection = _Connection(self.cfg, client, address, client.getsockname())
+            connection = Connection(self.cfg, client, address, client.getsockname())
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -192,6 +170,27 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread serve what the connection has brought."""
+        self.tpool.submit(partial(self._serve, conn))
+
+    def _serve(self, conn: Any) -> None:
+        """Serve a connection's request and those that follow closely; then the main loop has it back."""
+        is_kept = False
+        try:
+            is_kept = self.handle(conn)
+            while is_kept and self._lingers(conn):
+                is_kept = self.handle(conn)
+        finally:
+            self.method_queue.defer(self.finish_request, conn, _Served(is_kept))
+
+    def _lingers(self, conn: Any) -> bool:
+        """Whether the client asks again at once. Not for requests that came together: others have their turn first."""
+        if not self.alive or self.tpool.spare < _SPARE_FOR_LINGERING or conn.parser.unreader.buf.getvalue():
+            return False
+        client: ClientSocket = conn.sock
+        return client.is_readable(_LINGER_SECONDS)
+
     def handle(self, conn: Any) -> Any:
         """Serve a request in a thread; its head must arrive before the deadline."""
         settings = self._gateway.configuration.settings
@@ -199,11 +198,44 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """The head is there; the body's deadline is set, and the body asked for, where it is read."""
+        """The head is there: have the application answer, and say whether the connection is kept.
+
+        The body's deadline is set, and the body asked for, where it is read.
+        """
         conn.sock.read_deadline_at = None
         conn.sock.owes_continue = req._expected_100_continue
         req._expected_100_continue = False
-        return super().handle_request(req, conn)
+        began_at = datetime.now()
+        response, environ = wsgi.create(
+            req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
+        )
+        environ["wsgi.multithread"] = True
+        if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
+            response.force_close()
+        try:
+            self._respond(response, environ)
+        except OSError:
+            raise  # the client is gone; gunicorn's `handle` knows what to do
+        except Exception as error:
+            if not response.headers_sent:
+                raise
+            # An error page would come in the middle of the answer.
+            log.exception("an answer broke off inside the gateway")
+            util.close_graceful(conn.sock)
+            raise StopIteration from error
+        finally:
+            self.log.access(response, req, environ, datetime.now() - began_at)
+        return not response.should_close()
+
+    def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:
+        body = self.wsgi(environ, response.start_response)
+        try:
+            for piece in body:
+                response.write(piece)
+            response.close()
+        finally:
+            if hasattr(body, "close"):  # not every iterable has it (PEP 3333)
+                body.close()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer a request that could not be parsed, in the protocol's shape."""
@@ -272,8 +304,12 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         launch.reload_board.publish(None)
 
 
-def _return_large_blocks() -> None:
-    """Have the C library return the memory of large bodies; glibc would keep up to 64 MB in each arena."""
+def _spare_memory() -> None:
+    """Have the C library return the memory of large bodies, and share the rest among all threads.
+
+    glibc would keep up to 64 MB in each of many arenas; as threads take turns at the interpreter, two are enough.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it, nor needs it
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_ARENA_MAX, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from requests import PreparedRequest, Response
@@ -21,7 +21,7 @@ from requests.structures import CaseInsensitiveDict
 
 from gateway.upstream.connections import Connection, Connections, Route
 from gateway.watch import Watch
-from gateway.wire import ResponseParser, WireError
+from gateway.wire import ResponseHead, ResponseParser, WireError
 
 
 class _ClosedUnanswered(Exception):
@@ -90,7 +90,11 @@ class SocketAdapter(BaseAdapter):
     def __init__(self, route: Route) -> None:
         super().__init__()
         self._connections = Connections(route)
-        self._is_forwarded = route.proxy is not None and urlsplit(route.url).scheme == "http"
+        parts = urlsplit(route.url)
+        self._host = parts.netloc
+        # A proxy that forwards is told the whole address, everybody else what follows the host's name.
+        is_forwarded = route.proxy is not None and parts.scheme == "http"
+        self._untold = "" if is_forwarded else f"{parts.scheme}://{parts.netloc}"
 
     def send(
         self,
@@ -159,13 +163,14 @@ class SocketAdapter(BaseAdapter):
             watch.forget()
             connection.close()
             raise
-        return _response(request, parser, body)
+        if parser.head is None:
+            raise RuntimeError("an exchange ended without an answer")
+        return _Answer(request, parser.head, body)
 
     def _written(self, request: PreparedRequest) -> bytes:
-        url = str(request.url)
-        target = url if self._is_forwarded else request.path_url
-        lines = [f"{request.method} {target} HTTP/1.1", f"host: {urlsplit(url).netloc}"]
-        lines.extend(f"{name}: {value}" for name, value in request.headers.items())
+        target = str(request.url).removeprefix(self._untold)
+        lines = [f"{request.method} {target} HTTP/1.1", f"host: {self._host}"]
+        lines += [f"{name}: {value}" for name, value in request.headers.items()]
         body = request.body or b""
         if body or request.method == "POST":
             lines.append(f"content-length: {len(body)}")
@@ -216,16 +221,18 @@ def _converse(
         heard(arrived)
 
 
-def _response(request: PreparedRequest, parser: ResponseParser, body: WireBody) -> Response:
-    head = parser.head
-    assert head is not None  # _converse returns with one
-    response = Response()
-    response.status_code = head.status
-    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
-    for name, value in head.headers:
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    response.headers = headers
-    response.raw = body
-    response.request = request
-    response.url = request.url or ""
-    return response
+class _Answer(Response):
+    """An answer as requests has it, without what nobody asks for here: that took longer than all the rest.
+
+    Header names are in lower case, in a plain dict.
+    """
+
+    def __init__(self, request: PreparedRequest, head: ResponseHead, body: WireBody) -> None:
+        headers: dict[str, str] = {}
+        for name, value in head.headers:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        self.status_code = head.status
+        self.headers = cast("CaseInsensitiveDict[str]", headers)
+        self.raw = body
+        self.request = request
+        self.url = request.url or ""

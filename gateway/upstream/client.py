@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
@@ -62,14 +63,14 @@ class Upstream:
         return Reply(response, watch, self._read_idle_seconds)
 
     def _prepared(self, call: Call, credentials: Sequence[AuthHeader]) -> PreparedRequest:
-        headers: CaseInsensitiveDict[str] = CaseInsensitiveDict(call.headers)
+        headers = dict(call.headers)
         headers["accept-encoding"] = "identity"
         for credential in credentials:
             headers[credential.name] = credential.scheme + credential.secret.reveal()
         request = PreparedRequest()
         request.method = call.method
         request.url = self._base_url + call.target
-        request.headers = headers
+        request.headers = cast("CaseInsensitiveDict[str]", headers)  # lower-case names in a plain dict
         request.body = call.body
         return request
 

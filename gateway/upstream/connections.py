@@ -58,6 +58,7 @@ class Connection:
         self._descriptor = self._socket.fileno()
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)
         self._may_hold_more = True
+        self._quiet_poll: select.poll | None = None
         self.has_sent_all = True
 
     def send(self, data: bytes, watch: Watch, timeout_seconds: float, heard: Callable[[bytes], bool]) -> None:
@@ -110,9 +111,10 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still open and silent, as it must be before it is used again."""
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        if not poll.poll(0):
+        if self._quiet_poll is None:
+            self._quiet_poll = select.poll()
+            self._quiet_poll.register(self._descriptor, select.POLLIN)
+        if not self._quiet_poll.poll(0):
             return True
         try:  # a TLS record that carries no data, such as a session ticket, is no reason to drop it
             return self._is_tls and self._receive_now() is None

@@ -7,8 +7,6 @@ belongs to one thread; who opens it closes it. requests' exceptions end here: wh
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol, cast
 
 from requests import Response
@@ -38,6 +36,8 @@ class Body(Protocol):
 class Reply:
     """One answer. `headers` have lower-case names, as they came; the body is decoded whatever its coding.
 
+    `content_type` is the media type, lower case, without parameters; empty when there is none.
+
     `read_idle_seconds` is the longest silence of the upstream that is borne.
     """
 
@@ -50,17 +50,13 @@ class Reply:
         self._heard_at = time.monotonic()
         self._is_ended = False
         self._decoder = _decoder(response.headers.get("content-encoding", ""))
+        media_type = response.headers.get("content-type", "").partition(";")[0]
+        self.content_type = media_type.strip().lower()
 
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of events rather than one document."""
         return self.status == 200 and self.content_type == "text/event-stream"
-
-    @property
-    def content_type(self) -> str:
-        """The media type, lower case, without parameters; empty when there is none."""
-        value = next((value for name, value in self.headers if name == "content-type"), "")
-        return value.partition(";")[0].strip().lower()
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.
@@ -161,14 +157,20 @@ class _Undecodable(ContentDecoder):
         return b""
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn requests' exceptions into the gateway's, whose messages may be shown."""
-    try:
-        yield
-    except ConnectTimeout as error:
-        raise UpstreamTimedOut(str(error)) from error
-    except ReadTimeout as error:
-        raise UpstreamSilent("the upstream did not answer in time") from error
-    except RequestException as error:
-        raise UpstreamError(str(error)) from error
+class translated:
+    """Turns requests' exceptions into the gateway's, whose messages may be shown.
+
+    It is entered for every event, so it is no generator.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, ConnectTimeout):
+            raise UpstreamTimedOut(str(error)) from error
+        if isinstance(error, ReadTimeout):
+            raise UpstreamSilent("the upstream did not answer in time") from error
+        if isinstance(error, RequestException):
+            raise UpstreamError(str(error)) from error

@@ -770,6 +770,14 @@ def test_quick_stop_is_not_kept_by_a_client_that_takes_nothing(gateway_process: 
         assert gateway.wait(SOON_SECONDS) == 0
 
 
+def connections_to(url: str) -> int:
+    """How many connections to a local port are open, on this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        remote.endswith(f":{int(url.rpartition(':')[2]):04X}") and state == "01" for _, _, remote, state, *_ in rows
+    )
+
+
 def descriptors(pid: int) -> int:
     """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
@@ -816,6 +824,7 @@ def test_kept_connection_is_answered_without_descriptors(gateway_process: Start,
     with ExitStack() as stack:
         kept = stack.enter_context(Talk(gateway))
         assert kept.exchange(body=message()).status == 200
+        assert wait_until(lambda: connections_to(upstream.url) == 0, SOON_SECONDS)
         limit = descriptors(worker) + 3
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, limit))
         for _ in range(10):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway import errors
 from gateway.errors import GatewayError, error_body, error_event, upstream_error_event
-from gateway.events import decode_event, has_notable, split_events
+from gateway.events import decode_event, notable_events, split_events
 
 TABLE = {
     "GatewayError": (500, "api_error"),
@@ -57,7 +57,7 @@ def test_any_message_is_one_json_document_and_one_event(kind, message):
     event = decode_event(rendered)
     assert event is not None
     assert (event.name, json.loads(event.data)) == ("error", document)
-    assert has_notable(rendered)
+    assert list(notable_events(rendered)) == [rendered]
 
 
 def test_upstream_s_error_document_is_kept_as_an_event():

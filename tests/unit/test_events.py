@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.events import PING, Event, EventSplitter, EventTooLarge, decode_event, has_notable, split_events
+from gateway.events import PING, Event, EventSplitter, EventTooLarge, decode_event, notable_events, split_events
 
 BOM = b"\xef\xbb\xbf"
 
@@ -248,11 +248,32 @@ def test_a_megabyte_event_in_small_pieces_is_searched_once(piece_bytes):
 )
 def test_events_that_matter_are_notable(raw):
     """Given an event with usage, an end or an error, alone or among others, then the fast path looks inside."""
-    assert has_notable(raw)
-    assert has_notable(PING + raw + PING)
+    assert [decode_event(found) for found in notable_events(raw)] == [decode_event(raw)]
+    assert [decode_event(found) for found in notable_events(PING + raw + PING)] == [decode_event(raw)]
 
 
 def test_text_deltas_and_pings_are_not_looked_into():
     """Given an ordinary delta, then the fast path passes it by."""
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "an error, perhaps"}}
-    assert not has_notable(b"event: content_block_delta\ndata: " + json.dumps(delta).encode() + b"\n\n" + PING)
+    raw = b"event: content_block_delta\ndata: " + json.dumps(delta).encode() + b"\n\n"
+    assert list(notable_events(raw + PING)) == []
+
+
+LINES = [
+    b"event: error",
+    b"data: {}",
+    b'data: {"type":"error"}',
+    b"event: message_stop",
+    b": no error",
+    b"data: message_st",
+    b"",
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from([b"\n", b"\r\n", b"\r"]))))
+def test_looking_only_where_it_matters_finds_what_looking_everywhere_finds(lines):
+    """Given any whole events with any line ends, then the notable ones are those that a look at each would give."""
+    whole = EventSplitter().feed(b"".join(text + end for text, end in lines) + b"\n\n")
+    each = [raw for raw in split_events(whole) if list(notable_events(raw))]
+    found = list(notable_events(whole))
+    assert [decode_event(raw) for raw in found] == [decode_event(raw) for raw in each]

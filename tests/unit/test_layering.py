@@ -47,7 +47,7 @@ LAYERS = {
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
         *("status", "status_pages"),
-        *("launch", "master", "worker", "app", "cli", ""),
+        *("launch", "master", "thread_pool", "server_response", "goodbyes", "worker", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),
     ],
 }

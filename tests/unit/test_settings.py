@@ -79,6 +79,7 @@ TABLE = [
     ),
     ("workers", 1, {"1": 1, "4": 4}, ["0", "-1", "1.5", "many"]),
     ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
+    ("pin_workers", True, {"false": False, "TRUE": True}, ["no", "0"]),
     ("reserved_threads", 16, {"1": 1}, ["0", "-1", "256", "few"]),
     ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
     ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),

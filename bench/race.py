@@ -1,0 +1,133 @@
+"""The race: every scenario, every contender, in interleaved rounds, side by side on one machine.
+
+Run it with `make bench`; SCENARIOS and CONTENDERS (comma-separated) choose, ROUNDS says how often (5). Each figure is a
+line of JSON in .bench/results; `bench.report` makes the tables of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.contenders import FOLDER, Contender, LiteLlm, Nginx, Ours, OursLimited, OursWide, Portkey, Upstream
+from bench.meter import wait_until_quiet
+from bench.scenarios import SCENARIOS, Scenario
+from tests.harness import ROOT
+
+RESULTS = FOLDER / "results"
+_LONGEST_SECONDS = 180
+
+
+def chosen(variable: str, known: list[str]) -> list[str]:
+    """The names in an environment variable, or all. Raises SystemExit for one that is not known."""
+    names = [name for name in os.environ.get(variable, "").replace(",", " ").split() if name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"{variable}: {', '.join(unknown)}? There are: {', '.join(known)}")
+    return names or known
+
+
+@contextmanager
+def contenders(upstream: Upstream, names: set[str]) -> Iterator[dict[str, Contender]]:
+    """Those that take part, by name. They are started when they are first needed, and stopped in the end."""
+    with ExitStack() as stack:
+        built: dict[str, Contender] = {upstream.name: upstream}
+        for maker in (Nginx, LiteLlm, Portkey, Ours, OursWide, OursLimited):
+            if maker.name in names:
+                built[maker.name] = maker(upstream.port)
+                stack.callback(built[maker.name].stop)
+        yield built
+
+
+def measured(scenario: Scenario, contender: Contender) -> dict[str, Any]:
+    """One round of one contender: the load generator's figures."""
+    spec: dict[str, Any] = {
+        **scenario.load,
+        "port": contender.port,
+        "request": contender.request,
+        "pids": contender.roots,
+        "health": contender.health if scenario.load.get("probes") and contender.name != "straight" else None,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load", json.dumps(spec)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_LONGEST_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        return {"failure": done.stderr[-2000:]}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def machine() -> str:
+    """What this runs on."""
+    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    return f"{len(os.sched_getaffinity(0))} processors ({model.partition(': ')[2]}), Linux {platform.release()}"
+
+
+def main() -> None:
+    """Measure, and write every figure down as soon as it is there."""
+    names = chosen("SCENARIOS", list(SCENARIOS))
+    rounds = int(os.environ.get("ROUNDS", "5"))
+    entitled = {name for scenario in names for name in SCENARIOS[scenario].contenders}
+    present = set(chosen("CONTENDERS", sorted(entitled)))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}.jsonl"
+    upstream = Upstream()
+    upstream.ready(0)
+    try:
+        with contenders(upstream, present) as built, path.open("w") as out:
+            versions = {name: contender.version() for name, contender in built.items() if name in present}
+            _write(out, {"machine": machine(), "rounds": rounds, "versions": versions})
+            for name in names:
+                scenario = SCENARIOS[name]
+                running = [built[name] for name in scenario.contenders if name in present]
+                for line in interleaved(scenario, running, upstream, rounds):
+                    _write(out, line)
+    finally:
+        upstream.stop()
+    print(path.relative_to(ROOT))
+
+
+def interleaved(
+    scenario: Scenario, running: list[Contender], upstream: Upstream, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """The figures of one scenario, round by round, each contender once in each."""
+    for contender in running:
+        contender.ready(scenario.streams)
+    upstream.answer(scenario.answer)
+    if not scenario.is_paced:
+        for contender in running:
+            measured(scenario, contender)  # for those that compile what runs often, and to fill every pool
+    for number in range(rounds):
+        for contender in running:
+            wait_until_quiet([*contender.roots, *upstream.roots])
+            figures = measured(scenario, contender)
+            yield {"scenario": scenario.name, "contender": contender.name, "round": number, **figures}
+    for contender in running:
+        contender.rest()
+
+
+def _write(out: TextIO, line: dict[str, Any]) -> None:
+    out.write(json.dumps(line) + "\n")
+    out.flush()
+    if "scenario" in line:
+        rate = line.get("requests", line.get("events", 0)) / line.get("seconds", 1)
+        print(
+            f"{line['scenario']:12} {line['contender']:17} {rate:10.0f} a second  {line.get('failure', '')}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

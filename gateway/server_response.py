@@ -1,0 +1,83 @@
+"""How the server writes a response: gunicorn's own way, with fewer system calls.
+
+Owns: the bytes of a response's head and the framing of its body. Web layer; a response belongs to its request's thread.
+gunicorn sends the head by itself; here it leaves with the first piece of the body, in one segment, and wakes the client
+once. An empty first piece still means that the head is due now.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http.wsgi import Response
+
+
+class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's Response with its head held until something goes with it."""
+
+    headers_sent: bool
+    _held = b""
+
+    def default_headers(self) -> list[str]:
+        """The first lines of the head."""
+        connection = "close" if self.should_close() else "keep-alive"
+        major, minor = self.req.version
+        lines = [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"Server: {self.version}\r\nDate: {_date.now()}\r\nConnection: {connection}\r\n",
+        ]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
+
+    def send_headers(self) -> None:
+        """Make the head; it leaves with what comes next."""
+        if self.headers_sent:
+            return
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        self._held = "".join(lines).encode("latin-1") + b"\r\n"
+        self.headers_sent = True
+
+    def write(self, arg: Any) -> None:
+        """Send a piece of the body, the head before it if it has not gone out."""
+        if self.chunked and self.headers_sent and arg:  # every event but the first comes this way
+            self.sent += len(arg)
+            self._emit_body(arg)
+            return
+        super().write(arg)
+        if self._held:
+            self._send(b"")
+
+    def close(self) -> None:
+        """End the response."""
+        self.send_headers()
+        end = b"0\r\n\r\n" if self.chunked else b""
+        if self._held or end:
+            self._send(end)
+
+    def _emit_body(self, data: bytes) -> None:
+        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def _send(self, data: bytes) -> None:
+        held, self._held = self._held, b""
+        self.sock.sendall(held + data if held else data)
+
+
+class _Date:
+    """The date as heads have it, made once a second. Races make it twice."""
+
+    def __init__(self) -> None:
+        self._made: tuple[int, str] = (0, "")
+
+    def now(self) -> str:
+        """The present date (RFC 9110 section 6.6.1)."""
+        second = int(time.time())
+        if self._made[0] != second:
+            self._made = (second, util.http_date(second))
+        return self._made[1]
+
+
+_date = _Date()

@@ -1,0 +1,45 @@
+"""Which processor a worker keeps to."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from gateway import launch, master
+
+
+@pytest.fixture
+def fork(monkeypatch):
+    """Begins a worker beside those that run, and returns its processor."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7})
+    monkeypatch.setattr(master, "_first_processor", 3 * 7 + 1)
+    running: dict[int, SimpleNamespace] = {}
+
+    def begin(pinned: bool = True) -> int | None:
+        monkeypatch.setattr(launch, "settings", lambda: SimpleNamespace(pin_workers=pinned))
+        worker = SimpleNamespace()
+        master.pre_fork(SimpleNamespace(WORKERS=running), worker)
+        running[len(running) + 100] = worker
+        return worker.processor
+
+    begin.running = running
+    return begin
+
+
+def test_workers_are_spread_over_the_processors_that_may_be_used(fork):
+    """Given more workers than processors, then none has two workers before each has one."""
+    assert [fork() for _ in range(5)] == [5, 7, 2, 5, 7]
+
+
+def test_a_worker_that_takes_anothers_place_takes_its_processor(fork):
+    """Given a worker that died, then the next one keeps to the processor that was left."""
+    assert [fork() for _ in range(3)] == [5, 7, 2]
+    del fork.running[101]
+    assert fork() == 7
+
+
+def test_a_worker_may_be_left_to_the_kernel(fork):
+    """Given GATEWAY_PIN_WORKERS=false, then a worker keeps to no processor."""
+    assert fork(pinned=False) is None

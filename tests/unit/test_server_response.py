@@ -1,0 +1,79 @@
+"""How the server writes responses: what leaves with what."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from gunicorn.config import Config
+
+from gateway.server_response import PromptResponse
+
+
+class RecordingSocket:
+    """Keeps what is sent, by call."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+
+
+def begun(
+    *headers: tuple[str, str], status: str = "200 OK", method: str = "POST"
+) -> tuple[PromptResponse, list[bytes]]:
+    """A response whose head is known, and what has been sent of it."""
+    request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
+    client = RecordingSocket()
+    response = PromptResponse(request, client, Config())
+    response.start_response(status, list(headers))
+    return response, client.sent
+
+
+def test_the_head_leaves_with_the_body():
+    """Given a whole answer, then head and body are one send, and nothing follows."""
+    response, sent = begun(("content-length", "2"), ("x-a", "b"))
+    response.write(b"ok")
+    response.close()
+    (data,) = sent
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert body == b"ok"
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    lines = head.split(b"\r\n")
+    assert {b"content-length: 2", b"x-a: b", b"Connection: keep-alive"} <= set(lines)
+    assert len([line for line in lines if line.startswith(b"Date: ")]) == 1
+
+
+def test_an_empty_piece_sends_the_head_that_is_due():
+    """Given a stream whose first event is not there yet, then its head goes out alone, once."""
+    response, sent = begun()
+    response.write(b"")
+    assert [data.endswith(b"\r\n\r\n") for data in sent] == [True]
+    response.write(b"event")
+    response.write(b"")
+    response.close()
+    assert sent[1:] == [b"5\r\nevent\r\n", b"0\r\n\r\n"]
+
+
+def test_the_head_of_a_stream_leaves_with_its_first_event():
+    """Given a stream whose first event is there, then head and event are one send."""
+    response, sent = begun()
+    response.write(b"event")
+    assert len(sent) == 1
+    assert sent[0].endswith(b"\r\n\r\n5\r\nevent\r\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "method"),
+    [
+        pytest.param("204 No Content", "POST", id="204"),
+        pytest.param("200 OK", "HEAD", id="head"),
+    ],
+)
+def test_a_response_without_a_body_is_its_head(status, method):
+    """Given a response that has no body, then its head is sent when it ends, and nothing with it."""
+    response, sent = begun(status=status, method=method)
+    response.close()
+    assert len(sent) == 1
+    assert sent[0].endswith(b"\r\n\r\n")

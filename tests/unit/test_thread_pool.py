@@ -1,0 +1,105 @@
+"""A worker's threads: who goes next, how many there are, and that they end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.thread_pool import ThreadPool
+from tests.harness import wait_until
+
+SOON_SECONDS = 10.0
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(2)
+    yield pool
+    pool.shutdown()
+
+
+class Occupied:
+    """A task that lasts until it is told to end."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self) -> None:
+        self.thread = threading.current_thread()
+        self.begun.set()
+        assert self.may_end.wait(SOON_SECONDS)
+
+
+def test_a_task_that_finds_every_thread_busy_has_its_turn_when_one_is_free(pool):
+    """Given as many running tasks as threads, then one more waits, and runs once one of them ends."""
+    busy = [Occupied(), Occupied()]
+    for task in busy:
+        pool.submit(task)
+    assert all(task.begun.wait(SOON_SECONDS) for task in busy)
+    assert pool.spare == 0
+    late = Occupied()
+    pool.submit(late)
+    assert not late.begun.is_set()
+    busy[0].may_end.set()
+    assert late.begun.wait(SOON_SECONDS)
+    assert late.thread is busy[0].thread
+    busy[1].may_end.set()
+    late.may_end.set()
+
+
+def test_the_thread_that_rested_last_goes_first(pool):
+    """Given two resting threads, then the next task is done by the one that was busy last."""
+    first, second = Occupied(), Occupied()
+    for task in (first, second):
+        pool.submit(task)
+        assert task.begun.wait(SOON_SECONDS)
+    for spare, task in enumerate((second, first), start=1):
+        task.may_end.set()
+        assert wait_until(lambda spare=spare: pool.spare == spare, SOON_SECONDS)
+    third = Occupied()
+    pool.submit(third)
+    assert third.begun.wait(SOON_SECONDS)
+    assert third.thread is first.thread
+    third.may_end.set()
+
+
+def test_no_thread_begins_before_it_is_needed(pool):
+    """Given tasks one after the other, then one thread does them all."""
+    threads = []
+    for number in range(1, 4):
+        pool.submit(lambda: threads.append(threading.current_thread()))
+        assert wait_until(lambda number=number: len(threads) == number and pool.spare == 2, SOON_SECONDS)
+    assert len(set(threads)) == 1
+
+
+def test_a_task_that_fails_costs_no_thread(pool, caplog):
+    """Given a task that raises, then the log says so and its thread goes on."""
+    pool.submit(lambda: 1 // 0)
+    assert wait_until(lambda: pool.spare == 2, SOON_SECONDS)
+    assert "a task failed" in caplog.text
+    task = Occupied()
+    pool.submit(task)
+    assert task.begun.wait(SOON_SECONDS)
+    task.may_end.set()
+
+
+def test_shut_down_the_pool_lets_its_threads_go_and_begins_nothing():
+    """Given a resting and a busy thread, when the pool shuts down, then both end, and later tasks are not begun."""
+    pool = ThreadPool(3)
+    resting, busy, late = Occupied(), Occupied(), Occupied()
+    for task in (resting, busy):
+        pool.submit(task)
+        assert task.begun.wait(SOON_SECONDS)
+    resting.may_end.set()
+    assert wait_until(lambda: pool.spare == 2, SOON_SECONDS)
+    pool.shutdown()
+    pool.submit(late)
+    busy.may_end.set()
+    for task in (resting, busy):
+        assert task.thread is not None
+        task.thread.join(SOON_SECONDS)
+        assert not task.thread.is_alive()
+    assert not late.begun.is_set()

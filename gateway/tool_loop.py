@@ -7,7 +7,6 @@ streamed as, and put together again if the client asked for no stream.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from gateway.accumulate import Accumulator, MalformedStream, events_of
 from gateway.errors import TurnLimitReached, UpstreamError
 from gateway.events import decode_event, encode_event, split_events
-from gateway.json_values import object_or_none, to_json
+from gateway.json_values import exact_object_or_none, to_json
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.splice import Splicer, ToolUse
@@ -91,7 +90,7 @@ class ToolLoop:
 
     def _show_event(self, raw: bytes) -> bytes:
         event = decode_event(raw)
-        data = object_or_none(event.data) if event is not None else None
+        data = exact_object_or_none(event.data) if event is not None else None
         if event is None or data is None:
             return raw
         shown = self._splicer.splice(data)
@@ -100,8 +99,11 @@ class ToolLoop:
         return b"" if shown is None else encode_event(event.name, to_json(shown))
 
     def show_whole(self, body: bytes) -> bytes | None:
+        message = exact_object_or_none(body)
+        if message is None:
+            raise UpstreamError("the upstream's answer has numbers that cannot be passed on")
         with _upstreams_fault():
-            shown = [data for data in map(self._splicer.splice, events_of(json.loads(body))) if data is not None]
+            shown = [data for data in map(self._splicer.splice, events_of(message)) if data is not None]
             if self.shows_events:
                 return b"".join(encode_event(str(data["type"]), to_json(data)) for data in shown)
             for data in shown:

@@ -20,7 +20,7 @@ from sseclient import SSEClient
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAIRS = (b"\n\n", b"\r\r", b"\n\r")
 _ANY_PAIR = re.compile(rb"\n\n|\r\r\n?|\n\r\n?")
 # Anthropic names an event twice, in its `event:` line and in its data's "type"; either is enough to look inside.
@@ -111,7 +111,7 @@ def decode_event(raw: bytes) -> Event | None:
 
     Bytes that are not UTF-8 become replacement characters, as the specification asks.
     """
-    text = raw.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
+    text = raw.removeprefix(BYTE_ORDER_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
     # sseclient-py raises on invalid UTF-8, merges events after mixed line ends, and reads a byte order mark as
     # part of a name, so it is handed one clean event at a time.
     clean = text.decode("utf-8", "replace").encode()

@@ -96,6 +96,7 @@ class Interception:
             log.exception("%s: stream failed inside the gateway", self._pace.request_id)
             yield self._error(GatewayError("the gateway failed in mid-stream; its log says why"))
         finally:
+            self._dialogue.close()
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
                 self._chronicle.stream_ended(outcome.value)

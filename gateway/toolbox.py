@@ -36,7 +36,7 @@ class ToolOutcome(Enum):
     UNKNOWN = "unknown"  # no such tool now
     INVALID_INPUT = "invalid_input"  # the model's input is no JSON object
     CANCELLED = "cancelled"  # the client has gone, or the gateway stops
-    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, or ended before the call was complete
+    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, was cut off or malformed, or was the last
 
 
 @dataclass(frozen=True, slots=True)

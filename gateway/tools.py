@@ -50,7 +50,11 @@ class ToolRequest:
 
     def continued(self, content: Iterable[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> ToolRequest:
         """The request of the next turn: what the model said, and the results of all its calls, in one message."""
-        added = to_json({"role": "assistant", "content": _as_taken_back(content)}) + b"," + to_json({"role": "user", "content": results})
+        added = (
+            to_json({"role": "assistant", "content": _as_taken_back(content)})
+            + b","
+            + to_json({"role": "user", "content": results})
+        )
         messages = _last(self.members, "messages")
         before = messages.value_text[:-1].rstrip() if messages is not None else "["
         return self._with("messages", f"{before}{'' if before == '[' else ','}{added.decode()}]")

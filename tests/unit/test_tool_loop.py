@@ -192,6 +192,7 @@ def test_model_that_calls_tools_all_the_same_is_stopped() -> None:
     rig = Rig([CALL, CALL], FakeToolbox("now"), policy=policy)
     assert "after 2 turns" in last_error(rig.run(is_streaming=True))["message"]
     assert len(rig.toolbox.made) == 1
+    assert rig.tool_calls() == {("now", "ok"): 1, ("now", "not_made"): 1}
     with pytest.raises(TurnLimitReached, match="after 2 turns"):
         Rig([CALL, CALL], FakeToolbox("now"), policy=policy).run(is_streaming=False)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.errors import GatewayError
 from gateway.interception_record import ToolCall
+from gateway.tool_loop import ToolPolicy
 from tests.unit.loop_rig import FakeToolbox, Refusal, Rig, said
 from tests.unit.messages_api import Answer, text, tool_use
 
@@ -38,6 +40,34 @@ def test_every_turn_has_its_attempts_its_usage_and_its_calls(is_streaming: bool)
     assert injected.input_bytes > len("zoneUTC")
     assert own.input_bytes > len("commandls")
     assert (record.outcome, record.key) == ("completed", "k1")
+
+
+@pytest.mark.parametrize(
+    ("answers", "max_turns", "outcome", "error"),
+    [
+        pytest.param([CALL, LIMITED], 9, "exhausted", "all configured keys are rate-limited", id="exhausted"),
+        pytest.param([CALL, CALL], 2, "turn_limit", "after 2 turns", id="turn-limit"),
+    ],
+)
+@both_modes
+def test_a_later_turn_s_end_is_told_alike_in_both_modes(
+    is_streaming: bool, answers: list[Answer | Refusal], max_turns: int, outcome: str, error: str
+) -> None:
+    """Given turns that end with an error of the gateway's own; then the record says so, streamed and whole."""
+    rig = Rig(answers, FakeToolbox("now"), policy=ToolPolicy(max_turns=max_turns))
+    if is_streaming:
+        rig.run(is_streaming)
+    else:
+        with pytest.raises(GatewayError) as info:
+            rig.run(is_streaming)
+        rig.chronicle.failed(info.value)  # as the route does
+    record = rig.chronicle.finished(200 if is_streaming else 502)
+    assert record.outcome == outcome
+    assert error in str(record.error)
+    assert [(call.turn, call.outcome) for call in record.tool_calls] == [(0, "ok"), (1, "not_made")][
+        : len(record.tool_calls)
+    ]
+    assert all(call.is_injected for call in record.tool_calls)
 
 
 def test_a_call_that_was_cut_short_was_cancelled() -> None:

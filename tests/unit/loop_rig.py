@@ -243,6 +243,15 @@ class Rig:
         finally:
             self.lifecycle.close()
 
+    def until_called(self) -> tuple[list[Output], Generator[Output, None, None]]:
+        """Run a streamed request until it waits for a tool: what it has given so far, and the rest of it."""
+        running = self.interception(is_streaming=True).run()
+        outputs = []
+        while not self.toolbox.calls:
+            outputs.append(next(running))
+            self.clock.advance(100.0)  # so that every wait is over at once
+        return outputs, running
+
     @property
     def keys_seen(self) -> list[str]:
         """The keys that the upstream saw, in order."""

@@ -72,16 +72,12 @@ def test_a_later_turn_s_end_is_told_alike_in_both_modes(
 
 def test_a_call_that_was_cut_short_was_cancelled() -> None:
     """Given a client that leaves while a tool runs; then the call is the gateway's, and has no result."""
-    toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
-    rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    while not toolbox.calls:
-        rig.clock.advance(100.0)
-        next(running)
+    rig = Rig([CALL], FakeToolbox("now", run=lambda tool, arguments: None))
+    _, running = rig.until_called()
     running.close()
     record = rig.chronicle.finished(200)
     [call] = record.tool_calls
-    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 0.0)
+    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 100.0)
     assert record.outcome == "client_disconnected"
     rig.lifecycle.close()
 

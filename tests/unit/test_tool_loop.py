@@ -339,11 +339,7 @@ def test_pings_go_out_while_a_tool_runs_and_the_drain_ends_it() -> None:
     drain time is over, then the call is cancelled and the stream says that the gateway stops."""
     toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
     rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    outputs = [next(running)]
-    while not toolbox.calls:
-        rig.clock.advance(100.0)  # so that every wait is over at once
-        outputs.append(next(running))
+    outputs, running = rig.until_called()
     for _ in range(3):
         rig.clock.advance(100.0)
         outputs.append(next(running))
@@ -359,10 +355,7 @@ def test_pings_go_out_while_a_tool_runs_and_the_drain_ends_it() -> None:
 def test_client_that_leaves_while_a_tool_runs_cancels_the_call() -> None:
     toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
     rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    while not toolbox.calls:
-        rig.clock.advance(100.0)
-        next(running)
+    _, running = rig.until_called()
     running.close()
     assert [call.closed > 0 for call in toolbox.calls] == [True]
     assert rig.tool_calls() == {("now", "cancelled"): 1}

@@ -19,6 +19,15 @@ def object_or_none(text: str | bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def is_unicode(value: object) -> bool:
+    """Whether JSON values can be written in UTF-8: half a surrogate pair in a text cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def exact_object_or_none(text: str | bytes) -> dict[str, Any] | None:
     """The same, if it can be written again: None for NaN, which is no JSON, and for numbers that no float holds."""
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.json_values import object_or_none
+from gateway.json_values import exact_object_or_none
 
 # What a message's document holds from its beginning, and so `message_start` carries it alone.
 _FROM_THE_START = frozenset({"id", "type", "role", "model", "content", "usage"})
@@ -32,6 +32,9 @@ class Accumulator:
     def __init__(self) -> None:
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
+        self._open: set[int] = set()  # the blocks that have not ended
+        # Texts come in thousands of pieces, which are joined once.
+        self._texts: dict[int, dict[str, list[str]]] = {}
         self._inputs: dict[int, list[str]] = {}
 
     def add(self, data: Mapping[str, Any]) -> None:
@@ -40,7 +43,7 @@ class Accumulator:
         if kind == "message_start":
             self._message = dict(_object(data, "message"))
         elif kind == "content_block_start":
-            self._blocks[index_of(data)] = dict(_object(data, "content_block"))
+            self._begin(index_of(data), _object(data, "content_block"))
         elif kind == "content_block_delta":
             self._add_delta(index_of(data), _object(data, "delta"))
         elif kind == "content_block_stop":
@@ -51,6 +54,8 @@ class Accumulator:
     @property
     def content(self) -> list[dict[str, Any]]:
         """The blocks so far, in the order of their beginning."""
+        for index in list(self._texts):
+            self._join(index)
         return list(self._blocks.values())
 
     @property
@@ -70,6 +75,17 @@ class Accumulator:
         usage = self._message.get("usage")
         return usage if isinstance(usage, dict) else {}
 
+    def require_ended(self) -> None:
+        """Raise MalformedStream if a block has not ended: what it says may not be all of it."""
+        for index in self._open:
+            raise MalformedStream(f"block {index} was never ended")
+
+    def _begin(self, index: int, block: Mapping[str, Any]) -> None:
+        if index in self._blocks:
+            raise MalformedStream(f"block {index} was begun twice")
+        self._blocks[index] = dict(block)
+        self._open.add(index)
+
     def _block(self, index: int) -> dict[str, Any]:
         try:
             return self._blocks[index]
@@ -84,19 +100,30 @@ class Accumulator:
             before = block.get("citations")
             block["citations"] = [*(before if isinstance(before, list) else ()), delta.get("citation")]
         else:
-            appends = delta.get("type") not in _REPLACING
-            for name, value in delta.items():
-                before = block.get(name)
-                if appends and isinstance(before, str) and isinstance(value, str):
-                    value = before + value
-                if name != "type":
-                    block[name] = value
+            self._add_members(index, block, delta)
+
+    def _add_members(self, index: int, block: dict[str, Any], delta: Mapping[str, Any]) -> None:
+        appends = delta.get("type") not in _REPLACING
+        for name, value in delta.items():
+            if name == "type":
+                continue
+            if appends and isinstance(block.get(name), str) and isinstance(value, str):
+                self._texts.setdefault(index, {}).setdefault(name, []).append(value)
+            else:
+                self._join(index)
+                block[name] = value
+
+    def _join(self, index: int) -> None:
+        for name, pieces in self._texts.pop(index, {}).items():
+            self._blocks[index][name] += "".join(pieces)
 
     def _close(self, index: int) -> None:
         block = self._block(index)
+        self._open.discard(index)
+        self._join(index)
         text = "".join(self._inputs.pop(index, ()))
         if text:
-            parsed = object_or_none(text)
+            parsed = exact_object_or_none(text)
             block["input"] = {INVALID_INPUT: text} if parsed is None else parsed
 
     def _add_ending(self, data: Mapping[str, Any]) -> None:

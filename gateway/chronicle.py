@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from gateway.access import Caller
 from gateway.clients import Client
 from gateway.credential import Key
-from gateway.errors import ClientGone, GatewayError
+from gateway.errors import ClientGone, GatewayError, UpstreamError
 from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall
 from gateway.messages import Tally
 from gateway.pool import KeyState, KeyStatus
@@ -57,7 +57,7 @@ class Chronicle:
         self._passed_over: list[PassedOver] = []
         self._attempts: list[Attempt] = []
         self._answers: list[tuple[int, str | None, Tally]] = []
-        self._injected_calls: dict[str, tuple[str, int | None, float | None]] = {}
+        self._injected_calls: dict[tuple[int, str], tuple[str, int | None, float | None]] = {}
 
     # The request.
 
@@ -116,11 +116,14 @@ class Chronicle:
         self, call_id: str, outcome: str, result_bytes: int | None = None, duration_seconds: float | None = None
     ) -> None:
         """The call of an injected tool for the `tool_use` block of this id has ended, or was never made."""
-        self._injected_calls[call_id] = (outcome, result_bytes, duration_seconds)
+        self._injected_calls[self._turn - 1, call_id] = (outcome, result_bytes, duration_seconds)
 
-    def stream_ended(self, outcome: str) -> None:
-        """A stream that had begun has ended so."""
-        self._outcome = outcome
+    def stream_ended(self, outcome: str, error: GatewayError | None = None) -> None:
+        """A stream that had begun has ended so, with this error of the gateway's if there was one."""
+        if error is not None:
+            self.failed(error)
+        if error is None or isinstance(error, UpstreamError):
+            self._outcome = outcome
 
     def failed(self, error: GatewayError | ClientGone) -> None:
         """The request ends with an error of the gateway's own making, or without anybody to answer."""
@@ -190,7 +193,7 @@ class Chronicle:
         for turn, _, tally in self._answers:
             for use in tally.tools.calls:
                 name = word(use.name)
-                injected = self._injected_calls.get(use.id)
+                injected = self._injected_calls.get((turn, use.id))
                 if injected is None:
                     calls.append(ToolCall(turn, name, False, use.input_bytes))
                 else:

@@ -46,6 +46,10 @@ class Dialogue(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """The interception is over, however it ended."""
+        ...
+
 
 class OneTurn:
     """One answer, shown as it comes."""
@@ -74,3 +78,6 @@ class OneTurn:
     def end_turn(self, pace: Pace) -> Generator[Output, None, None]:
         """Nothing follows."""
         yield from ()
+
+    def close(self) -> None:
+        """Nothing is left."""

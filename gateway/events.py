@@ -20,7 +20,7 @@ from sseclient import SSEClient
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
-_BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAIRS = (b"\n\n", b"\r\r", b"\n\r")
 _ANY_PAIR = re.compile(rb"\n\n|\r\r\n?|\n\r\n?")
 # Bytes of which every event that matters has one: found at the speed of memchr, before anything is looked at closely.
@@ -147,7 +147,7 @@ def decode_event(raw: bytes) -> Event | None:
     plain = _PLAIN.fullmatch(raw)
     if plain is not None:
         return Event(plain[1].decode(), plain[2].decode("utf-8", "replace"))
-    text = raw.removeprefix(_BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
+    text = raw.removeprefix(BYTE_ORDER_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(b"\n") + b"\n\n"
     # sseclient-py raises on invalid UTF-8, merges events after mixed line ends, and reads a byte order mark as
     # part of a name, so it is handed one clean event at a time.
     clean = text.decode("utf-8", "replace").encode()

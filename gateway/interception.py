@@ -76,6 +76,7 @@ class Interception:
         Raises GatewayError and ClientGone before the head; BrokenPipeError after it when the client has gone.
         """
         outcome = StreamOutcome.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
+        failure: GatewayError | None = None
         try:
             outcome = yield from self._answer()
         except ClientGone:
@@ -86,19 +87,21 @@ class Interception:
         except GatewayError as error:
             if not self._pace.has_begun:
                 raise
-            outcome = _outcome_of(error)
+            outcome, failure = _outcome_of(error), error
             log.warning("%s: stream ended: %s", self._pace.request_id, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
             outcome = StreamOutcome.TRUNCATED
+            failure = GatewayError("the gateway failed in mid-stream; its log says why")
             log.exception("%s: stream failed inside the gateway", self._pace.request_id)
-            yield self._error(GatewayError("the gateway failed in mid-stream; its log says why"))
+            yield self._error(failure)
         finally:
+            self._dialogue.close()
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
-                self._chronicle.stream_ended(outcome.value)
+                self._chronicle.stream_ended(outcome.value, failure)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
         outcome = StreamOutcome.COMPLETED

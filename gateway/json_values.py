@@ -6,6 +6,7 @@ Owns: reading an object without trusting it, and writing one that any reader tak
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -16,6 +17,34 @@ def object_or_none(text: str | bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def is_unicode(value: object) -> bool:
+    """Whether JSON values can be written in UTF-8: half a surrogate pair in a text cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def exact_object_or_none(text: str | bytes) -> dict[str, Any] | None:
+    """The same, if it can be written again: None for NaN, which is no JSON, and for numbers that no float holds."""
+    try:
+        document = _EXACT.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large, or no number")
+    return number
+
+
+_EXACT = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def to_json(value: object) -> bytes:

@@ -61,6 +61,7 @@ class Splicer:
         if kind == "message_delta":
             return self._ending(data)
         if kind == "message_stop" and self.continues:
+            self._turn.require_ended()
             return None
         return data
 

@@ -7,7 +7,6 @@ streamed as, and put together again if the client asked for no stream.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,8 +16,8 @@ from typing import Any
 
 from gateway.accumulate import Accumulator, MalformedStream, events_of
 from gateway.errors import TurnLimitReached, UpstreamError
-from gateway.events import decode_event, encode_event, split_events
-from gateway.json_values import object_or_none, to_json
+from gateway.events import BYTE_ORDER_MARK, decode_event, encode_event, split_events
+from gateway.json_values import exact_object_or_none, to_json
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.splice import Splicer, ToolUse
@@ -86,12 +85,14 @@ class ToolLoop:
         return replace(self._template, body=self._request.body())
 
     def show(self, batch: bytes) -> bytes:
+        if self._turns > 1:
+            batch = batch.removeprefix(BYTE_ORDER_MARK)  # in mid-stream it would be part of a name
         with _upstreams_fault():
             return b"".join(self._show_event(raw) for raw in split_events(batch))
 
     def _show_event(self, raw: bytes) -> bytes:
         event = decode_event(raw)
-        data = object_or_none(event.data) if event is not None else None
+        data = exact_object_or_none(event.data) if event is not None else None
         if event is None or data is None:
             return raw
         shown = self._splicer.splice(data)
@@ -100,8 +101,11 @@ class ToolLoop:
         return b"" if shown is None else encode_event(event.name, to_json(shown))
 
     def show_whole(self, body: bytes) -> bytes | None:
+        message = exact_object_or_none(body)
+        if message is None:
+            raise UpstreamError("the upstream's answer has numbers that cannot be passed on")
         with _upstreams_fault():
-            shown = [data for data in map(self._splicer.splice, events_of(json.loads(body))) if data is not None]
+            shown = [data for data in map(self._splicer.splice, events_of(message)) if data is not None]
             if self.shows_events:
                 return b"".join(encode_event(str(data["type"]), to_json(data)) for data in shown)
             for data in shown:
@@ -111,19 +115,22 @@ class ToolLoop:
         return body if self._splicer.is_verbatim else to_json(self._shown.message)
 
     def end_turn(self, pace: Pace) -> Generator[Output, None, None]:
-        uses, content, continues = self._splicer.calls, self._splicer.content, self._splicer.continues
-        self._splicer.end_turn()
-        if not continues:
-            for use in uses:
-                self._narrator.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
+        if not self._splicer.continues:
             return
         if self._turns >= self._max_turns:
             raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
+        uses, content = self._splicer.calls, self._splicer.content
+        self._splicer.end_turn()
         results = yield from self._results(uses, pace)
         self._request = self._request.continued(content, results)
         if self._turns == self._max_turns - 1:
             self._request = self._request.without_tools()
         self._has_more = True
+
+    def close(self) -> None:
+        """Tell of the calls that the last turn asks for: none of them was made."""
+        for use in self._splicer.calls:
+            self._narrator.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
 
     def _results(self, uses: Sequence[ToolUse], pace: Pace) -> Generator[Output, None, list[dict[str, Any]]]:
         """Make all calls of a turn at once; their results in the order of the calls."""

@@ -4,8 +4,9 @@ Owns: turning MCP's content into Anthropic's. Pure: JSON values in, JSON values 
 MCP: https://modelcontextprotocol.io/specification/2025-11-25/server/tools#tool-result;
 Anthropic: https://docs.claude.com/en/docs/agents-and-tools/tool-use/implement-tool-use#handling-tool-use-and-tool-result-content-blocks.
 
-The API refuses a whole request for one blank text, one broken image or one image that is of another kind than it
-says. So blank texts are dropped, and what an image or PDF is, its own first bytes tell.
+The API refuses a whole request for one blank text, one broken image, one image that is of another kind than it says,
+or an image in an error. So blank texts are dropped, what an image or PDF is, its own first bytes tell, and errors are
+text alone.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def converted(result: object, max_bytes: int) -> Converted:
 
     Of its texts the first `max_bytes` of UTF-8 are kept; a note says what was cut off. Images and PDFs have a limit of
     their own, `LARGEST_ATTACHMENTS_BYTES`. Audio, and what else cannot be passed on, makes the result an error that
-    says so, with everything that could be passed on beside it.
+    says so, with the texts beside it; an error holds nothing but text.
     """
     if not isinstance(result, Mapping) or not isinstance(result.get("content", []), list):
         return Converted(text_content(UNREADABLE), True)
@@ -57,7 +58,8 @@ def converted(result: object, max_bytes: int) -> Converted:
     structured = result.get("structuredContent")
     if structured is not None and not page.has_text:
         page.add_text(json.dumps(structured, ensure_ascii=False))
-    return Converted(page.blocks(), page.has_refused or result.get("isError") is True)
+    is_error = page.has_refused or result.get("isError") is True
+    return Converted(_texts_alone(page.blocks()) if is_error else page.blocks(), is_error)
 
 
 class _Page:
@@ -117,6 +119,13 @@ class _Page:
         """Add a note of something that makes the result an error."""
         self.note(text)
         self.has_refused = True
+
+
+def _texts_alone(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks of an error: the API refuses a request that has anything but text there."""
+    left_out = "[{} is left out: a result that is an error can only be text.]"
+    named = {"image": "An image", "document": "A PDF"}
+    return [block if block["type"] == "text" else _text(left_out.format(named[block["type"]])) for block in blocks]
 
 
 def _text(text: str) -> Block:

@@ -34,9 +34,9 @@ class ToolOutcome(Enum):
     FAILED = "failed"  # the server cannot be reached, broke off, or answered what cannot be read
     TIMED_OUT = "timed_out"
     UNKNOWN = "unknown"  # no such tool now
-    INVALID_INPUT = "invalid_input"  # the model's input is no JSON object
+    INVALID_INPUT = "invalid_input"  # the model's input is no JSON object, or has half a character in it
     CANCELLED = "cancelled"  # the client has gone, or the gateway stops
-    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, or ended before the call was complete
+    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, was cut off or malformed, or was the last
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,11 @@ class ToolRequest:
 
     def continued(self, content: Iterable[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> ToolRequest:
         """The request of the next turn: what the model said, and the results of all its calls, in one message."""
-        # The API takes no empty text, though models write it.
-        said = [block for block in content if block.get("text") != "" or block.get("type") != "text"]
-        added = to_json({"role": "assistant", "content": said}) + b"," + to_json({"role": "user", "content": results})
+        added = (
+            to_json({"role": "assistant", "content": _as_taken_back(content)})
+            + b","
+            + to_json({"role": "user", "content": results})
+        )
         messages = _last(self.members, "messages")
         before = messages.value_text[:-1].rstrip() if messages is not None else "["
         return self._with("messages", f"{before}{'' if before == '[' else ','}{added.decode()}]")
@@ -92,6 +94,23 @@ def inject(body: bytes, definitions: Sequence[Mapping[str, Any]], allows_paralle
         once = {"type": "auto"} | (choice or {}) | {"disable_parallel_tool_use": True}
         members = _with(members, "tool_choice", to_json(once).decode())
     return ToolRequest(tuple(replace(member, value=None) for member in members), own_names)
+
+
+def _as_taken_back(content: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the model said, as the API takes it back: without empty texts, though models write them.
+
+    Beside thinking a space stands for such a text: models part thinking blocks by them, and the signatures do not hold
+    in other places (https://github.com/anomalyco/opencode/pull/21370).
+    """
+    blocks = list(content)
+    has_thinking = any(block.get("type") in ("thinking", "redacted_thinking") for block in blocks)
+    taken: list[Mapping[str, Any]] = []
+    for block in blocks:
+        if block.get("type") != "text" or block.get("text") != "":
+            taken.append(block)
+        elif has_thinking:
+            taken.append({**block, "text": " "})
+    return taken
 
 
 def tool_result(use: ToolUse, content: Sequence[Mapping[str, Any]], is_error: bool) -> dict[str, Any]:

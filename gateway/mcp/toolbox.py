@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway.json_values import is_unicode
 from gateway.mcp.call import Call, failed
 from gateway.mcp.failures import CallFailed
 from gateway.mcp_servers import McpServer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _THREAD_END_SECONDS = 1.0
+_HALF_A_CHARACTER = "The input has half a character in it (a lone surrogate); the tool was not called."
 
 T = TypeVar("T")
 
@@ -67,7 +69,9 @@ class McpToolbox:
     def begin(self, tool: InjectedTool, arguments: Mapping[str, Any], context: Mapping[str, str]) -> Call:
         """Begin a call and return at once."""
         call = Call(self._cancel)
-        if not self._soon(lambda: self._begin(call, tool, arguments, context)):
+        if not is_unicode(arguments):  # the SDK's session would end of it, and with it the calls of others
+            call.settle(failed(ToolOutcome.INVALID_INPUT, _HALF_A_CHARACTER))
+        elif not self._soon(lambda: self._begin(call, tool, arguments, context)):
             call.settle(failed(ToolOutcome.UNKNOWN, _unknown(tool)))
         return call
 

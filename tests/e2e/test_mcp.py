@@ -312,7 +312,8 @@ def test_replaced_worker_has_the_tools(tmp_path):
         assert stage.offered() == ["bmcp_raw_one"]
 
 
-def test_stop_lets_a_call_end_and_then_ends_the_session(tmp_path):
+@MODES
+def test_stop_lets_a_call_end_and_then_ends_the_session(tmp_path, is_streaming):
     """Given a call that runs, when the gateway is told to stop, then the request ends well within the drain time, and
     the server is told the end of the session."""
     released = threading.Event()
@@ -325,7 +326,7 @@ def test_stop_lets_a_call_end_and_then_ends_the_session(tmp_path):
         server.answers["tools/call"] = call
         stage.script(uses("bmcp_raw_one"), says("Just so."))
         said: list[str] = []
-        client = threading.Thread(target=lambda: said.append(stage.ask(True).content[-1].text))
+        client = threading.Thread(target=lambda: said.append(stage.ask(is_streaming).content[-1].text))
         client.start()
         assert wait_until(lambda: server.asked("tools/call") == 1, 10)
         stage.gateway.send_signal(signal.SIGTERM)

@@ -71,6 +71,17 @@ def eventfds() -> int:
     return found
 
 
+@pytest.mark.parametrize("arguments", [{"text": "\ud83d"}, {"text": "a", "\ud83d": 1}], ids=["value", "name"])
+def test_half_a_character_is_refused_and_ends_no_session(rig, server, arguments):
+    """Given a model that writes half a surrogate pair while another call runs, then it is told so, and the other call
+    comes to its result: JSON cannot carry it, and the SDK's session would break on it."""
+    with contextlib.closing(rig.begin("slow", seconds=0.5)) as other:
+        made = rig.call("echo", **arguments)
+        assert (made.outcome, "half a character" in text_of(made)) == (ToolOutcome.INVALID_INPUT, True)
+        assert result_of(other).outcome is ToolOutcome.OK
+    assert rig.call("echo", text="\U0001f600 1").outcome is ToolOutcome.OK
+
+
 def test_tools_are_offered_once_the_server_has_answered(rig):
     """Given a server, when it has answered, then its tools are there, sorted, and it counts as up."""
     assert rig.names == [f"bmcp_f_{name}" for name in TOOLS]

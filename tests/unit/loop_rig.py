@@ -48,6 +48,13 @@ class Refusal:
         return json.dumps({"type": "error", "error": {"type": self.kind, "message": "no"}}).encode()
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """An answer that is a stream of these pieces, whatever they are."""
+
+    pieces: Sequence[bytes]
+
+
 class FakeReply:
     """An answer whose body comes in these pieces."""
 
@@ -75,7 +82,7 @@ class FakeReply:
 class FakeUpstream:
     """Gives its answers in order, each in the form that is asked for, and keeps the requests with their keys."""
 
-    answers: list[Answer | Refusal | bytes]
+    answers: list[Answer | Refusal | Streamed | bytes]
     cut: Cut = whole
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -90,6 +97,9 @@ class FakeUpstream:
             if answer.retry_after is not None:
                 headers.append(("retry-after", answer.retry_after))
             return cast(Reply, FakeReply(answer.status, headers, [answer.body()]))
+        if isinstance(answer, Streamed):
+            headers = [("content-type", "text/event-stream"), number]
+            return cast(Reply, FakeReply(200, headers, answer.pieces))
         if isinstance(answer, bytes):
             return cast(Reply, FakeReply(200, [("content-type", "application/json"), number], [answer]))
         if request.get("stream"):
@@ -191,7 +201,7 @@ class Rig:
 
     def __init__(
         self,
-        answers: Sequence[Answer | Refusal | bytes],
+        answers: Sequence[Answer | Refusal | Streamed | bytes],
         toolbox: FakeToolbox,
         *,
         count: int = 1,
@@ -232,6 +242,15 @@ class Rig:
             return Ran(list(self.interception(is_streaming, **members).run()))
         finally:
             self.lifecycle.close()
+
+    def until_called(self) -> tuple[list[Output], Generator[Output, None, None]]:
+        """Run a streamed request until it waits for a tool: what it has given so far, and the rest of it."""
+        running = self.interception(is_streaming=True).run()
+        outputs = []
+        while not self.toolbox.calls:
+            outputs.append(next(running))
+            self.clock.advance(100.0)  # so that every wait is over at once
+        return outputs, running
 
     @property
     def keys_seen(self) -> list[str]:

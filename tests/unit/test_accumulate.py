@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -104,6 +105,9 @@ def test_citations_are_collected_and_unknown_deltas_taken_in() -> None:
         pytest.param("", {}, id="nothing"),
         pytest.param('{"a": ', {INVALID_INPUT: '{"a": '}, id="cut-off"),
         pytest.param("[1]", {INVALID_INPUT: "[1]"}, id="no-object"),
+        pytest.param('{"a": NaN}', {INVALID_INPUT: '{"a": NaN}'}, id="no-json-but-pythons"),
+        pytest.param('{"a": 1e999}', {INVALID_INPUT: '{"a": 1e999}'}, id="larger-than-any-float"),
+        pytest.param('{"a": [0.1, -12345678901234567890123]}', {"a": [0.1, -12345678901234567890123]}, id="numbers"),
     ],
 )
 def test_tools_input_is_what_was_written(written: str, expected: dict[str, Any]) -> None:
@@ -126,6 +130,35 @@ def test_tools_input_is_what_was_written(written: str, expected: dict[str, Any])
 def test_events_that_make_no_message_are_told(data: dict[str, Any]) -> None:
     with pytest.raises(MalformedStream):
         Accumulator().add(data)
+
+
+def test_block_is_begun_once_and_ended() -> None:
+    accumulator = Accumulator()
+    begun = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    accumulator.add(begun)
+    with pytest.raises(MalformedStream, match="block 0 was never ended"):
+        accumulator.require_ended()
+    with pytest.raises(MalformedStream, match="block 0 was begun twice"):
+        accumulator.add(begun)
+    accumulator.add({"type": "content_block_stop", "index": 0})
+    accumulator.require_ended()
+
+
+def test_long_text_costs_as_much_for_each_piece_as_a_short_one() -> None:
+    """Given four times the pieces, then it takes about four times as long, and not sixteen times."""
+    assert seconds_for(160_000) < 10 * seconds_for(40_000)
+
+
+def seconds_for(pieces: int) -> float:
+    """How long it takes to put a text together, in seconds of the processor."""
+    accumulator = Accumulator()
+    accumulator.add({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "word "}}
+    begun_at = time.process_time()
+    for _ in range(pieces):
+        accumulator.add(delta)
+    assert accumulator.content == [{"type": "text", "text": "word " * pieces}]
+    return time.process_time() - begun_at
 
 
 @pytest.mark.parametrize("document", [{"type": "error"}, {"type": "message"}, {"type": "message", "content": "x"}])

@@ -162,6 +162,27 @@ def test_an_error_ends_an_interception_in_a_word(error: GatewayError, outcome: s
     assert (record.outcome, record.error) == (outcome, words)
 
 
+@pytest.mark.parametrize(
+    ("error", "stream", "outcome"),
+    [
+        pytest.param(RateLimited("all"), "upstream_error", "exhausted", id="no-key-left"),
+        pytest.param(TurnLimitReached("on"), "upstream_error", "turn_limit", id="turn-limit"),
+        pytest.param(UpstreamError("broke"), "truncated", "truncated", id="truncated"),
+        pytest.param(UpstreamSilent("silent"), "idle_timeout", "idle_timeout", id="silent"),
+        pytest.param(Stopping("stop"), "drained", "drained", id="drained"),
+        pytest.param(GatewayError("bug"), "truncated", "gateway_error", id="fault-of-the-gateway"),
+    ],
+)
+def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(
+    error: GatewayError, stream: str, outcome: str
+) -> None:
+    """Given a stream that the gateway ends with an error; then the record says why, and what the client was told."""
+    chronicle = chronicle_of()
+    chronicle.stream_ended(stream, error)
+    record = chronicle.finished(200)
+    assert (record.outcome, record.error) == (outcome, f"{error.kind}: {error.message}")
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(200, "completed"), (307, "completed"), (404, "upstream_error")])
 def test_an_answer_that_was_relayed_whole_ends_by_its_status(status: int, outcome: str) -> None:
     """Given nothing went wrong in the gateway; then the upstream's status says how it ended."""

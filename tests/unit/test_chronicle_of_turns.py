@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.errors import GatewayError
 from gateway.interception_record import ToolCall
+from gateway.tool_loop import ToolPolicy
 from tests.unit.loop_rig import FakeToolbox, Refusal, Rig, said
 from tests.unit.messages_api import Answer, text, tool_use
 
@@ -40,18 +42,42 @@ def test_every_turn_has_its_attempts_its_usage_and_its_calls(is_streaming: bool)
     assert (record.outcome, record.key) == ("completed", "k1")
 
 
+@pytest.mark.parametrize(
+    ("answers", "max_turns", "outcome", "error"),
+    [
+        pytest.param([CALL, LIMITED], 9, "exhausted", "all configured keys are rate-limited", id="exhausted"),
+        pytest.param([CALL, CALL], 2, "turn_limit", "after 2 turns", id="turn-limit"),
+    ],
+)
+@both_modes
+def test_a_later_turn_s_end_is_told_alike_in_both_modes(
+    is_streaming: bool, answers: list[Answer | Refusal], max_turns: int, outcome: str, error: str
+) -> None:
+    """Given turns that end with an error of the gateway's own; then the record says so, streamed and whole."""
+    rig = Rig(answers, FakeToolbox("now"), policy=ToolPolicy(max_turns=max_turns))
+    if is_streaming:
+        rig.run(is_streaming)
+    else:
+        with pytest.raises(GatewayError) as info:
+            rig.run(is_streaming)
+        rig.chronicle.failed(info.value)  # as the route does
+    record = rig.chronicle.finished(200 if is_streaming else 502)
+    assert record.outcome == outcome
+    assert error in str(record.error)
+    assert [(call.turn, call.outcome) for call in record.tool_calls] == [(0, "ok"), (1, "not_made")][
+        : len(record.tool_calls)
+    ]
+    assert all(call.is_injected for call in record.tool_calls)
+
+
 def test_a_call_that_was_cut_short_was_cancelled() -> None:
     """Given a client that leaves while a tool runs; then the call is the gateway's, and has no result."""
-    toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
-    rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    while not toolbox.calls:
-        rig.clock.advance(100.0)
-        next(running)
+    rig = Rig([CALL], FakeToolbox("now", run=lambda tool, arguments: None))
+    _, running = rig.until_called()
     running.close()
     record = rig.chronicle.finished(200)
     [call] = record.tool_calls
-    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 0.0)
+    assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 100.0)
     assert record.outcome == "client_disconnected"
     rig.lifecycle.close()
 

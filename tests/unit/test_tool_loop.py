@@ -192,6 +192,7 @@ def test_model_that_calls_tools_all_the_same_is_stopped() -> None:
     rig = Rig([CALL, CALL], FakeToolbox("now"), policy=policy)
     assert "after 2 turns" in last_error(rig.run(is_streaming=True))["message"]
     assert len(rig.toolbox.made) == 1
+    assert rig.tool_calls() == {("now", "ok"): 1, ("now", "not_made"): 1}
     with pytest.raises(TurnLimitReached, match="after 2 turns"):
         Rig([CALL, CALL], FakeToolbox("now"), policy=policy).run(is_streaming=False)
 
@@ -338,11 +339,7 @@ def test_pings_go_out_while_a_tool_runs_and_the_drain_ends_it() -> None:
     drain time is over, then the call is cancelled and the stream says that the gateway stops."""
     toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
     rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    outputs = [next(running)]
-    while not toolbox.calls:
-        rig.clock.advance(100.0)  # so that every wait is over at once
-        outputs.append(next(running))
+    outputs, running = rig.until_called()
     for _ in range(3):
         rig.clock.advance(100.0)
         outputs.append(next(running))
@@ -358,10 +355,7 @@ def test_pings_go_out_while_a_tool_runs_and_the_drain_ends_it() -> None:
 def test_client_that_leaves_while_a_tool_runs_cancels_the_call() -> None:
     toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
     rig = Rig([CALL], toolbox)
-    running = rig.interception(is_streaming=True).run()
-    while not toolbox.calls:
-        rig.clock.advance(100.0)
-        next(running)
+    _, running = rig.until_called()
     running.close()
     assert [call.closed > 0 for call in toolbox.calls] == [True]
     assert rig.tool_calls() == {("now", "cancelled"): 1}

@@ -105,6 +105,22 @@ def test_what_cannot_be_passed_on_is_an_error_that_says_so(item, words):
     assert words in "".join(block["text"] for block in content)
 
 
+@pytest.mark.parametrize(
+    ("items", "is_said"),
+    [
+        pytest.param([image(PNG, "image/png")], True, id="the-tools-error"),
+        pytest.param([image(PNG, "image/png"), {"type": "audio"}], False, id="beside-audio"),
+        pytest.param([blob(b"%PDF-1.7", "application/pdf")], True, id="pdf"),
+    ],
+)
+def test_error_is_text_alone(items, is_said):
+    """Given an image or a PDF in a result that is an error, then words stand for it: the API takes no other errors."""
+    content, is_error = convert(*items, isError=is_said)
+    assert is_error
+    assert {block["type"] for block in content} == {"text"}
+    assert any("is left out: a result that is an error" in block["text"] for block in content)
+
+
 def test_error_of_the_tools_is_one():
     """Given `isError`, then the result is an error with the tool's words."""
     assert convert(text("no such file"), isError=True) == ([text("no such file")], True)
@@ -186,3 +202,4 @@ def test_nothing_raises_and_no_text_is_blank(content, structured, limit):
     made = converted({"content": content, "structuredContent": structured}, limit)
     assert made.content
     assert all(block["type"] != "text" or block["text"].strip() for block in made.content)
+    assert not made.is_error or all(block["type"] == "text" for block in made.content)

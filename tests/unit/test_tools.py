@@ -135,6 +135,17 @@ def test_next_turn_keeps_the_messages_and_adds_what_was_said_and_the_results() -
     ]
 
 
+@pytest.mark.parametrize("kind", ["thinking", "redacted_thinking"])
+def test_thinking_keeps_its_place(kind: str) -> None:
+    """Given an empty text between thinking blocks, then a space stands for it: the API takes no empty text, and no
+    signature in another place."""
+    request = inject(body_of(), (CLOCK,), allows_parallel=False)
+    assert request is not None
+    blocks = [{"type": kind, "data": "1"}, {"type": "text", "text": ""}, {"type": kind, "data": "2"}]
+    said = json.loads(request.continued(blocks, []).body())["messages"][-2]["content"]
+    assert said == [blocks[0], {"type": "text", "text": " "}, blocks[2]]
+
+
 def test_results_without_an_error_do_not_speak_of_one() -> None:
     assert "is_error" not in tool_result(ToolUse("t", "n", {}), [], is_error=False)
 

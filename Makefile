@@ -65,6 +65,8 @@ bench-recorder: venv-dev
 	@.venv/bin/python -m bench.recorder
 
 check: venv-dev
+	@stray=$$(git ls-files --cached --ignored --exclude-standard) && [ -z "$$stray" ] || { \
+	    echo "tracked, although .gitignore names them:"; echo "$$stray"; exit 1; } >&2
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy

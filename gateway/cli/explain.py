@@ -1,7 +1,7 @@
 """`gateway explain ID`: what became of one request.
 
 Owns: finding its record, in the database or still in a journal. Web layer. The id is the `request-id` that the client
-saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always.
+saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always, and by a proxy's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gateway import launch
 from gateway.data_folder import journal_folder
 from gateway.interception_record import InterceptionRecord
 from gateway.journal import waiting_records
+from gateway.request_ids import is_called
 from gateway.settings import Settings, SettingsError
 from gateway.shipper import LedgerUnavailable
 from gateway.story import tell
@@ -23,7 +24,9 @@ from gateway.story import tell
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("id", metavar="ID", help="the request-id that the client saw, or an upstream's of an attempt")
+    parser.add_argument(
+        "id", metavar="ID", help="the request-id that the client saw, an upstream's of an attempt, or a proxy's"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +61,7 @@ def _waiting(folder: Path, request_id: str) -> list[InterceptionRecord]:
     return [
         record
         for record in waiting_records(folder)
-        if request_id == record.id or any(attempt.request_id == request_id for attempt in record.attempts)
+        if is_called(record.id, request_id) or any(attempt.request_id == request_id for attempt in record.attempts)
     ]
 
 

@@ -45,6 +45,7 @@ OWN_SCRIPTS = {
     "sk-ant-own-limited": "rate_limited:retry-after=1",
 }
 TOKENS = {"alice": "gwt_token-of-alice-0123456789", "bob": "gwt_token-of-bob-0123456789"}
+PROXY_ID = "4f1d2c3b4a5968778695a4b3c2d1e0ff"
 MODELS = ("claude-one", "claude-two", "claude-three")
 
 
@@ -238,6 +239,20 @@ def _report(stage: Stage, by: str) -> dict:
 def _said(row: dict) -> Said:
     assert row["cache_write"] == row["cache_write_5m"] + row["cache_write_1h"]
     return Said(**{name: row[name] for name in Said.__dataclass_fields__})
+
+
+def test_requests_of_one_proxy_s_id_are_each_recorded(stage: Stage) -> None:
+    """Given a proxy that asks again under the same id, or gives all the same; then each request has its record."""
+    for session in ("first", "again"):
+        headers = [
+            f"X-Gateway-Token: {TOKENS['alice']}",
+            f"x-session-id: {session}",
+            f"X-Gateway-Request-Id: {PROXY_ID}",
+        ]
+        assert ask(stage.gateway.url, message_body(False), headers=headers).status == 200
+    stage.assert_each_is_recorded_once(["first", "again"])
+    explained = run_command(stage.data_dir, "explain", f"req_gw_{PROXY_ID}")
+    assert explained.stdout.count("How it ended") == 2, explained.stderr
 
 
 # Databases that stop.

@@ -264,6 +264,14 @@ def test_an_interception_is_found_by_every_id_it_had(ledger: DatabaseLedger, rea
     assert reader.find(asked + "0") == []
 
 
+@pytest.mark.parametrize("asked", ["abc_-%12", "req_gw_abc_-%12"])
+def test_interceptions_are_found_by_their_proxy_s_id(ledger: DatabaseLedger, reader: Reader, asked: str) -> None:
+    """Given a proxy's id that several requests came under, and others like it; then those are found, and no others."""
+    ledger.write([record_of(number, id=f"req_gw_{number}.abc_-%12") for number in (1, 2)])
+    ledger.write([record_of(3, id="req_gw_3.xabc_-%12"), record_of(4, id="req_gw_4.abc_-xx12")])
+    assert [record.request_id for record in reader.find(asked)] == ["req_up_1", "req_up_2"]
+
+
 # What goes wrong.
 
 

@@ -13,6 +13,7 @@ here:
 - It spins when it is out of descriptors; here it waits a second.
 - On SIGTERM it keeps its listening sockets open to the end, so that new connections hang in their queue; here they
   are closed at once, after what already queued was accepted.
+- A client that takes nothing keeps it to the end of its grace, when it is killed; here such clients are cut off before.
 - On SIGQUIT it waits for its threads; here streams are told the end, and the process ends.
 - SIGHUP kills it; here it reloads the configuration in place.
 - It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
@@ -29,6 +30,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -50,6 +52,8 @@ _LONGEST_GOODBYE_SECONDS = 30.0
 _LEFTOVER_SECONDS = 0.02
 _OUT_OF_DESCRIPTORS_SECONDS = 1.0
 _QUIT_SECONDS = 1.0
+# How long clients may take, past the drain time, to take the end of their answers; the rest of the grace is `flush`'s.
+_LAST_WORDS_SECONDS = 3.0
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024  # see mallopt(3)
 
 
@@ -124,6 +128,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         _return_large_blocks()
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
+        self._served: set[ClientSocket] = set()  # by threads, now; additions and removals are atomic
+        self._cuts_off_at: float | None = None
         super().init_process()
 
     def init_signals(self) -> None:
@@ -147,6 +153,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
             super().set_accept_enabled(False)
         self._goodbyes.sweep()
+        if self._gateway.lifecycle.is_over:
+            self._cut_off_late()
         self._gateway.tick()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
@@ -192,8 +200,13 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def handle(self, conn: Any) -> Any:
         """Serve a request in a thread; its head must arrive before the deadline."""
         settings = self._gateway.configuration.settings
-        conn.sock.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        return super().handle(conn)
+        client = conn.sock
+        client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
+        self._served.add(client)
+        try:
+            return super().handle(conn)
+        finally:
+            self._served.discard(client)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The head is there; the body's deadline is set, and the body asked for, where it is read."""
@@ -236,6 +249,15 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _gateway(self) -> Gateway:
         gateway: Gateway = self.wsgi.extensions["gateway"]
         return gateway
+
+    def _cut_off_late(self) -> None:
+        """Wake threads whose clients take nothing, so that their requests are counted and recorded."""
+        if self._cuts_off_at is None:
+            self._cuts_off_at = time.monotonic() + _LAST_WORDS_SECONDS
+        elif time.monotonic() >= self._cuts_off_at:
+            for client in list(self._served):
+                with suppress(OSError):  # it has hung up
+                    client.shutdown(socket.SHUT_RDWR)
 
     def _accept_queued(self, listener: Any) -> None:
         before = -1

@@ -418,6 +418,18 @@ def test_a_graceful_stop_loses_nothing(stage: Stage) -> None:
     assert Said.recorded(record) == Said(13, 19, 23, 29, 1)
 
 
+def test_a_stop_records_a_client_that_takes_nothing_any_more(stage: Stage) -> None:
+    """Given a stream whose client has stopped reading; when the gateway is stopped; then that is recorded, too."""
+    stage.simulator.script(KEYS["good"], f"ok:events=100000,bytes=2000,{USAGE}")
+    with Client(stage.gateway.url) as client:
+        client.send(message_body(True), headers=[f"X-Gateway-Token: {TOKENS['bob']}", "x-session-id: stuck"])
+        client.read_head()
+        assert wait_until(lambda: stage.gateway.metric("requests_inflight", route="messages") == 1, SOON_SECONDS)
+        log = stage.gateway.stop()
+    assert "Traceback" not in log
+    assert stage.records.of_session("stuck").outcome == "client_disconnected"
+
+
 def test_a_graceful_stop_without_a_database_leaves_all_to_the_next_start(
     postgres: PostgresServer, stage_on_postgres: Stage
 ) -> None:

@@ -352,6 +352,22 @@ def test_a_data_folder_may_be_called_anything(tmp_path: Path) -> None:
     assert (folder / "records.db").exists()
 
 
+def test_a_password_among_the_options_is_not_told() -> None:
+    """Given a URL with its password behind the question mark; then a repr shows none of what stands there."""
+    with closing(Database("postgresql://u@127.0.0.1/db?password=Planted&sslmode=require")) as database:
+        assert repr(database) == "<Database postgresql+psycopg://u@127.0.0.1/db>"
+
+
+def test_a_record_that_is_refused_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a value that the database will never take; then the log has the record's id, and not the value."""
+    with closing(ledger_of(f"sqlite:///{tmp_path / 'records.db'}")) as ledger:
+        ledger.prepare()
+        assert ledger.write([record_of(1), record_of(2, usage=(usage_of(input_tokens=2**70 + 1),))]) == 1
+    assert "the record of req_gw_2 cannot be stored" in caplog.text
+    assert str(2**70 + 1) not in caplog.text
+    assert "req_gw_1" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "bad", ["sqlite://", "sqlite:///:memory:", "mysql://host/x", "nonsense", "postgresql://u:Planted@host:port/x"]
 )

@@ -110,6 +110,9 @@ class Recorder:
         self._writer.join(self._stop_seconds)
         self._shipper.stop(max(0.0, ends_at - time.monotonic()))
         self._flush()
+        if lost := len(self._queue):
+            log.error("%d records are lost: the journal cannot be written to, and the worker ends", lost)
+            self._meter.dropped("journal_full", lost)
         self._journal.close()
 
     def _write(self) -> None:

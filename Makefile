@@ -16,6 +16,7 @@ help:
 	@echo "make check      formatting, lint, types; what deploy/ holds"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
+	@echo "make clean      remove what was set up"
 
 run: venv
 	@.venv/bin/gateway check || { \

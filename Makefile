@@ -18,6 +18,7 @@ help:
 	@echo "make check      formatting, lint, types; what deploy/ holds"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
+	@echo "make clean      remove what was set up"
 
 run: venv
 	@.venv/bin/gateway check || { \
@@ -75,6 +76,8 @@ bench-recorder: venv-dev
 	@.venv/bin/python -m bench.recorder
 
 check: venv-dev
+	@stray=$$(git ls-files --cached --ignored --exclude-standard) && [ -z "$$stray" ] || { \
+	    echo "tracked, although .gitignore names them:"; echo "$$stray"; exit 1; } >&2
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy

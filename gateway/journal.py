@@ -86,7 +86,7 @@ class HeldSegment:
 
     def remove(self) -> None:
         """Delete it, and with it the lock."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -61,7 +62,7 @@ class NoRecorder:
 class Recorder:
     """A worker's recorder. `open_ledger` is called by the thread that then uses the database, once.
 
-    `queue_limit` bounds what waits in memory, `stop_seconds` how long `close` waits for either of the threads.
+    `queue_limit` bounds what waits in memory, `stop_seconds` how long `close` waits in all.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Recorder:
         open_ledger: Callable[[], Ledger],
         meter: Meter,
         queue_limit: int = QUEUE_LIMIT,
-        stop_seconds: float = 5.0,
+        stop_seconds: float = 4.0,
     ) -> None:
         self._journal = journal
         self._meter = meter
@@ -105,9 +106,13 @@ class Recorder:
         """Write what is queued to the journal, and ship what there is if that goes quickly."""
         self._is_stopping.set()
         self._has_some.set()
+        ends_at = time.monotonic() + self._stop_seconds
         self._writer.join(self._stop_seconds)
-        self._shipper.stop(self._stop_seconds)
+        self._shipper.stop(max(0.0, ends_at - time.monotonic()))
         self._flush()
+        if lost := len(self._queue):
+            log.error("%d records are lost: the journal cannot be written to, and the worker ends", lost)
+            self._meter.dropped("journal_full", lost)
         self._journal.close()
 
     def _write(self) -> None:

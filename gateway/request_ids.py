@@ -1,6 +1,7 @@
 """Ids for requests.
 
-Owns: their form. Web layer; any thread.
+Owns: their form. Edge layer; any thread. Each request has one of its own, `req_gw_<its own>.<the proxy's>`: a proxy
+that asks a second gateway asks again under the id it gave before, and another may give the same to all.
 """
 
 from __future__ import annotations
@@ -8,10 +9,23 @@ from __future__ import annotations
 import secrets
 import time
 
+_MARK = "req_gw_"
+
 
 def new_request_id(given: str | None = None) -> str:
-    """An id for a request, told apart from the upstream's by its form; made of the proxy's where that gave one.
+    """An id for a request, told apart from the upstream's by its form; `given` is the proxy's id, if it gave one.
 
-    Others sort by the time at which they were made, as databases like it.
+    Ids sort by the time at which they were made, as databases like it.
     """
-    return f"req_gw_{given or f'{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}'}"
+    own = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+    return f"{_MARK}{own}.{given}" if given is not None else f"{_MARK}{own}"
+
+
+def ending_of_given(name: str) -> str:
+    """How an id ends that was made of a proxy's; that may be named as the proxy does or with the gateway's mark."""
+    return f".{name.removeprefix(_MARK)}"
+
+
+def is_called(id: str, name: str) -> bool:
+    """Whether a request of this id goes by this name: the id itself, or the proxy's."""
+    return id == name or id.endswith(ending_of_given(name))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gateway import __version__
@@ -115,11 +116,22 @@ class Gateway:
         self._mcp.wait(settings.mcp_start_seconds)
 
     def flush(self) -> None:
-        """The worker ends: what it knows of the keys and of its requests is kept, and MCP servers forget it."""
-        self._store.flush()
-        self.recorder.close()
-        self.tracing.close()
-        self._mcp.close(_END_SESSIONS_SECONDS)
+        """The worker ends: what it knows of the keys and of its requests is kept, and MCP servers forget it.
+
+        Each of these may wait a few seconds for somebody who does not answer, and the worker's grace is short: so they
+        wait side by side.
+        """
+        endings: tuple[Callable[[], object], ...] = (
+            self._store.flush,
+            self.recorder.close,
+            self.tracing.close,
+            partial(self._mcp.close, _END_SESSIONS_SECONDS),
+        )
+        threads = [threading.Thread(target=ending, name="flush") for ending in endings]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""

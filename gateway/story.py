@@ -17,7 +17,7 @@ _ROUTES = {
     "models": "GET /v1/models",
     "model": "GET /v1/models/{id}",
 }
-_ENDINGS = {
+ENDINGS = {
     "completed": "the answer was delivered whole",
     "upstream_error": "the upstream answered with an error, which was passed on",
     "upstream_failed": "the upstream could not be reached, or its answer could not be used",
@@ -76,7 +76,7 @@ def _lines(record: InterceptionRecord) -> Iterator[str]:
     if record.first_event_seconds is not None:
         yield f"  {_at(record.first_event_seconds)}  the first event went to the client"
     error = f" ({record.error})" if record.error is not None else ""
-    ending = _ENDINGS.get(record.outcome, record.outcome)
+    ending = ENDINGS.get(record.outcome, record.outcome)
     yield f"  {_at(record.duration_seconds)}  {ending}{error}; status {record.status}"
 
 

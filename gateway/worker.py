@@ -13,6 +13,7 @@ here:
 - It spins when it is out of descriptors; here it waits a second.
 - On SIGTERM it keeps its listening sockets open to the end, so that new connections hang in their queue; here they
   are closed at once, after what already queued was accepted.
+- A client that takes nothing keeps it to the end of its grace, when it is killed; here such clients are cut off before.
 - On SIGQUIT it waits for its threads; here streams are told the end, and the process ends.
 - SIGHUP kills it; here it reloads the configuration in place.
 - It misses a signal that comes right behind its fork, and the master then waits for it; here it looks whether to stop.
@@ -30,8 +31,10 @@ import logging
 import os
 import selectors
 import signal
+import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -59,6 +62,8 @@ _HEARTBEAT_SECONDS = 0.5
 # How long a thread waits for a client's next request, if so many threads are spare.
 _LINGER_SECONDS = 0.002
 _SPARE_FOR_LINGERING = 8
+# How long clients may take, past the drain time, to take the end of their answers; the rest of the grace is `flush`'s.
+_LAST_WORDS_SECONDS = 3.0
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # see mallopt(3)
 _LARGE_BYTES = 1024 * 1024
 
@@ -95,6 +100,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0
+        self._served: set[ClientSocket] = set()  # by threads, now; additions and removals are atomic
+        self._cuts_off_at: float | None = None
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPool:
@@ -128,6 +135,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._beats_again_at = now + _HEARTBEAT_SECONDS
             super().notify()
         self._goodbyes.sweep()
+        if self._gateway.lifecycle.is_over:
+            self._cut_off_late()
         self._gateway.tick()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
@@ -194,8 +203,13 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def handle(self, conn: Any) -> Any:
         """Serve a request in a thread; its head must arrive before the deadline."""
         settings = self._gateway.configuration.settings
-        conn.sock.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        return super().handle(conn)
+        client = conn.sock
+        client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
+        self._served.add(client)
+        try:
+            return super().handle(conn)
+        finally:
+            self._served.discard(client)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The head is there: have the application answer, and say whether the connection is kept.
@@ -271,6 +285,15 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _gateway(self) -> Gateway:
         gateway: Gateway = self.wsgi.extensions["gateway"]
         return gateway
+
+    def _cut_off_late(self) -> None:
+        """Wake threads whose clients take nothing, so that their requests are counted and recorded."""
+        if self._cuts_off_at is None:
+            self._cuts_off_at = time.monotonic() + _LAST_WORDS_SECONDS
+        elif time.monotonic() >= self._cuts_off_at:
+            for client in list(self._served):
+                with suppress(OSError):  # it has hung up
+                    client.shutdown(socket.SHUT_RDWR)
 
     def _accept_queued(self, listener: Any) -> None:
         before = -1

@@ -14,7 +14,7 @@ quietly() {
     "$@" >"$folder/output" 2>&1 || { echo "failed: $*" >&2; cat "$folder/output" >&2; exit 1; }
 }
 
-shellcheck deploy/*.sh scripts/*.sh tests/sdk/*.sh
+shellcheck deploy/*.sh scripts/*.sh tests/*/*.sh
 hadolint deploy/docker/Dockerfile
 yamllint --strict -c deploy/yamllint.yaml deploy
 quietly check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml

@@ -1,7 +1,7 @@
 """`gateway explain ID`: what became of one request.
 
 Owns: finding its record, in the database or still in a journal. Web layer. The id is the `request-id` that the client
-saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always.
+saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always, and by a proxy's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gateway import launch
 from gateway.data_folder import journal_folder
 from gateway.interception_record import InterceptionRecord
 from gateway.journal import waiting_records
+from gateway.request_ids import is_called
 from gateway.settings import Settings, SettingsError
 from gateway.shipper import LedgerUnavailable
 from gateway.story import tell
@@ -23,22 +24,22 @@ from gateway.story import tell
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("id", metavar="ID", help="the request-id that the client saw, or an upstream's of an attempt")
+    parser.add_argument(
+        "id", metavar="ID", help="the request-id that the client saw, an upstream's of an attempt, or a proxy's"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Tell the story; 1, with a line on standard error, if there is none."""
     try:
         settings = launch.read_settings()
-        waiting = _waiting(journal_folder(settings.data_dir), arguments.id)
     except SettingsError as error:
         return _complain(*error.complaints)
-    except OSError as error:
-        return _complain(f"the journal cannot be read: {error.strerror}")
+    waiting, trouble = _waiting(journal_folder(settings.data_dir), arguments.id)
     stored, complaint = _stored(settings, arguments.id)
     found = {record.id: record for record in (*stored, *waiting)}
-    if complaint:
-        _complain(complaint)
+    for line in filter(None, (trouble, complaint)):
+        _complain(line)
     if not found:
         return _complain(f"no record of {arguments.id}; records are kept for {settings.record_retention_days} days")
     print("\n\n".join(tell(record) for record in sorted(found.values(), key=lambda record: record.started_at)))
@@ -54,12 +55,16 @@ def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionR
         return (), str(error)
 
 
-def _waiting(folder: Path, request_id: str) -> list[InterceptionRecord]:
-    return [
-        record
-        for record in waiting_records(folder)
-        if request_id == record.id or any(attempt.request_id == request_id for attempt in record.attempts)
-    ]
+def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], str]:
+    """What the journals have, and what is wrong if they cannot be read: the database may have it all the same."""
+    try:
+        return [record for record in waiting_records(folder) if _is_of(record, request_id)], ""
+    except OSError as error:
+        return [], f"the journal cannot be read: {error.strerror}"
+
+
+def _is_of(record: InterceptionRecord, request_id: str) -> bool:
+    return is_called(record.id, request_id) or any(attempt.request_id == request_id for attempt in record.attempts)
 
 
 def _complain(line: str, *more: str) -> int:

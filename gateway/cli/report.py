@@ -44,17 +44,24 @@ def run(arguments: argparse.Namespace) -> int:
         settings = launch.read_settings()
         with closing(launch.open_reader(settings)) as reader:
             groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
-        waiting = sum(1 for _ in waiting_records(journal_folder(settings.data_dir)))
     except SettingsError as error:
         return _complain(*error.complaints)
     except (LedgerUnavailable, ValueError) as error:
         return _complain(str(error))
-    except OSError as error:
-        return _complain(f"the journal cannot be read: {error.strerror}")
     _PRINTERS[arguments.format](arguments.by, groups, total)
+    _tell_what_waits(settings.data_dir)
+    return 0
+
+
+def _tell_what_waits(data_dir: str) -> None:
+    """What this machine has not brought to the database yet; whoever reads that from elsewhere has no journal."""
+    try:
+        waiting = sum(1 for _ in waiting_records(journal_folder(data_dir)))
+    except OSError as error:
+        _complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
+        return
     if waiting:
         _complain(f"{waiting} records are not in the database yet, and not in this report")
-    return 0
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:

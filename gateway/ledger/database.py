@@ -104,7 +104,8 @@ class Database:
         self._engine.dispose()
 
     def __repr__(self) -> str:
-        return f"<Database {self._url.render_as_string(hide_password=True)}>"
+        shown = self._url.set(query={})  # which may hold a password, too
+        return f"<Database {shown.render_as_string(hide_password=True)}>"
 
     @property
     def _file(self) -> Path:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, case, 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger.database import Database
 from gateway.ledger.schema import PARTS, attempts, interceptions, usage
+from gateway.request_ids import ending_of_given
 from gateway.usage_report import MEASURES, SUMS, UsageRow
 
 # Of the model and the key, what answered counts, else what was asked for.
@@ -59,12 +60,20 @@ class Reader:
         return sorted(groups, key=lambda row: [value or "" for value in row.group]), total
 
     def find(self, request_id: str) -> list[InterceptionRecord]:
-        """The interceptions of this id: the gateway's own, or an upstream's for any attempt; the oldest first."""
+        """The interceptions of this id: the gateway's own, or an upstream's for any attempt; if there is none, those
+        that a proxy called so. The oldest first.
+        """
+        id = interceptions.c.id
         of_attempt = select(attempts.c.interception_id).where(attempts.c.request_id == request_id)
-        asked = select(interceptions).where(or_(interceptions.c.id == request_id, interceptions.c.id.in_(of_attempt)))
         with self._database.transaction() as connection:
-            rows = connection.execute(asked.order_by(interceptions.c.started_at)).mappings().all()
-            return [_record(connection, _plain(row)) for row in rows]
+            for matches in (
+                or_(id == request_id, id.in_(of_attempt)),
+                id.endswith(ending_of_given(request_id), autoescape=True),  # has to look at every row
+            ):
+                asked = select(interceptions).where(matches).order_by(interceptions.c.started_at)
+                if rows := connection.execute(asked).mappings().all():
+                    return [_record(connection, _plain(row)) for row in rows]
+        return []
 
 
 def _summed(

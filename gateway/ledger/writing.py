@@ -5,6 +5,7 @@ Owns: inserting each record exactly once, however often it is tried. Edge layer;
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger.database import Database, RecordRefused
 from gateway.ledger.schema import PARTS, interceptions
+
+log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 # A value that the database, or its driver, will never take.
@@ -43,8 +46,9 @@ class DatabaseLedger:
         """Store records in one transaction; how many of them are refused for good. Raises LedgerUnavailable."""
         try:
             self._store(records)
-        except _UNFIT:
+        except _UNFIT as error:
             if len(records) == 1:
+                log.warning("the record of %s cannot be stored: %s", records[0].id, type(error).__name__)
                 return 1
             return sum(self.write([record]) for record in records)
         return 0

@@ -148,7 +148,7 @@ def test_nginx_of_the_containers_is_good(project: Path, tmp_path: Path) -> None:
 
 def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
     """Given the page's blocks, one terminal after the other, then an answer streams and everything is found well."""
-    simulate, run, ask, keys, client, token = blocks("quick-start.md")
+    simulate, run, ask, keys, records, client, token = blocks("quick-start.md")
     assert "make run\n" in run
     script = f"""
         {simulate.strip()} &
@@ -159,6 +159,7 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
         done
         {ask}
         {keys}
+        {records}
         {client}
         {token}
         cat tokens
@@ -175,6 +176,9 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
     assert "all is well with http://127.0.0.1:8080" in said
     assert 'gateway_key_state{key="limited",state="temporary"} 1.0' in said
     assert re.search(r"^revoked .* permanent ", said, re.MULTILINE)
+    assert re.search(r"^claude-simulated +good ", said, re.MULTILINE)
+    assert "  what     GET /v1/models" in said
+    assert re.search(r"key good: answered \(200\)", said)
     assert re.search(r"^gwt_\S+$", said, re.MULTILINE)
     assert re.search(r"^alice sha256:", said, re.MULTILINE)
 

@@ -45,6 +45,7 @@ OWN_SCRIPTS = {
     "sk-ant-own-limited": "rate_limited:retry-after=1",
 }
 TOKENS = {"alice": "gwt_token-of-alice-0123456789", "bob": "gwt_token-of-bob-0123456789"}
+PROXY_ID = "4f1d2c3b4a5968778695a4b3c2d1e0ff"
 MODELS = ("claude-one", "claude-two", "claude-three")
 
 
@@ -240,6 +241,20 @@ def _said(row: dict) -> Said:
     return Said(**{name: row[name] for name in Said.__dataclass_fields__})
 
 
+def test_requests_of_one_proxy_s_id_are_each_recorded(stage: Stage) -> None:
+    """Given a proxy that asks again under the same id, or gives all the same; then each request has its record."""
+    for session in ("first", "again"):
+        headers = [
+            f"X-Gateway-Token: {TOKENS['alice']}",
+            f"x-session-id: {session}",
+            f"X-Gateway-Request-Id: {PROXY_ID}",
+        ]
+        assert ask(stage.gateway.url, message_body(False), headers=headers).status == 200
+    stage.assert_each_is_recorded_once(["first", "again"])
+    explained = run_command(stage.data_dir, "explain", f"req_gw_{PROXY_ID}")
+    assert explained.stdout.count("How it ended") == 2, explained.stderr
+
+
 # Databases that stop.
 
 
@@ -401,6 +416,18 @@ def test_a_graceful_stop_loses_nothing(stage: Stage) -> None:
     record = stage.records.of_session("drained")
     assert record.outcome == "drained"
     assert Said.recorded(record) == Said(13, 19, 23, 29, 1)
+
+
+def test_a_stop_records_a_client_that_takes_nothing_any_more(stage: Stage) -> None:
+    """Given a stream whose client has stopped reading; when the gateway is stopped; then that is recorded, too."""
+    stage.simulator.script(KEYS["good"], f"ok:events=100000,bytes=2000,{USAGE}")
+    with Client(stage.gateway.url) as client:
+        client.send(message_body(True), headers=[f"X-Gateway-Token: {TOKENS['bob']}", "x-session-id: stuck"])
+        client.read_head()
+        assert wait_until(lambda: stage.gateway.metric("requests_inflight", route="messages") == 1, SOON_SECONDS)
+        log = stage.gateway.stop()
+    assert "Traceback" not in log
+    assert stage.records.of_session("stuck").outcome == "client_disconnected"
 
 
 def test_a_graceful_stop_without_a_database_leaves_all_to_the_next_start(

@@ -110,6 +110,17 @@ def test_a_killed_process_leaves_every_whole_record(journal: FileJournal, folder
     assert len(records) >= 50
 
 
+def test_segments_that_somebody_removed_stop_nothing(journal: FileJournal, folder: Path) -> None:
+    """Given a segment whose file is deleted under the gateway; then it can be let go of, and the next is there."""
+    journal.append([record_of(1)])
+    [gone] = journal.take()
+    gone.path.unlink()
+    journal.append([record_of(2)])
+    journal.remove(gone)
+    [left] = journal.take()
+    assert left.read()[0] == [record_of(2)]
+
+
 def test_half_a_line_at_the_end_is_no_record_and_rubbish_is_counted(journal: FileJournal, folder: Path) -> None:
     """Given a segment that was damaged; then its good records are read, and the bad lines are counted."""
     folder.mkdir()

@@ -264,6 +264,14 @@ def test_an_interception_is_found_by_every_id_it_had(ledger: DatabaseLedger, rea
     assert reader.find(asked + "0") == []
 
 
+@pytest.mark.parametrize("asked", ["abc_-%12", "req_gw_abc_-%12"])
+def test_interceptions_are_found_by_their_proxy_s_id(ledger: DatabaseLedger, reader: Reader, asked: str) -> None:
+    """Given a proxy's id that several requests came under, and others like it; then those are found, and no others."""
+    ledger.write([record_of(number, id=f"req_gw_{number}.abc_-%12") for number in (1, 2)])
+    ledger.write([record_of(3, id="req_gw_3.xabc_-%12"), record_of(4, id="req_gw_4.abc_-xx12")])
+    assert [record.request_id for record in reader.find(asked)] == ["req_up_1", "req_up_2"]
+
+
 # What goes wrong.
 
 
@@ -342,6 +350,22 @@ def test_a_data_folder_may_be_called_anything(tmp_path: Path) -> None:
     with closing(Database.in_folder(folder)) as database:
         database.prepare()
     assert (folder / "records.db").exists()
+
+
+def test_a_password_among_the_options_is_not_told() -> None:
+    """Given a URL with its password behind the question mark; then a repr shows none of what stands there."""
+    with closing(Database("postgresql://u@127.0.0.1/db?password=Planted&sslmode=require")) as database:
+        assert repr(database) == "<Database postgresql+psycopg://u@127.0.0.1/db>"
+
+
+def test_a_record_that_is_refused_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a value that the database will never take; then the log has the record's id, and not the value."""
+    with closing(ledger_of(f"sqlite:///{tmp_path / 'records.db'}")) as ledger:
+        ledger.prepare()
+        assert ledger.write([record_of(1), record_of(2, usage=(usage_of(input_tokens=2**70 + 1),))]) == 1
+    assert "the record of req_gw_2 cannot be stored" in caplog.text
+    assert str(2**70 + 1) not in caplog.text
+    assert "req_gw_1" not in caplog.text
 
 
 @pytest.mark.parametrize(

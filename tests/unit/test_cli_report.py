@@ -165,6 +165,15 @@ def test_a_file_that_is_no_database_is_told(command: Command, words: tuple[str, 
     assert "file is not a database" in err
 
 
+def test_a_journal_that_cannot_be_read_keeps_no_report_back(command: Command, recorded: None, data_dir: Path) -> None:
+    """Given a journal that this user may not read; then the report is there, and a line tells what may be missing."""
+    (data_dir / "journal" / "1.jsonl").mkdir(parents=True)
+    status, out, err = command("report", "--by", "token")
+    assert (status, out.splitlines()[0].split()[0]) == (0, "token")
+    assert "the journal cannot be read" in err
+    assert "How it ended" in command("explain", "req_up_1")[1]
+
+
 def test_a_bad_configuration_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given settings with a fault; then its line."""
     monkeypatch.setenv("GATEWAY_RECORD_URL", "postgresql://user:Planted@host:port/name")

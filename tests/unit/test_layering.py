@@ -26,7 +26,7 @@ LAYERS = {
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock"),
+        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
@@ -45,7 +45,7 @@ LAYERS = {
         *("spans", "span_values"),
     ],
     "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "request_ids", "routes"),
+        *("service", "request_body", "responses", "exchange", "malformed", "routes"),
         *("status", "status_pages"),
         *("launch", "master", "thread_pool", "server_response", "goodbyes", "worker", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),

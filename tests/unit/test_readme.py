@@ -14,6 +14,7 @@ from gateway.credential import Key, Secret
 from gateway.interception_record import InterceptionRecord, TurnUsage
 from gateway.service import Gateway
 from gateway.settings import Settings, setting_specs
+from gateway.story import ENDINGS
 from tests.harness import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -81,6 +82,13 @@ def test_every_field_of_the_access_log_stands_in_readme() -> None:
     record = InterceptionRecord("i", "messages", 0.0, "1970-01-01", 1.0, "completed", 200, "i", "pooled", usage=(turn,))
     written = [name for cells in rows("Logs") for name in re.findall(r"\w+", cells[0])]
     assert written == list(fields_of(record, "127.0.0.1"))
+
+
+def test_every_outcome_of_a_request_is_described() -> None:
+    """Given the ends that a story can have; then README's access log and docs/records.md have each."""
+    [described] = [cells[1] for cells in rows("Logs") if cells[0] == "outcome"]
+    table = (ROOT / "docs" / "records.md").read_text().split("| outcome |", 1)[1].split("\n\n", 1)[0]
+    assert set(re.findall(r"(\w+)`", described)) == set(ENDINGS) == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
 
 
 def test_every_route_stands_in_readme() -> None:

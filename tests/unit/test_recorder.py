@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections import Counter
@@ -306,3 +307,12 @@ def test_no_recorder_records_nothing() -> None:
     sink = NoRecorder()
     sink.put(record_of(1))
     sink.close()
+
+
+def test_what_a_full_disk_leaves_at_the_end_is_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a disk that takes nothing up to the end; then what is lost with the process is not lost in silence."""
+    with running() as stage:
+        stage.journal.failure = OSError(errno.ENOSPC, "No space left on device")
+        stage.put(1, 2, 3)
+    assert stage.meter.lost == {"journal_full": 3}
+    assert "3 records are lost" in caplog.text

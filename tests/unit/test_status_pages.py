@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access import parse_tokens
+from gateway.access import ByokMode, parse_tokens
 from gateway.app import create_app
 from gateway.credential import Key, Secret
 from gateway.service import Gateway
@@ -33,6 +33,18 @@ def password(token: str) -> dict[str, str]:
 @pytest.fixture
 def open_client():
     return create_app(gateway=Gateway(Settings(keys=(Key("primary", Secret(SECRET)),)))).test_client()
+
+
+@pytest.mark.parametrize("number", [0, 50])
+def test_the_page_has_a_row_for_each_key_however_many(number: int) -> None:
+    """Given a pool of fifty keys, or none since clients bring their own; then as many rows, and a verdict that fits."""
+    keys = tuple(Key(f"key-{at}", Secret(f"sk-ant-{at:08}")) for at in range(number))
+    mode = ByokMode.ALLOWED if keys else ByokMode.ONLY
+    page = create_app(gateway=Gateway(Settings(keys=keys, allow_byok=mode))).test_client().get("/status", headers=LOCAL)
+    assert page.status_code == 200
+    assert page.text.count("data-key=") == number
+    assert page.text.count("<table") == bool(number)
+    assert ("All 50 keys are valid" if keys else "No pool: clients bring their own credentials") in page.text
 
 
 @pytest.fixture

@@ -90,6 +90,6 @@ def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     """Given all outcomes and certainties; then each has words of its own."""
     ends = {outcome.value for outcome in StreamOutcome}
     source = set(re.findall(r'return "(\w+)"', Path(record_words.__file__).read_text()))
-    assert ends | source | {"rejected", "gateway_error"} <= set(story._ENDINGS)
+    assert ends | source | {"rejected", "gateway_error"} <= set(story.ENDINGS)
     assert {outcome.value for outcome in Outcome} | {"abandoned"} == set(story._OUTCOMES)
     assert {certainty.value for certainty in Certainty} == set(story._CERTAINTIES)

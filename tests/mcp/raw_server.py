@@ -66,6 +66,7 @@ class RawMcpServer:
         self.answers: dict[str, Handler] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.sessions = 0
+        self._lock = threading.Lock()  # guards the count: several workers ask at once
         self.released = threading.Event()
         self._http = _Http(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -92,10 +93,6 @@ class RawMcpServer:
         self.released.wait(60)
         return Raw(is_cut=True)
 
-    def forget_sessions(self) -> None:
-        """From now on every session that there was is unknown."""
-        self.sessions += 1
-
     def answer(self, method: str, request: Mapping[str, Any], headers: Mapping[str, str]) -> Raw:
         """What goes out for what came in."""
         self.seen.append((method, dict(headers)))
@@ -106,18 +103,20 @@ class RawMcpServer:
     def usual(self, method: str, request: Mapping[str, Any], session: str | None = None) -> Raw:
         """What it answers unless a test has something else in mind; without a session, as if in the present one."""
         if method == "initialize":
-            self.sessions += 1
+            with self._lock:
+                self.sessions += 1
+                identity = f"{SESSION}{self.sessions}"
             hello = {
                 "protocolVersion": "2025-11-25",
                 "capabilities": {"tools": {"listChanged": True}},
                 "serverInfo": {"name": "raw", "version": "1"},
             }
-            return result(request, hello, **{"mcp-session-id": f"{SESSION}{self.sessions}"})
+            return result(request, hello, **{"mcp-session-id": identity})
         if method == "GET":
             return Raw(status=405)
         if method == "server/discover":
             return error(request, -32601, "unknown method", status=404)
-        if session not in (None, f"{SESSION}{self.sessions}"):
+        if session is not None and not session.startswith(SESSION):
             return error(request, -32600, "unknown session", status=404)
         if method == "tools/list":
             return result(request, {"tools": self.tools})

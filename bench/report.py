@@ -48,13 +48,21 @@ class Race:
 
     def median(self, scenario: str, contender: str, figure: Callable[[Figures], float]) -> float | None:
         """The median of a figure over the rounds; None if it was not measured."""
+        found = self._all(scenario, contender, figure)
+        return statistics.median(found) if found else None
+
+    def largest(self, scenario: str, contender: str, figure: Callable[[Figures], float]) -> float | None:
+        """The largest of a figure over the rounds: for what comes once and stays, as a thread's memory does."""
+        return max(self._all(scenario, contender, figure), default=None)
+
+    def _all(self, scenario: str, contender: str, figure: Callable[[Figures], float]) -> list[float]:
         found = []
         for line in self._rounds[scenario, contender]:
             try:
                 found.append(figure(line))
             except (KeyError, ZeroDivisionError):
                 continue
-        return statistics.median(found) if found else None
+        return found
 
 
 def rate(line: Figures) -> float:
@@ -122,7 +130,10 @@ def table(race: Race, name: str) -> Iterable[str]:
     figures = _PACED if scenario.is_paced else _CLOSED
     if not scenario.is_paced and not scenario.load["streamed"]:
         figures = {title: figure for title, figure in figures.items() if "event" not in title}
-    rows = {who: [race.median(name, who, figure) for figure in figures.values()] for who in present}
+    rows = {
+        who: [(race.largest if figure is stream_kib else race.median)(name, who, figure) for figure in figures.values()]
+        for who in present
+    }
     told = [at for at in range(len(figures)) if any(row[at] is not None for row in rows.values())]
     yield f"\n**{scenario.meaning}** (`{name}`, {race.rounds(name, present[-1])} rounds)\n"
     titles = list(figures)

@@ -41,6 +41,7 @@ from typing import Any, ClassVar
 
 from gunicorn import util
 from gunicorn.http import wsgi
+from gunicorn.http.body import LengthReader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from gateway import launch
@@ -268,6 +269,9 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Whether the connection can carry another request: not if its body is still to come."""
         if not keepalive or conn.sock.owes_continue:
             return False
+        body = conn.parser.mesg.body
+        if isinstance(body.reader, LengthReader) and not body.reader.length and not body.failed:
+            return True  # it was read to its end; a thread that had to wait for its turn must not miss a deadline here
         conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
         try:
             # gunicorn looks at the deadline between pieces, and a trickle never completes one.

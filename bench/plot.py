@@ -18,7 +18,7 @@ _COLOURS = {
     "gateway": "#1463b8",
     "gateway-all": "#6fb1e8",
 }
-_LEFT, _WIDTH, _ROW, _TOP = 290, 640, 34, 78
+_LEFT, _WIDTH, _ROW, _TOP = 310, 640, 34, 78
 _LOWEST, _HIGHEST = -2, 2  # powers of ten
 
 

@@ -36,28 +36,41 @@ _worker_number = 0
 
 
 class ReloadBoard:
-    """What the master tells all workers of the last reload: whether it was good, and of which contents.
+    """What the master tells all workers of the last reload, and what a worker that could not follow says of it.
 
-    Anonymous shared memory, made before the fork; one writer, the master.
+    Anonymous shared memory, made before the fork. The master writes what is in force; a failure names the contents that
+    it is about, so that one which comes late says nothing against a newer reload.
     """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1 + hashlib.sha256().digest_size)
+        self._size = hashlib.sha256().digest_size
+        self._nothing = b"\xff" * self._size
+        self._memory = mmap.mmap(-1, 1 + 2 * self._size)
         self._memory[0] = 1
+        self.fail(self._nothing)
+
+    @property
+    def digest(self) -> bytes:
+        """The contents that the master has checked last."""
+        return self._memory[1 : 1 + self._size]
 
     def publish(self, digest: str | None) -> None:
         """The master has checked a configuration: its digest, or None if it was unusable."""
         if digest is not None:
-            self._memory[1:] = bytes.fromhex(digest)
+            self._memory[1:] = bytes.fromhex(digest) + self._nothing
         self._memory[0] = int(digest is not None)
+
+    def fail(self, digest: bytes) -> None:
+        """A worker could not put these contents in force."""
+        self._memory[1 + self._size :] = digest
 
     def is_ok(self) -> bool:
         """Whether the last reload was applied; true before the first."""
-        return bool(self._memory[0])
+        return bool(self._memory[0]) and self._memory[1 + self._size :] != self.digest
 
     def expects(self, digest: str) -> bool:
         """Whether these are the contents that the master has checked."""
-        return self._memory[1:] == bytes.fromhex(digest)
+        return self.digest == bytes.fromhex(digest)
 
 
 class StopBoard:

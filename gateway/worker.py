@@ -318,6 +318,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def _reload(self) -> None:
         """Put in force what the master has checked; what fails here must not end the main loop."""
+        expected = launch.reload_board.digest
         try:
             settings = launch.read_settings()
             if launch.reload_board.expects(settings.digest):
@@ -328,7 +329,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             launch.complain(error)
         except Exception:
             log.exception("the reload failed; nothing has changed in this worker")
-        launch.reload_board.publish(None)
+        launch.reload_board.fail(expected)
 
 
 def _spare_memory() -> None:

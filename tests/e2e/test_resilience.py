@@ -770,12 +770,19 @@ def test_quick_stop_is_not_kept_by_a_client_that_takes_nothing(gateway_process: 
         assert gateway.wait(SOON_SECONDS) == 0
 
 
-def connections_to(url: str) -> int:
-    """How many connections to a local port are open, on this machine."""
+def connections_to(url: str, pid: int) -> int:
+    """How many connections to a local port a process has open."""
+    port = f":{int(url.rpartition(':')[2]):04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(
-        remote.endswith(f":{int(url.rpartition(':')[2]):04X}") and state == "01" for _, _, remote, state, *_ in rows
-    )
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[2].endswith(port) and row[3] == "01"}
+    return sum(target in sockets for target in map(_target, Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:  # closed meanwhile
+        return ""
 
 
 def descriptors(pid: int) -> int:
@@ -824,7 +831,7 @@ def test_kept_connection_is_answered_without_descriptors(gateway_process: Start,
     with ExitStack() as stack:
         kept = stack.enter_context(Talk(gateway))
         assert kept.exchange(body=message()).status == 200
-        assert wait_until(lambda: connections_to(upstream.url) == 0, SOON_SECONDS)
+        assert wait_until(lambda: connections_to(upstream.url, worker) == 0, SOON_SECONDS)
         limit = descriptors(worker) + 3
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, limit))
         for _ in range(10):

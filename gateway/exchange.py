@@ -96,10 +96,10 @@ class Exchange:
         self._is_finished = True
         gateway = self.gateway
         gateway.admission.leave()
-        gateway.metrics.requests_inflight.labels(self._route).dec()
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
+        gateway.metrics.requests_inflight.labels(self._route).dec()  # last: nothing in flight, everything counted
         self._record(status)
 
     def _record(self, status: int) -> None:

@@ -181,6 +181,10 @@ class Fleet:
             if known == f"gateway_{name}" and wanted <= having
         )
 
+    def settle(self) -> None:
+        """Wait until every request is counted: clients have their answers a moment earlier."""
+        assert wait_until(lambda: self.total("requests_inflight") == 0, SOON_SECONDS)
+
     def scrapes(self, number: int) -> list[Samples]:
         """Every sample of so many scrapes at once, by name and labels."""
         with Crowd(self.gateway.url, number, body=b"", method="GET", path="/metrics") as everybody:

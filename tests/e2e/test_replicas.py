@@ -141,6 +141,8 @@ def test_key_marked_through_one_gateway_is_skipped_by_both(replicas: Replicas, s
     replicas.renew_keys(script, "ok")
     assert replicas.ask(0).status == 200
     assert replicas.all_know(A, state)
+    for fleet in replicas.fleets:
+        fleet.settle()
     before = [fleet.total("requests_total", route="messages") for fleet in replicas.fleets]
     assert [answer.status for answer in crowd(replicas.nginx.url, 200, HEADERS)] == [200] * 200
     assert replicas.keys.calls == [A] + [B] * 201

@@ -189,6 +189,7 @@ def test_storm_of_limits_and_revocations_reaches_no_client(
 
 def _assert_counts_agree(gateway: GatewayProcess, simulator: Simulator, total: int) -> None:
     """What the gateway counted is what the upstream saw, and each change of state was counted once."""
+    assert wait_until(lambda: gateway.metric("requests_inflight", route="messages") == 0, 15)
     metrics = gateway.metrics()
 
     def total_of(name: str, **labels: str) -> float:

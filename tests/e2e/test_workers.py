@@ -190,6 +190,7 @@ def test_second_gateway_on_a_data_folder_in_use_is_refused(own_fleet: MakeFleet,
     assert "Traceback" not in log
     assert ask(fleet).status == 200
     assert fleet.keys.calls == [A, B, B]
+    fleet.settle()
     assert fleet.total("requests_total", route="messages") == 2
 
 
@@ -297,6 +298,7 @@ def test_every_worker_gives_the_same_totals_and_they_are_what_the_upstream_saw(o
     assert wait_until(lambda: fleet.total("requests_total", route="messages") == 120, SOON_SECONDS)
     assert wait_until(lambda: fleet.total("requests_inflight") == 0, SOON_SECONDS)
     assert wait_until(lambda: fleet.total("recorder_queue_length") == 0, SOON_SECONDS)
+    fleet.settle()
     pages = []
     for pid in fleet.gateway.worker_pids:
         with fleet.only(pid):
@@ -350,6 +352,7 @@ def test_counts_of_an_earlier_start_do_not_leak_into_the_next(own_fleet: MakeFle
     fleet = own_fleet("ok")
     for number in (signal.SIGTERM, signal.SIGKILL):
         fleet.serve_from_every_worker(5)
+        fleet.settle()
         assert fleet.total("requests_total", route="messages") == 5 * WORKERS
         workers = fleet.gateway.worker_pids
         fleet.gateway.stop(number)
@@ -366,6 +369,7 @@ def test_file_that_a_killed_worker_has_only_begun_does_not_end_the_metrics(own_f
     fleet.serve_from_every_worker(1)
     (fleet.metrics_folder / "counter_1.db").touch()
     assert fleet.gateway.request("GET", "/metrics").status == 200
+    fleet.settle()
     assert fleet.total("requests_total", route="messages") == WORKERS
 
 

@@ -124,7 +124,7 @@ def test_key_on_trial_is_used_by_all_when_no_other_is_left(fleet: Fleet) -> None
 
 def test_cooldown_survives_a_restart(own_fleet: MakeFleet) -> None:
     """Given a cooling key, when the gateway starts again, then it still rests, no longer than before."""
-    fleet = own_fleet("rate_limited:retry-after=600 then ok", "ok")
+    fleet = own_fleet("rate_limited:retry-after=600 then ok", "ok", threads=64)
     assert ask(fleet).status == 200
     before = fleet.total("key_cooldown_seconds")
     fleet.restart()

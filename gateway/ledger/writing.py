@@ -1,6 +1,9 @@
 """Storing records, and forgetting them when their time is over.
 
 Owns: inserting each record exactly once, however often it is tried. Edge layer; one thread.
+
+PostgreSQL's driver takes many rows with one statement. SQLite's gives the interpreter up and asks it back for each row,
+and in a busy worker that costs more than all the rest; so there one statement holds many rows.
 """
 
 from __future__ import annotations
@@ -8,11 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy.dialects import postgresql
 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger.database import Database, RecordRefused
@@ -23,6 +29,8 @@ log = logging.getLogger(__name__)
 _DAY_SECONDS = 86_400.0
 # A value that the database, or its driver, will never take.
 _UNFIT = (RecordRefused, ValueError, OverflowError)
+# Every SQLite takes so many values in one statement (https://www.sqlite.org/limits.html).
+_MOST_VALUES = 999
 
 
 class DatabaseLedger:
@@ -35,8 +43,7 @@ class DatabaseLedger:
         self._database = database
         self._retention_seconds = retention_days * _DAY_SECONDS
         self._wall_clock = wall_clock
-        self._insert = _insert_into(interceptions, database.is_sqlite)
-        self._insert_parts = {field: _insert_into(table, database.is_sqlite) for field, table in PARTS.items()}
+        self._insert = _insert_by_many if database.is_sqlite else _insert_by_driver
 
     def prepare(self) -> None:
         """Connect, and bring the schema up to date. Raises LedgerUnavailable."""
@@ -70,24 +77,41 @@ class DatabaseLedger:
         self._database.close()
 
     def _store(self, records: Sequence[InterceptionRecord]) -> None:
-        rows: list[dict[str, Any]] = []
-        parts: dict[str, list[dict[str, Any]]] = {field: [] for field in PARTS}
+        rows: dict[Table, list[dict[str, Any]]] = {interceptions: [], **{table: [] for table in PARTS.values()}}
         for record in records:
             row = msgspec.to_builtins(record)
-            for field, kept in parts.items():
+            for field, table in PARTS.items():
                 for number, part in enumerate(row.pop(field)):
-                    kept.append(part | {"interception_id": record.id, "number": number})
-            rows.append(row)
+                    rows[table].append(part | {"interception_id": record.id, "number": number})
+            rows[interceptions].append(row)
         with self._database.transaction() as connection:
-            connection.exec_driver_sql(self._insert, rows)
-            for field, kept in parts.items():
+            for table, kept in rows.items():
                 if kept:
-                    connection.exec_driver_sql(self._insert_parts[field], kept)
+                    self._insert(connection, table, kept)
 
 
-def _insert_into(table: Table, is_sqlite: bool) -> str:
-    """The statement in the driver's words: it is the same for every record, and this is what recording costs most."""
-    if is_sqlite:
-        return str(sqlite.insert(table).on_conflict_do_nothing().compile(dialect=sqlite.dialect(paramstyle="named")))
+def _insert_by_driver(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    connection.exec_driver_sql(_insert_one(table), list(rows))
+
+
+def _insert_by_many(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    values_of = itemgetter(*table.columns.keys())
+    most = _MOST_VALUES // len(table.columns)
+    for start in range(0, len(rows), most):
+        some = rows[start : start + most]
+        connection.exec_driver_sql(_insert_many(table, len(some)), tuple(chain.from_iterable(map(values_of, some))))
+
+
+@cache
+def _insert_one(table: Table) -> str:
+    """The statement in the words of PostgreSQL's driver: it is the same for every record, and making it takes long."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # it has no annotations
     return str(postgresql.insert(table).on_conflict_do_nothing().compile(dialect=dialect))
+
+
+@cache
+def _insert_many(table: Table, number: int) -> str:
+    """The statement that inserts so many rows, in SQLite's words."""
+    names = table.columns.keys()
+    rows = ", ".join([f"({', '.join('?' * len(names))})"] * number)
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {rows} ON CONFLICT DO NOTHING"

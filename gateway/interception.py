@@ -27,6 +27,7 @@ from gateway.errors import (
 )
 from gateway.metrics import Metrics
 from gateway.pace import Output, Pace
+from gateway.relay import Lender
 from gateway.stream import EventStream
 from gateway.turn import Turn, TurnMaker
 from gateway.upstream import Reply
@@ -49,7 +50,10 @@ class StreamOutcome(Enum):
 
 
 class Interception:
-    """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head."""
+    """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head.
+
+    Without a `lender` its thread waits for every event itself.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Interception:
         chronicle: Chronicle,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
+        lender: Lender | None = None,
     ) -> None:
         self._dialogue = dialogue
         self._turns = turns
@@ -68,6 +73,7 @@ class Interception:
         self._chronicle = chronicle
         self._started_at = started_at
         self._clock = clock
+        self._lender = lender
         self._has_relayed = False
 
     def run(self) -> Generator[Output, None, None]:
@@ -142,15 +148,28 @@ class Interception:
 
     def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
         yield from self._begun(stream.reply)
-        batch: bytes | None = opening
-        while batch:
-            yield from self._shown(batch, stream.reply)
-            if stream.tally.has_ended:
-                yield from self._lingered(stream)
-                return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
-            while (batch := stream.receive(self._pace.left_seconds)) is None:
-                yield self._pace.signal(stream.reply)
-        raise UpstreamError("the upstream's stream ended before message_stop")
+        yield from self._shown(opening, stream.reply)
+        while not stream.tally.has_ended:
+            batch = stream.receive(self._patience_seconds(stream))
+            if batch == b"":
+                raise UpstreamError("the upstream's stream ended before message_stop")
+            if batch is not None:
+                yield from self._shown(batch, stream.reply)
+            else:
+                yield from self._silent(stream)
+        yield from self._lingered(stream)
+        return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+
+    def _patience_seconds(self, stream: EventStream) -> float:
+        """How long to wait for events before anything else is done."""
+        return self._pace.left_seconds if self._lender is None else self._lender.patience_seconds(stream)
+
+    def _silent(self, stream: EventStream) -> Generator[Output, None, None]:
+        """Nothing has come for a while: a ping, if it is due; else the relay waits for what comes next."""
+        if self._lender is None or self._pace.left_seconds <= 0:
+            yield self._pace.signal(stream.reply)
+        elif not self._lender.lend(stream):
+            yield b""  # has the server send what the client has not taken yet
 
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""

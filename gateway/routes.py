@@ -38,6 +38,7 @@ from gateway.narrator import Narrator
 from gateway.origin import origin_of
 from gateway.pace import Output, Pace
 from gateway.passthrough import relay_whole
+from gateway.relay import Lender
 from gateway.request_body import read_body
 from gateway.responses import json_response, relayed, text_response
 from gateway.service import Gateway
@@ -76,6 +77,7 @@ def messages() -> Response:
             exchange.chronicle,
             exchange.started_at,
             exchange.gateway.clock,
+            _lender(exchange, watch, pace, dialogue),
         )
         return relayed(exchange, interception.run())
 
@@ -200,6 +202,11 @@ def _target(path: str) -> str:
 
 def _watch(exchange: Exchange) -> Watch:
     return Watch(request.environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
+
+
+def _lender(exchange: Exchange, watch: Watch, pace: Pace, dialogue: Dialogue) -> Lender | None:
+    client = request.environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
+    return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show) if client is not None else None
 
 
 def _narrator(exchange: Exchange) -> Narrator:

@@ -7,6 +7,7 @@ once. An empty first piece still means that the head is due now.
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -51,6 +52,20 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         if self._held:
             self._send(b"")
 
+    def offer(self, data: bytes) -> bool:
+        """Send a piece of a body that has begun, as far as the client takes it at once; whether that was all.
+
+        The rest leaves with what is sent next, and so does a client's having gone come to light.
+        """
+        self.sent += len(data)
+        framed = self._held + self._framed(data)
+        try:
+            taken = self.sock.send(framed, socket.MSG_DONTWAIT)
+        except OSError:
+            taken = 0
+        self._held = framed[taken:]
+        return not self._held
+
     def close(self) -> None:
         """End the response."""
         self.send_headers()
@@ -59,7 +74,10 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
             self._send(end)
 
     def _emit_body(self, data: bytes) -> None:
-        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        self._send(self._framed(data))
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""

@@ -23,6 +23,7 @@ from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
 from gateway.prober import Prober
 from gateway.recorder import NoRecorder, Sink
+from gateway.relay import Relay
 from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
@@ -69,6 +70,7 @@ class Gateway:
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
+        self.relay = Relay(self.lifecycle)
         self.metrics = Metrics()
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp

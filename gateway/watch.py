@@ -39,12 +39,27 @@ class Watch:
             self._poll.register(self._client_fd, _HANG_UP)
         self._poll.register(lifecycle.fileno(), select.POLLIN)
         self._upstream: tuple[int, int] | None = None
+        self._is_found_readable = False
+
+    @property
+    def descriptors(self) -> tuple[int, int] | None:
+        """The upstream's and the client's, if an answer is being waited for and both are watched: for the relay."""
+        if self._client_fd is None or self._upstream is None or self._upstream[1] != READABLE:
+            return None
+        return self._upstream[0], self._client_fd
+
+    def found_readable(self) -> None:
+        """Another has waited, and the upstream is readable: the next wait is over at once."""
+        self._is_found_readable = True
 
     def wait(self, descriptor: int, events: int, timeout_seconds: float) -> int:
         """Wait until the upstream's descriptor is READABLE or WRITABLE as asked.
 
         Returns what it is ready for, or 0 when the time is over. Raises ClientGone and Stopping.
         """
+        if self._is_found_readable:
+            self._is_found_readable = False
+            return READABLE
         if self._upstream != (descriptor, events):
             self._follow(descriptor, events)
         bounded_seconds = min(max(0.0, timeout_seconds), _LONGEST_WAIT_SECONDS)

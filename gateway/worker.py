@@ -225,6 +225,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
         )
         environ["wsgi.multithread"] = True
+        environ["gateway.client"] = response
         if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
             response.force_close()
         try:

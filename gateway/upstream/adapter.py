@@ -37,6 +37,11 @@ class WireBody:
         self._connections = connections
         self._failure: ChunkedEncodingError | None = None
 
+    @property
+    def may_hold_more(self) -> bool:
+        """Whether `receive` may have something that no poll of the socket would tell of."""
+        return self._connection is not None and self._connection.may_hold_more
+
     def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
         """Body bytes as soon as there are any; b"" at the body's end; None if nothing came in time.
 

@@ -57,7 +57,7 @@ class Connection:
         self._socket.settimeout(0)
         self._descriptor = self._socket.fileno()
         self._is_tls = isinstance(self._socket, ssl.SSLSocket)
-        self._may_hold_more = True
+        self.may_hold_more = True  # that can be received without waiting
         self._quiet_poll: select.poll | None = None
         self.has_sent_all = True
 
@@ -95,11 +95,11 @@ class Connection:
         deadline = time.monotonic() + timeout_seconds
         wanted = READABLE
         while True:
-            if self._may_hold_more:
+            if self.may_hold_more:
                 watch.check()
                 try:
                     data = self._socket.recv(_RECEIVE_BYTES)
-                    self._may_hold_more = self._is_tls or len(data) == _RECEIVE_BYTES
+                    self.may_hold_more = self._is_tls or len(data) == _RECEIVE_BYTES
                     return data
                 except _WANTS_READ:
                     wanted = READABLE
@@ -107,7 +107,7 @@ class Connection:
                     wanted = WRITABLE
             if not watch.wait(self._descriptor, wanted, deadline - time.monotonic()):
                 return None
-            self._may_hold_more = True
+            self.may_hold_more = True
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still open and silent, as it must be before it is used again."""

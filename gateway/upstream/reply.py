@@ -28,6 +28,9 @@ _DECODER_ERRORS: tuple[type[Exception], ...] = (DecodeError, *HTTPResponse.DECOD
 class Body(Protocol):
     """What an answer's `raw` can do; see adapter.WireBody."""
 
+    @property
+    def may_hold_more(self) -> bool: ...
+
     def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None: ...
 
     def close(self, watch: Watch) -> None: ...
@@ -57,6 +60,16 @@ class Reply:
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of events rather than one document."""
         return self.status == 200 and self.content_type == "text/event-stream"
+
+    @property
+    def may_hold_more(self) -> bool:
+        """Whether `receive` may have something that no poll of the upstream's socket would tell of."""
+        return self._raw.may_hold_more or (self._decoder is not None and self._decoder.has_unconsumed_tail)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How much longer the upstream's silence is borne."""
+        return self._heard_at + self._read_idle_seconds - time.monotonic()
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.

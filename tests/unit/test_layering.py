@@ -33,6 +33,7 @@ LAYERS = {
         *(
             "stream",
             "pace",
+            "relay",
             "narrator",
             "turn",
             "dialogue",

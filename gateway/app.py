@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
 from gateway import access_log, launch
+from gateway.application import Application
 from gateway.clients import client_of
 from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.exchange import CLIENT_GONE_STATUS
@@ -48,7 +49,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
         gateway.tracing = open_tracing(settings)
         gateway.begin_tools()
-    app = Flask("gateway", static_folder=None)
+    app = Application("gateway")
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -57,6 +58,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     app.extensions["discarder"] = Discarder(2 * settings.max_body_bytes, max(1, settings.reserved_threads // 2))
     app.register_blueprint(routes)
     app.register_blueprint(status_pages)
+    app.fix_routes(routes.name)
     app.register_error_handler(GatewayError, _refused)
     app.register_error_handler(ClientGone, _gone)
     app.register_error_handler(HTTPException, _unroutable)

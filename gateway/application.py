@@ -8,9 +8,10 @@ for where some are registered; and a route without variables is found by its met
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.routing import MapAdapter, Rule
 
@@ -62,7 +63,13 @@ class Application(Flask):
 
     def process_response(self, response: Response) -> Response:
         """Call what is to be called after a response."""
-        return super().process_response(response) if self.after_request_funcs else response
+        functions = self.after_request_funcs
+        is_waited_for = functions and (None in functions or any(name in functions for name in request.blueprints))
+        return super().process_response(response) if is_waited_for else response
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that can be called: nothing here is asynchronous."""
+        return func
 
     def do_teardown_request(self, exc: BaseException | None = None) -> None:
         """Call what is to be called at the end of a request."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from gateway.access import Caller
 from gateway.clients import Client
@@ -22,6 +23,7 @@ from gateway.record_words import outcome_of_failure, plain, usage_of, word
 from gateway.verdict import Verdict
 
 _ABANDONED = "abandoned"
+_DAY_SECONDS = 86_400
 
 
 class Chronicle:
@@ -140,7 +142,7 @@ class Chronicle:
             id=self._id,
             route=self._route,
             started_at=self._started_at,
-            day=datetime.fromtimestamp(self._started_at, UTC).date().isoformat(),
+            day=_day(self._started_at // _DAY_SECONDS),
             duration_seconds=self._elapsed(),
             outcome=self._outcome or ("upstream_error" if status >= 400 or upstreams_error else "completed"),
             status=status,
@@ -200,6 +202,12 @@ class Chronicle:
                     outcome, result_bytes, seconds = injected
                     calls.append(ToolCall(turn, name, True, use.input_bytes, result_bytes, outcome, seconds))
         return calls
+
+
+@lru_cache(maxsize=2)  # it changes once a day
+def _day(days: float) -> str:
+    """The date so many days after 1970-01-01."""
+    return datetime.fromtimestamp(days * _DAY_SECONDS, UTC).date().isoformat()
 
 
 class _OpenAttempt:

@@ -9,14 +9,24 @@ import json
 import math
 from typing import Any
 
+import msgspec
+
 
 def object_or_none(text: str | bytes) -> dict[str, Any] | None:
     """The JSON object that a text is; None for anything else."""
     try:
-        document = json.loads(text)
+        document = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        document = _read_leniently(text)
+    return document if isinstance(document, dict) else None
+
+
+def _read_leniently(text: str | bytes) -> object:
+    """For what msgspec refuses and others send: half a surrogate pair, a byte order mark, NaN."""
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
 
 
 def is_unicode(value: object) -> bool:

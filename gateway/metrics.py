@@ -212,11 +212,12 @@ class Metrics:
         self.mcp_listing_failures = self._counter(
             "mcp_listing_failures", "Failures to list an MCP server's tools, retries included.", "server"
         )
-        self._rate_limits = [
-            (f"anthropic-ratelimit-{limit}-{kind}", gauge, limit.replace("-", "_"))
+        self._rate_limits = {
+            f"anthropic-ratelimit-{limit}-{kind}": (gauge, limit.replace("-", "_"))
             for limit in _LIMITS
             for kind, gauge in (("limit", self.key_ratelimit_limit), ("remaining", self.key_ratelimit_remaining))
-        ]
+        }
+        self._noted_limits: dict[tuple[str, str], str] = {}  # by key and header; single steps of a dict are atomic
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
         _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed")
@@ -257,10 +258,17 @@ class Metrics:
             self.tool_call_duration.labels(server).observe(seconds)
 
     def note_rate_limits(self, key: str, headers: Mapping[str, str]) -> None:
-        """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key."""
-        for name, gauge, limit in self._rate_limits:
-            value = headers.get(name)
-            if value is not None and _COUNT.fullmatch(value):
+        """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key, for `settle` to write."""
+        for name in self._rate_limits:
+            if name in headers:
+                self._noted_limits[key, name] = headers[name]
+
+    def settle(self) -> None:
+        """Write what was noted since the last time: of many answers only the last one's limits matter."""
+        for key, name in list(self._noted_limits):
+            value = self._noted_limits.pop((key, name), "")  # another thread may have been quicker
+            if _COUNT.fullmatch(value):
+                gauge, limit = self._rate_limits[name]
                 gauge.labels(key, limit).set(int(value))
 
     def dropped(self, reason: str, number: int) -> None:
@@ -273,6 +281,7 @@ class Metrics:
 
     def of_all_workers(self) -> CollectorRegistry:
         """What all workers have counted, and the present moment."""
+        self.settle()
         if not self._is_shared:
             return self.registry
         everybodys = CollectorRegistry()

@@ -84,7 +84,8 @@ def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Respo
         stream: Any = _Stream(outputs, exchange, head)
         return RelayResponse(stream, head.status, _Relayed(head.headers), direct_passthrough=True)
     next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
-    response = RelayResponse(head.body, head.status, _Relayed(head.headers))
+    headers = [*head.headers, ("content-length", str(len(head.body)))]
+    response = RelayResponse([head.body], head.status, _Relayed(headers))
     response.call_on_close(lambda: exchange.finish(head.status))
     return response
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, request
@@ -50,6 +51,9 @@ from gateway.watch import Watch
 
 routes = Blueprint("routes", __name__)
 
+# WSGI's (PEP 3333). Views hand it on: `request` looks for the request anew each time.
+Environ = dict[str, Any]
+
 _READ_HEADERS = "gateway.headers"  # in the environ
 HEAD_PATHS = ("/", "/healthz", "/readyz")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
@@ -58,15 +62,16 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
 @routes.post("/v1/messages", endpoint="messages")
 def messages() -> Response:
     """Relay a message, streamed or whole, failing over."""
-    exchange = _admitted()
+    environ = request.environ
+    exchange = _admitted(environ, "messages")
     with exchange.guarding():
-        body = _body(exchange)
+        body = _body(exchange, environ)
         summary = read_request(body)
         exchange.mode = "streamed" if summary.is_streaming else "whole"
         exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id))
         exchange.trace.asks(summary.model, summary.is_streaming)
-        call = Call("POST", _target("/v1/messages"), _headers(), body, may_stream=True)
-        watch, narrator = _watch(exchange), _narrator(exchange)
+        call = Call("POST", _target(environ, "/v1/messages"), _headers(environ), body, may_stream=True)
+        watch, narrator = _watch(exchange, environ), _narrator(exchange)
         turns, pace = _turns(exchange, watch, narrator)
         dialogue = _dialogue(exchange, call, summary, watch, narrator)
         interception = Interception(
@@ -77,7 +82,7 @@ def messages() -> Response:
             exchange.chronicle,
             exchange.started_at,
             exchange.gateway.clock,
-            _lender(exchange, watch, pace, dialogue),
+            _lender(exchange, environ, watch, pace, dialogue),
         )
         return relayed(exchange, interception.run())
 
@@ -85,23 +90,26 @@ def messages() -> Response:
 @routes.post("/v1/messages/count_tokens", endpoint="count_tokens")
 def count_tokens() -> Response:
     """Relay a count of tokens, failing over."""
-    exchange = _admitted()
+    environ = request.environ
+    exchange = _admitted(environ, "count_tokens")
     with exchange.guarding():
-        body = _body(exchange)
+        body = _body(exchange, environ)
         summary = read_request(body)
         exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
         exchange.trace.asks(summary.model, None)
-        request = _with_tools(exchange, body, summary)  # they count, too
-        call = Call("POST", _target("/v1/messages/count_tokens"), _headers(), request.body() if request else body)
-        return _passed_through(exchange, call)
+        with_tools = _with_tools(exchange, body, summary)  # they count, too
+        target = _target(environ, "/v1/messages/count_tokens")
+        call = Call("POST", target, _headers(environ), with_tools.body() if with_tools else body)
+        return _passed_through(exchange, environ, call)
 
 
 @routes.get("/v1/models", endpoint="models")
 def models() -> Response:
     """Relay the list of models, failing over."""
-    exchange = _admitted()
+    environ = request.environ
+    exchange = _admitted(environ, "models")
     with exchange.guarding():
-        return _passed_through(exchange, Call("GET", _target("/v1/models"), _headers()))
+        return _passed_through(exchange, environ, Call("GET", _target(environ, "/v1/models"), _headers(environ)))
 
 
 @routes.get("/v1/models/<model_id>", endpoint="model")
@@ -109,10 +117,11 @@ def model(model_id: str) -> Response:
     """Relay one model's description, failing over. Its id is checked: keys may open more than models."""
     if not _MODEL_ID.fullmatch(model_id):
         raise NotFound("there is no such model here: the id has characters that no model id has")
-    exchange = _admitted()
+    environ = request.environ
+    exchange = _admitted(environ, "model")
     with exchange.guarding():
-        target = _target(f"/v1/models/{quote(model_id, safe=':@')}")
-        return _passed_through(exchange, Call("GET", target, _headers()))
+        target = _target(environ, f"/v1/models/{quote(model_id, safe=':@')}")
+        return _passed_through(exchange, environ, Call("GET", target, _headers(environ)))
 
 
 @routes.get("/", endpoint="root")
@@ -144,7 +153,7 @@ def metrics() -> Response:
 def refuse_strangers() -> None:
     """What holds for every path: an open gateway serves this machine alone, and HEAD is for few."""
     if _gateway().configuration.settings.is_open:
-        refuse_unless_local(dict(_client_headers()))
+        refuse_unless_local(dict(_client_headers(request.environ)))
     if request.method == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
         allowed = (request.url_rule.methods or set()) - {"HEAD"}
         raise MethodNotAllowed(f"{request.path} does not take HEAD", allow=", ".join(sorted(allowed)))
@@ -155,16 +164,15 @@ def _gateway() -> Gateway:
     return gateway
 
 
-def _admitted() -> Exchange:
+def _admitted(environ: Environ, route: str) -> Exchange:
     """Let the caller in: a known one, if there is a place."""
     gateway = _gateway()
     configuration = gateway.configuration
     settings = configuration.settings
     started_at = gateway.clock()
-    headers = dict(_client_headers())
+    headers = dict(_client_headers(environ))
     caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
-    route = request.endpoint.rpartition(".")[2]  # type: ignore[union-attr]
-    origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
+    origin = origin_of(environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
     client = client_of(headers)
     trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)
     if trace.trace_id is not None:
@@ -177,35 +185,34 @@ def _admitted() -> Exchange:
     return Exchange(gateway, configuration, caller, origin, client, route, started_at, trace)
 
 
-def _body(exchange: Exchange) -> bytes:
+def _body(exchange: Exchange, environ: Environ) -> bytes:
     settings = exchange.configuration.settings
-    return read_body(request.environ, settings.max_body_bytes, settings.body_timeout_seconds)
+    return read_body(environ, settings.max_body_bytes, settings.body_timeout_seconds)
 
 
-def _client_headers() -> Headers:
+def _client_headers(environ: Environ) -> Headers:
     """The client's headers, read once for each request."""
-    environ = request.environ
     headers: Headers | None = environ.get(_READ_HEADERS)
     if headers is None:
         headers = environ[_READ_HEADERS] = from_environ(environ)
     return headers
 
 
-def _headers() -> Headers:
-    return for_upstream(_client_headers())
+def _headers(environ: Environ) -> Headers:
+    return for_upstream(_client_headers(environ))
 
 
-def _target(path: str) -> str:
-    query = request.environ.get("QUERY_STRING", "")
+def _target(environ: Environ, path: str) -> str:
+    query = environ.get("QUERY_STRING", "")
     return f"{path}?{query}" if query else path
 
 
-def _watch(exchange: Exchange) -> Watch:
-    return Watch(request.environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
+def _watch(exchange: Exchange, environ: Environ) -> Watch:
+    return Watch(environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
 
 
-def _lender(exchange: Exchange, watch: Watch, pace: Pace, dialogue: Dialogue) -> Lender | None:
-    client = request.environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
+def _lender(exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dialogue: Dialogue) -> Lender | None:
+    client = environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
     return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show) if client is not None else None
 
 
@@ -241,8 +248,8 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMa
     return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)
 
 
-def _passed_through(exchange: Exchange, call: Call) -> Response:
-    turns, pace = _turns(exchange, _watch(exchange), _narrator(exchange))
+def _passed_through(exchange: Exchange, environ: Environ, call: Call) -> Response:
+    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange))
 
     def run() -> Generator[Output, None, None]:
         yield relay_whole(call, turns, pace)

@@ -102,6 +102,7 @@ class Gateway:
     def tick(self) -> None:
         """Housekeeping, about once a second."""
         self.configuration.upstream.drop_stale()
+        self.metrics.settle()
 
     def begin_probing(self) -> None:
         """Try retired keys now and then, if the settings ask for it."""
@@ -132,6 +133,7 @@ class Gateway:
         threads = [threading.Thread(target=ending, name="flush") for ending in endings]
         for thread in threads:
             thread.start()
+        self.metrics.settle()
         for thread in threads:
             thread.join()
 

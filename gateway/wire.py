@@ -36,7 +36,7 @@ class ResponseParser:
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
         self.is_complete = False
-        self._headers: list[tuple[str, str]] = []
+        self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self.on_body = self._body.append  # called for each piece of the body, which may be a few bytes
         self._body_pieces: int | None = None  # of this answer, once it is complete
@@ -104,12 +104,17 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:
-            self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+            self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200 and not self.is_complete:
-            self.head = ResponseHead(status, tuple(self._headers))
+            self.head = ResponseHead(
+                status,
+                tuple(
+                    [(name.decode("latin-1").lower(), value.decode("latin-1").strip()) for name, value in self._headers]
+                ),
+            )
             self._keeps_alive = self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:

@@ -345,6 +345,7 @@ def test_any_worker_answers_for_all(worker):
             "metrics.admission_limit.set(240)",
             "metrics.build_info.labels('1').set(1)",
             f"metrics.note_rate_limits('k0', {{'anthropic-ratelimit-requests-remaining': {remaining!r}}})",
+            "metrics.settle()",
         )
     page = one.page()
     assert page == other.page()
@@ -383,6 +384,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.requests_inflight.labels('messages').inc(2)",
             "metrics.admission_limit.set(240)",
             "metrics.note_rate_limits('k0', {'anthropic-ratelimit-requests-limit': '50'})",
+            "metrics.settle()",
         )
     dead.kill()
     alive.do(f"master.child_exit(None, SimpleNamespace(pid={dead.pid}, age=1))")

@@ -3,7 +3,8 @@
 Owns: the threads and who goes next. Web layer; thread-safe. concurrent.futures' pool wakes two threads for each task,
 the one that takes it and the next in line, which finds nothing; and it goes round through all of them, so that every
 thread's memory is touched. Here the thread that rested last goes first and nobody else is woken: under a light load a
-few threads, whose memory is warm, do everything.
+few threads, whose memory is warm, do everything. All threads begin with the pool: where a system does not grant so
+many, the worker fails at its start and says so, not under its highest load.
 """
 
 from __future__ import annotations
@@ -23,46 +24,46 @@ class _Hand:
 
     __slots__ = ("task", "wake")
 
-    def __init__(self, task: Task | None) -> None:
-        self.task = task
+    def __init__(self) -> None:
+        self.task: Task | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
 
 
 class ThreadPool:
-    """At most `size` threads; tasks wait in order when all are busy. Threads begin when they are first needed."""
+    """`size` threads; tasks wait in order when all are busy. Raises RuntimeError if not so many threads can begin."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()  # guards all below
         self._resting: list[_Hand] = []
         self._waiting: deque[Task] = deque()
-        self._begun = 0
         self._is_shut = False
+        for number in range(size):
+            hand = _Hand()
+            try:
+                threading.Thread(target=self._work, args=(hand,)).start()
+            except RuntimeError as error:
+                self.shutdown()
+                raise RuntimeError(f"the system lets only {number} of a worker's {size} threads begin") from error
+            self._resting.append(hand)
 
     @property
     def spare(self) -> int:
         """How many more tasks could begin at once."""
-        return self._size - self._begun + len(self._resting)
+        return len(self._resting)
 
     def submit(self, task: Task) -> None:
         """Have a thread do this. After `shutdown` nobody does."""
         with self._lock:
             if self._is_shut:
                 return
-            if self._resting:
-                hand = self._resting.pop()
-                hand.task = task
-            elif self._begun < self._size:
-                self._begun += 1
-                hand = None
-            else:
+            if not self._resting:
                 self._waiting.append(task)
                 return
-        if hand is not None:
-            hand.wake.release()
-        else:
-            threading.Thread(target=self._work, args=(_Hand(task),)).start()
+            hand = self._resting.pop()
+            hand.task = task
+        hand.wake.release()
 
     def shutdown(self, wait: bool = False) -> None:
         """Let go of threads that rest now, and of the others when they are done; gunicorn calls it, and never waits."""
@@ -74,6 +75,7 @@ class ThreadPool:
             hand.wake.release()
 
     def _work(self, hand: _Hand) -> None:
+        hand.wake.acquire()
         while (task := hand.task) is not None:
             hand.task = None
             try:
@@ -96,4 +98,4 @@ class ThreadPool:
             return True
 
     def __repr__(self) -> str:
-        return f"<ThreadPool {self._begun - len(self._resting)} busy of {self._size}>"
+        return f"<ThreadPool {self._size - len(self._resting)} busy of {self._size}>"

@@ -198,13 +198,13 @@ class Connections:
 
     def take(self) -> Connection | None:
         """An idle connection that is still good, or None."""
-        self.drop_stale()
+        oldest_at = self._clock() - self._route.idle_seconds
         while True:
             with self._lock:
                 if not self._idle:
                     return None
-                connection, _ = self._idle.pop()
-            if connection.is_quiet():
+                connection, idle_since_at = self._idle.pop()
+            if idle_since_at > oldest_at and connection.is_quiet():
                 return connection
             connection.close()
 

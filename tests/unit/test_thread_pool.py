@@ -66,13 +66,43 @@ def test_the_thread_that_rested_last_goes_first(pool):
     third.may_end.set()
 
 
-def test_no_thread_begins_before_it_is_needed(pool):
+def test_tasks_that_do_not_overlap_are_one_thread_s(pool):
     """Given tasks one after the other, then one thread does them all."""
     threads = []
     for number in range(1, 4):
         pool.submit(lambda: threads.append(threading.current_thread()))
         assert wait_until(lambda number=number: len(threads) == number and pool.spare == 2, SOON_SECONDS)
     assert len(set(threads)) == 1
+
+
+def test_all_threads_begin_with_the_pool():
+    """Given a pool that has done nothing yet, then all its threads are there, and end with it."""
+    before = set(threading.enumerate())
+    pool = ThreadPool(3)
+    begun = set(threading.enumerate()) - before
+    assert (len(begun), pool.spare) == (3, 3)
+    pool.shutdown()
+    for thread in begun:
+        thread.join(SOON_SECONDS)
+        assert not thread.is_alive()
+
+
+def test_a_system_that_grants_too_few_threads_is_named_at_the_start(monkeypatch):
+    """Given a system that lets two threads begin, when three are asked for, then it says so, and keeps none."""
+    start, begun = threading.Thread.start, []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RuntimeError, match="only 2 of a worker's 3 threads"):
+        ThreadPool(3)
+    for thread in begun:
+        thread.join(SOON_SECONDS)
+        assert not thread.is_alive()
 
 
 def test_a_task_that_fails_costs_no_thread(pool, caplog):

@@ -44,13 +44,14 @@ test: venv-dev
 test-long: venv-dev
 	@.venv/bin/python -m pytest -m long --timeout=1800
 
-bench: venv-dev
+bench:
 	@sh bench/setup.sh
-	@.venv/bin/python -m bench.race
-	@.venv/bin/python -m bench.report
+	@.bench/gateway/bin/python -m bench.race
+	@.bench/gateway/bin/python -m bench.report
 
-bench-soak: venv-dev
-	@.venv/bin/python -m bench.soak
+bench-soak:
+	@sh bench/setup.sh
+	@.bench/gateway/bin/python -m bench.soak
 
 bench-deadlines: venv-dev
 	@.venv/bin/python -m bench.deadlines

@@ -151,7 +151,10 @@ class LiteLlm(Contender):
 
     def version(self) -> str:
         python = FOLDER / "litellm/bin/python"
-        code = "from importlib.metadata import version as v; print(v('litellm'), 'on uvicorn', v('uvicorn'))"
+        code = (
+            "import platform; from importlib.metadata import version as v; "
+            "print(v('litellm'), 'on uvicorn', v('uvicorn'), 'and CPython', platform.python_version())"
+        )
         told = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout
         return f"{told.strip()}, one worker, `LITELLM_MODE=PRODUCTION`, `LITELLM_LOG=ERROR`, a master key, no database"
 
@@ -214,7 +217,9 @@ class Ours(Contender):
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
         count = "one worker" if self._workers == 1 else f"{self._workers} workers, the default here"
-        return f"{commit}, {count}; gunicorn {version('gunicorn')}, Flask {version('flask')}; tokens, metrics, recorder"
+        python = f"CPython {platform.python_version()}"
+        packages = f"gunicorn {version('gunicorn')}, Flask {version('flask')}"
+        return f"{commit}, {count}; {python}, {packages}; tokens, metrics, recorder"
 
     def ready(self, streams: int) -> None:
         self._threads = max(DEFAULT_THREADS, streams + DEFAULT_RESERVE)

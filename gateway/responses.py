@@ -27,7 +27,7 @@ from gateway.request_body import Discarder
 from gateway.request_ids import new_request_id
 
 
-class _Relayed(Headers):
+class _Checked(Headers):
     """Headers that were checked where they were read, and are again where they are written."""
 
     def __init__(self, items: Iterable[tuple[str, str]]) -> None:
@@ -43,17 +43,22 @@ class RelayResponse(Response):
         """The headers as they are."""
         return self.headers
 
+
+class _Relayed(RelayResponse):
+    """The upstream's answer: handed over as it is, to a client that wants a body."""
+
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Hand the response over; if the server refuses its head, nobody else would close it."""
         try:
-            return super().__call__(environ, start_response)
+            start_response(self.status, self.headers.to_wsgi_list())
         except BaseException:
             self.close()
             raise
+        return self.response  # type: ignore[return-value]  # what `relayed` has put there
 
 
-class _Stream:
-    """The body of a streamed response: iterated by the server, closed by it in every case."""
+class _Body:
+    """The body of an upstream's answer: iterated by the server, closed by it in every case."""
 
     def __init__(self, outputs: Generator[Output, None, None], exchange: Exchange, head: Head) -> None:
         self._outputs = outputs
@@ -61,6 +66,8 @@ class _Stream:
         self._head = head
 
     def __iter__(self) -> Iterator[Output]:
+        if self._head.body is not None:
+            return iter((self._head.body,))
         # The server sends the head with the first piece of the body, even an empty one.
         return chain((b"",), self._outputs) if self._head.is_due else self._outputs
 
@@ -80,14 +87,12 @@ def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Respo
     if not isinstance(head, Head):
         raise TypeError("the response began without a head")
     exchange.chronicle.head_sent(dict(head.headers)["request-id"])
-    if head.body is None:
-        stream: Any = _Stream(outputs, exchange, head)
-        return RelayResponse(stream, head.status, _Relayed(head.headers), direct_passthrough=True)
-    next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
-    headers = [*head.headers, ("content-length", str(len(head.body)))]
-    response = RelayResponse([head.body], head.status, _Relayed(headers))
-    response.call_on_close(lambda: exchange.finish(head.status))
-    return response
+    headers = head.headers
+    if head.body is not None:
+        next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
+        headers = [*headers, ("content-length", str(len(head.body)))]
+    body: Any = _Body(outputs, exchange, head)
+    return _Relayed(body, head.status, _Checked(headers), direct_passthrough=True)
 
 
 def error_response(error: GatewayError, environ: Mapping[str, Any], discarder: Discarder) -> Response:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from gunicorn.http import RequestParser
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 
+from gateway import request_head
 from gateway.client_socket import ClientSocket
 from gateway.goodbyes import Connection
 from gateway.request_head import HeadParser, KnownLines, read_once
@@ -28,6 +33,7 @@ USUAL = (
     b"x-api-key: a-key-of-the-client",
     b"Content-Length: 2",
 )
+WAIT_SECONDS = 30
 SECRET = b"sk-ant-api03-never-to-be-remembered"
 
 
@@ -291,6 +297,35 @@ def test_the_memory_is_bounded():
         assert len(known.request_lines) <= 1024
     assert b"User-Agent: program/2999" in known.headers
     assert b"GET /2999 HTTP/1.1" in known.request_lines
+
+
+def test_threads_share_a_memory_that_is_forgotten_all_the_time(monkeypatch):
+    """Given threads whose lines push each other's out of the memory, then each reads what its own heads say."""
+    monkeypatch.setattr(request_head, "_MOST_LINES", 3)
+    config = config_of()
+    known = KnownLines(config)
+    all_begin = threading.Barrier(4)
+
+    def read(number: int) -> list[object]:
+        all_begin.wait(WAIT_SECONDS)
+        lines = (b"User-Agent: program/%d" % number, b"X-App: %d" % (number % 2), b"X-Of-Its-Own: %d" % number)
+        data = head_of(*lines, request_line=b"GET /%d HTTP/1.1" % number, body=b"")
+        expected = by_gunicorn(config, [data])
+        return [found for _ in range(300) if (found := by_known_lines(known, config, [data])) != expected]
+
+    with switching_often(), ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read, range(4), timeout=WAIT_SECONDS)) == [[]] * 4
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    """Have threads take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_configuration_reads_the_same_by_attributes():

@@ -1,7 +1,7 @@
 """How connections end whose clients were answered.
 
 Owns: closing without waiting in the main loop, and without a reset that overtakes the answer. Web layer; the main
-loop's thread.
+loop's thread, but for `Connection.init`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gunicorn import util
+from gunicorn.http import RequestParser
 from gunicorn.workers.gthread import TConn
 
 from gateway.client_socket import ClientSocket
+from gateway.request_head import HeadParser, KnownLines
 
 # How long a client that was answered may take to hang up, and, while it still sends, in all.
 _GOODBYE_SECONDS = 2.0
@@ -22,9 +25,20 @@ _LONGEST_GOODBYE_SECONDS = 30.0
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
-    """A connection that does not wait for its client when it is closed: `goodbye` sees to that."""
+    """A connection that does not wait for its client when it is closed: `goodbye` sees to that.
+
+    Its requests' heads are read by the help of `known_lines`.
+    """
 
     goodbye: Callable[[ClientSocket], None]
+    known_lines: KnownLines
+    parser: Any
+
+    def init(self) -> None:
+        """Be ready to read a request; called before each, in its thread."""
+        super().init()
+        if type(self.parser) is RequestParser:  # not yet ours, and no uWSGI
+            self.parser = HeadParser(self.known_lines, self.cfg, self.sock, self.client)
 
     def close(self, graceful: bool = False) -> None:
         """Close now, or as soon as the client has had the answer; may be called again."""

@@ -2,17 +2,19 @@
 
 Owns: the bytes of a response's head and the framing of its body. Web layer; a response belongs to its request's thread.
 gunicorn sends the head by itself; here it leaves with the first piece of the body, in one segment, and wakes the client
-once. An empty first piece still means that the head is due now.
+once. An empty first piece still means that the head is due now. Names of headers are looked at once.
 """
 
 from __future__ import annotations
 
 import socket
 import time
+from functools import lru_cache
 from typing import Any
 
 from gunicorn import util
-from gunicorn.http.wsgi import Response
+from gunicorn.http.message import TOKEN_RE
+from gunicorn.http.wsgi import HEADER_VALUE_RE, Response
 
 
 class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
@@ -32,6 +34,20 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         if self.chunked:
             lines.append("Transfer-Encoding: chunked\r\n")
         return lines
+
+    def process_headers(self, headers: Any) -> None:
+        """Take the application's headers; those that are not plain and good go gunicorn's way, and raise as there."""
+        for header in headers:
+            name, value = header
+            if (
+                isinstance(name, str)
+                and isinstance(value, str)
+                and _is_plain(name)
+                and HEADER_VALUE_RE.fullmatch(value)
+            ):
+                self.headers.append((name, value.strip(" \t")))
+            else:
+                super().process_headers([header])
 
     def send_headers(self) -> None:
         """Make the head; it leaves with what comes next."""
@@ -82,6 +98,12 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""
         self.sock.sendall(held + data if held else data)
+
+
+@lru_cache(maxsize=256)
+def _is_plain(name: str) -> bool:
+    """Whether a header of this name is sent as it is: a token, and none that gunicorn decides about."""
+    return bool(TOKEN_RE.fullmatch(name)) and name.lower() != "content-length" and not util.is_hoppish(name)
 
 
 class _Date:

@@ -21,6 +21,8 @@ here:
 - It sends a response's head by itself; here that goes with the first piece of the body.
 - It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
   threads and a dozen system calls; here the thread waits a moment for the next request itself.
+- It parses and checks lines of heads that it has read a thousand times, and looks each of its settings up anew; here
+  `request_head` knows such lines again, and the settings are plain attributes.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ from typing import Any, ClassVar
 
 from gunicorn import util
 from gunicorn.http import wsgi
-from gunicorn.http.body import LengthReader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from gateway import launch
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
 from gateway.goodbyes import Connection, Goodbyes
 from gateway.malformed import FAILURE, refusal_of
+from gateway.request_head import KnownLines, read_once
 from gateway.server_response import PromptResponse
 from gateway.service import Gateway
 from gateway.settings import SettingsError
@@ -98,6 +100,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             # Threads that take turns at one interpreter lose half their time when each turn is on another processor.
             os.sched_setaffinity(0, {self.processor})
         _spare_memory()
+        read_once(self.cfg)
+        self._known_lines = KnownLines(self.cfg)
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0
@@ -175,6 +179,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._accepts_again_at = time.monotonic() + _OUT_OF_DESCRIPTORS_SECONDS
             return
         connection.goodbye = self._goodbyes.say
+        connection.known_lines = self._known_lines
         self.nr_conns += 1
         connection.timeout = time.monotonic() + settings.head_timeout_seconds
         self.pending_conns.append(connection)
@@ -270,9 +275,6 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Whether the connection can carry another request: not if its body is still to come."""
         if not keepalive or conn.sock.owes_continue:
             return False
-        body = conn.parser.mesg.body
-        if isinstance(body.reader, LengthReader) and not body.reader.length and not body.failed:
-            return True  # it was read to its end; a thread that had to wait for its turn must not miss a deadline here
         conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
         try:
             # gunicorn looks at the deadline between pieces, and a trickle never completes one.

@@ -48,7 +48,8 @@ LAYERS = {
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes"),
         *("status", "status_pages"),
-        *("launch", "master", "thread_pool", "server_response", "goodbyes", "worker", "application", "app", "cli", ""),
+        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker"),
+        *("application", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),
     ],
 }

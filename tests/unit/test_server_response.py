@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
+from gunicorn.http.wsgi import Response
 
 from gateway.server_response import PromptResponse
 
@@ -77,3 +79,56 @@ def test_a_response_without_a_body_is_its_head(status, method):
     response.close()
     assert len(sent) == 1
     assert sent[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([], id="none"),
+        pytest.param([("x-a", "b"), ("X-A", "b"), ("x-a", "c")], id="repeated"),
+        pytest.param([("x-a", " \tb c\t "), ("x-empty", ""), ("x-blank", " ")], id="spaces"),
+        pytest.param([("x-a", "é\xff")], id="latin-1"),
+        pytest.param([("Content-Length", " 12 "), ("x-a", "b")], id="length"),
+        pytest.param([("content-length", "many")], id="length-of-letters"),
+        pytest.param([("connection", "close"), ("Keep-Alive", "1"), ("x-a", "b")], id="hop-by-hop"),
+        pytest.param([("transfer-encoding", "chunked"), ("TE", "x"), ("trailer", "x")], id="framing"),
+        pytest.param(
+            [("connection", "Upgrade"), ("upgrade", "websocket"), ("server", "x"), ("date", "y")], id="upgrade"
+        ),
+        pytest.param([("x-a", "b"), ("x-a", "b\r\nx-smuggled: c")], id="line-break"),
+        pytest.param([("x-a", "b"), ("x-a", "\n")], id="only-a-line-break"),
+        pytest.param([("x-a", "b"), ("x-a", "b\0")], id="nul"),
+        pytest.param([("x-a", "b"), ("x-a", "ā")], id="not-latin-1"),
+        pytest.param([("x-a", "b"), ("x a", "b")], id="name-with-a-space"),
+        pytest.param([("x-a:", "b")], id="name-with-a-colon"),
+        pytest.param([("", "b")], id="no-name"),
+        pytest.param([("x-a\r\n", "b")], id="name-with-a-line-break"),
+        pytest.param([(b"x-a", "b")], id="name-of-bytes"),
+        pytest.param([("x-a", "b"), ("x-a", b"b")], id="value-of-bytes"),
+        pytest.param([("x-a", "b"), ("x-a", None)], id="no-value"),
+        pytest.param([(["x-a"], "b")], id="name-that-is-no-key"),
+    ],
+)
+def test_headers_are_taken_and_refused_as_by_gunicorn(headers):
+    """Given an application's headers, whose names were there before or not, then they come to what gunicorn says."""
+    expected = outcome_of(Response, headers)
+    assert outcome_of(PromptResponse, headers) == expected
+    assert outcome_of(PromptResponse, headers) == expected
+
+
+def outcome_of(kind: type[Response], headers: list[tuple[object, object]]) -> object:
+    """What a response keeps of headers, or with which words it refuses them."""
+    response = kind(SimpleNamespace(), RecordingSocket(), Config())
+    try:
+        response.process_headers(headers)
+    except (TypeError, ValueError, InvalidResponseHeader, InvalidResponseHeaderName) as error:
+        return type(error), str(error), response.headers
+    return response.headers, response.response_length, response.upgrade
+
+
+def test_names_of_headers_are_looked_at_once(monkeypatch):
+    """Given a name that was found good, then gunicorn is not asked about it again."""
+    begun(("x-looked-at", "once"))
+    monkeypatch.delattr(Response, "process_headers")
+    response, _ = begun(("x-looked-at", "never"))
+    assert response.headers == [("x-looked-at", "never")]

@@ -3,7 +3,7 @@
 Owns: what happens around a view, on the way of every request. Web layer; any thread. Flask opens a session, looks for
 functions to call after a response and at the end of a request, and searches all routes with a matcher that is bound to
 the request's host anew each time: together a third of what it costs. Here there are no sessions; functions are looked
-for where some are registered; and a route without variables is found by its method and path.
+for where some are registered; and the fixed routes are found by their method and path.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.routing import MapAdapter, Rule
 
@@ -46,7 +47,12 @@ class Application(Flask):
         self._fixed: dict[tuple[str, str], _Found] = {}
 
     def fix_routes(self, blueprint: str) -> None:
-        """Find this blueprint's routes by method and path alone, where they have no variables. They have no URLs."""
+        """Find this blueprint's routes by method and path alone, where they have no variables.
+
+        No URLs can be made of them, and no function be called after their responses.
+        """
+        if self.after_request_funcs.keys() & {None, blueprint}:
+            raise ValueError(f"a function is to be called after each response of {blueprint}")
         for rule in self.url_map.iter_rules():
             if not rule.arguments and rule.endpoint.startswith(f"{blueprint}."):
                 for method in rule.methods or ():
@@ -63,9 +69,7 @@ class Application(Flask):
 
     def process_response(self, response: Response) -> Response:
         """Call what is to be called after a response."""
-        functions = self.after_request_funcs
-        is_waited_for = functions and (None in functions or any(name in functions for name in request.blueprints))
-        return super().process_response(response) if is_waited_for else response
+        return response if isinstance(request_ctx.url_adapter, _Found) else super().process_response(response)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """A function that can be called: nothing here is asynchronous."""

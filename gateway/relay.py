@@ -76,7 +76,7 @@ class _Loan:
         for _ in range(_MOST_BATCHES):
             batch = stream.receive(0.0)
             if not batch:
-                return batch is None
+                return batch is None and lender.watch.descriptors is not None  # unless TLS wants to write first
             shown = lender.show(batch)
             if shown and not lender.client.offer(lender.pace.sent(shown)):
                 self.has_sent_all = False
@@ -98,10 +98,10 @@ class Relay:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._lock = threading.Lock()  # guards what follows, and the taking in of a stream
+        self._lock = threading.Lock()  # guards changes of what follows, and what is registered
         self._epoll: select.epoll | None = None
         self._is_over = not hasattr(select, "epoll")  # then every stream stays with its thread
-        # By descriptor. Only the relay's thread removes; single steps of a dict are atomic.
+        # By descriptor. Only the relay's thread removes, so it may look without the lock; single steps are atomic.
         self._loans: dict[int, _Loan] = {}
         self._by_client: dict[int, _Loan] = {}
 
@@ -110,19 +110,41 @@ class Relay:
         """Whether no stream is taken any more."""
         return self._is_over
 
-    def take(self, loan: _Loan) -> None:
-        """Look after a stream until something is to be decided; the caller's thread sleeps meanwhile."""
-        with self._lock:
-            if self._is_over:
-                return
-            if self._epoll is None:
-                self._epoll = select.epoll()
-                self._epoll.register(self._lifecycle.fileno(), select.EPOLLIN)
-                threading.Thread(target=self._run, args=(self._epoll,), name="relay", daemon=True).start()
-            self._loans[loan.descriptor] = self._by_client[loan.client_descriptor] = loan
-            self._epoll.register(loan.descriptor, select.EPOLLIN)
-            self._epoll.register(loan.client_descriptor, _GONE)
+    def take(self, loan: _Loan) -> bool:
+        """Look after a stream until something is to be decided; the caller's thread sleeps meanwhile.
+
+        False if it cannot be looked after.
+        """
+        try:
+            with self._lock:
+                if self._is_over:
+                    return False
+                self._include(self._epoll or self._begin(), loan)
+        except (OSError, RuntimeError) as error:  # no descriptor, no memory, no thread left
+            log.warning("the relay cannot take a stream, which stays in its own thread: %s", error)
+            return False
         loan.back.acquire()
+        return True
+
+    def _begin(self) -> select.epoll:
+        epoll = select.epoll()
+        try:
+            epoll.register(self._lifecycle.fileno(), select.EPOLLIN)
+            threading.Thread(target=self._run, args=(epoll,), name="relay", daemon=True).start()
+        except BaseException:
+            epoll.close()
+            raise
+        self._epoll = epoll
+        return epoll
+
+    def _include(self, epoll: select.epoll, loan: _Loan) -> None:
+        epoll.register(loan.client_descriptor, _GONE)
+        try:
+            epoll.register(loan.descriptor, select.EPOLLIN)
+        except BaseException:
+            epoll.unregister(loan.client_descriptor)
+            raise
+        self._loans[loan.descriptor] = self._by_client[loan.client_descriptor] = loan
 
     def _run(self, epoll: select.epoll) -> None:
         try:
@@ -132,9 +154,12 @@ class Relay:
         finally:
             with self._lock:
                 self._is_over = True
-            for loan in list(self._loans.values()):
-                self._give_back(epoll, loan)
-            epoll.close()
+                loans = list(self._loans.values())
+                self._loans.clear()
+                self._by_client.clear()
+                epoll.close()
+            for loan in loans:
+                loan.back.release()
 
     def _serve(self, epoll: select.epoll) -> None:
         """Until the drain time is over."""
@@ -166,10 +191,13 @@ class Relay:
             self._give_back(epoll, loan)
 
     def _give_back(self, epoll: select.epoll, loan: _Loan) -> None:
-        del self._loans[loan.descriptor], self._by_client[loan.client_descriptor]
-        epoll.unregister(loan.descriptor)
-        epoll.unregister(loan.client_descriptor)
-        loan.back.release()
+        try:
+            with self._lock:  # else an event could come before the stream is taken in to its end
+                del self._loans[loan.descriptor], self._by_client[loan.client_descriptor]
+                epoll.unregister(loan.descriptor)
+                epoll.unregister(loan.client_descriptor)
+        finally:
+            loan.back.release()
 
     def __repr__(self) -> str:
         return f"<Relay of {len(self._loans)} streams{' over' if self._is_over else ''}>"
@@ -189,11 +217,12 @@ class Lender:
         self.pace = pace
         self.show = show
         self._relay = relay
+        self._may_lend = True
 
     def patience_seconds(self, stream: EventStream) -> float:
         """How long to wait for the next events before the stream is lent, or something is due to the client."""
         left_seconds = self.left_seconds(stream)
-        may_lend = left_seconds > _LEAST_SECONDS and not self._relay.is_over
+        may_lend = self._may_lend and left_seconds > _LEAST_SECONDS and not self._relay.is_over
         return PATIENCE_SECONDS if may_lend else self.pace.left_seconds
 
     def left_seconds(self, stream: EventStream) -> float:
@@ -209,7 +238,7 @@ class Lender:
         if descriptors is None or self.left_seconds(stream) <= _LEAST_SECONDS:
             return True
         loan = _Loan(self, stream, *descriptors)
-        self._relay.take(loan)
+        self._may_lend = self._relay.take(loan)
         if loan.failure is not None:
             raise loan.failure
         return loan.has_sent_all

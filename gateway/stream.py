@@ -40,7 +40,8 @@ class EventStream:
                 self.tally.tools.observe(batch)
                 self._observe(batch)
                 return batch
-            if deadline <= time.monotonic():
+            # What no poll would tell of must not wait for the next packet.
+            if deadline <= time.monotonic() and not self.reply.may_hold_more:
                 return None
 
     def _observe(self, batch: bytes) -> None:

@@ -83,6 +83,7 @@ class Watch:
         if self._upstream is not None:
             self._poll.unregister(self._upstream[0])
             self._upstream = None
+            self._is_found_readable = False  # it was said of that descriptor
 
     def _follow(self, descriptor: int, events: int) -> None:
         self.forget()

@@ -39,8 +39,10 @@ class WireBody:
 
     @property
     def may_hold_more(self) -> bool:
-        """Whether `receive` may have something that no poll of the socket would tell of."""
-        return self._connection is not None and self._connection.may_hold_more
+        """Whether `receive` may have something that no poll of the socket would tell of, the body's end included."""
+        if self._connection is None or self._parser.is_complete or self._failure is not None:
+            return True
+        return self._connection.may_hold_more
 
     def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
         """Body bytes as soon as there are any; b"" at the body's end; None if nothing came in time.

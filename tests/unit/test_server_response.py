@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -22,15 +24,22 @@ class RecordingSocket:
         self.sent.append(data)
 
 
+def response_over(
+    client: object, *headers: tuple[str, str], status: str = "200 OK", method: str = "POST", minor: int = 1
+) -> PromptResponse:
+    """A response whose head is known."""
+    request = SimpleNamespace(method=method, version=(1, minor), should_close=lambda: False)
+    response = PromptResponse(request, client, Config())
+    response.start_response(status, list(headers))
+    return response
+
+
 def begun(
     *headers: tuple[str, str], status: str = "200 OK", method: str = "POST"
 ) -> tuple[PromptResponse, list[bytes]]:
     """A response whose head is known, and what has been sent of it."""
-    request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
     client = RecordingSocket()
-    response = PromptResponse(request, client, Config())
-    response.start_response(status, list(headers))
-    return response, client.sent
+    return response_over(client, *headers, status=status, method=method), client.sent
 
 
 def test_the_head_leaves_with_the_body():
@@ -132,3 +141,63 @@ def test_names_of_headers_are_looked_at_once(monkeypatch):
     monkeypatch.delattr(Response, "process_headers")
     response, _ = begun(("x-looked-at", "never"))
     assert response.headers == [("x-looked-at", "never")]
+
+
+def taken_until(end: bytes, client: socket.socket) -> bytes:
+    """What a client reads up to these bytes."""
+    client.settimeout(10)
+    data = b""
+    while not data.endswith(end):
+        piece = client.recv(1 << 20)
+        assert piece, f"closed behind {data[-50:]!r}"
+        data += piece
+    return data
+
+
+@pytest.mark.parametrize(
+    ("minor", "framed"),
+    [pytest.param(1, b"5\r\nevent\r\n", id="chunked"), pytest.param(0, b"event", id="to-the-end-of-the-connection")],
+)
+def test_an_offer_that_is_taken_is_sent_at_once(minor, framed):
+    """Given a client that takes what is offered, then it has it, framed and counted, and nothing is left for later."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        response = response_over(ours, minor=minor)
+        response.write(b"first")
+        taken_until(b"first\r\n" if minor else b"first", theirs)
+        assert response.offer(b"event") is True
+        assert taken_until(framed, theirs) == framed
+        assert response.sent == len(b"firstevent")
+
+
+@pytest.mark.parametrize("minor", [1, 0], ids=["chunked", "to-the-end-of-the-connection"])
+@pytest.mark.parametrize("follows", [b"", b"more"], ids=["nothing-new", "another-piece"])
+def test_what_a_client_did_not_take_leaves_first(follows, minor):
+    """Given an offer that was taken in part or not at all, then the rest comes first with the next piece, no byte lost
+    or twice."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        response = response_over(ours, minor=minor)
+        response.write(b"")
+        taken_until(b"\r\n\r\n", theirs)
+        offered = [b"x" * 3_000_000, b"y" * 20]
+        assert [response.offer(piece) for piece in offered] == [False, False]
+        pieces = [piece for piece in [*offered, follows] if piece]
+        expected = b"".join(b"%X\r\n%b\r\n" % (len(piece), piece) if minor else piece for piece in pieces)
+        with ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(taken_until, expected[-20:], theirs)
+            response.write(follows)
+            assert reading.result(10) == expected
+        assert response.offer(b"z") is True
+
+
+def test_an_offer_to_a_client_that_is_gone_shows_with_the_next_piece():
+    """Given a broken connection, then an offer says that not all is sent and raises nothing; the next piece does."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        response = response_over(ours)
+        response.write(b"first")
+        theirs.close()
+        assert response.offer(b"event") is False
+        with pytest.raises(BrokenPipeError):
+            response.write(b"")

@@ -50,10 +50,13 @@ class Admission:
         """How many interceptions run now."""
         return self._taken
 
-    @property
-    def should_yield(self) -> bool:
-        """Whether new connections had better go to another worker: no place is left here, and there is one there."""
-        return self._taken >= self.limit and self._board.others_have_room(self._worker)
+    def should_yield(self, at_hand: int) -> bool:
+        """Whether new connections had better go to another worker: no place is left here, and there is one there.
+
+        `at_hand` requests have come to this worker and not ended; those that have not got so far as to ask for a place
+        will take theirs before a new connection can.
+        """
+        return max(self._taken, at_hand) >= self.limit and self._board.others_have_room(self._worker)
 
     def enter(self) -> bool:
         """Take a place; False if there is none."""

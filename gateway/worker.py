@@ -97,15 +97,14 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def init_process(self) -> None:
         launch.become_worker(self.age)
         if self.processor is not None:
-            # Threads that take turns at one interpreter lose half their time when each turn is on another processor.
-            os.sched_setaffinity(0, {self.processor})
+            _keep_to(self.processor)
         _spare_memory()
         read_once(self.cfg)
         self._known_lines = KnownLines(self.cfg)
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0
-        self._served: set[ClientSocket] = set()  # by threads, now; additions and removals are atomic
+        self._at_hand: set[ClientSocket] = set()  # whose requests have come and not ended; single steps are atomic
         self._cuts_off_at: float | None = None
         super().init_process()
 
@@ -187,6 +186,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def enqueue_req(self, conn: Any) -> None:
         """Have a thread serve what the connection has brought."""
+        self._at_hand.add(conn.sock)
         self.tpool.submit(partial(self._serve, conn))
 
     def _serve(self, conn: Any) -> None:
@@ -211,11 +211,11 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         settings = self._gateway.configuration.settings
         client = conn.sock
         client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        self._served.add(client)
+        self._at_hand.add(client)
         try:
             return super().handle(conn)
         finally:
-            self._served.discard(client)
+            self._at_hand.discard(client)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """The head is there: have the application answer, and say whether the connection is kept.
@@ -286,7 +286,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     @property
     def _wants_connections(self) -> bool:
-        return not self._gateway.admission.should_yield and time.monotonic() >= self._accepts_again_at
+        is_full = self._gateway.admission.should_yield(len(self._at_hand))
+        return not is_full and time.monotonic() >= self._accepts_again_at
 
     @property
     def _gateway(self) -> Gateway:
@@ -298,7 +299,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if self._cuts_off_at is None:
             self._cuts_off_at = time.monotonic() + _LAST_WORDS_SECONDS
         elif time.monotonic() >= self._cuts_off_at:
-            for client in list(self._served):
+            for client in list(self._at_hand):
                 with suppress(OSError):  # it has hung up
                     client.shutdown(socket.SHUT_RDWR)
 
@@ -333,6 +334,19 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         except Exception:
             log.exception("the reload failed; nothing has changed in this worker")
         launch.reload_board.fail(expected)
+
+
+def _keep_to(processor: int) -> None:
+    """Have this process's threads, those to come included, take turns at one processor, and let each other finish.
+
+    Threads that share an interpreter lose half their time when each turn is on another processor. One that wakes while
+    another is at work would only find the interpreter taken: under SCHED_BATCH (sched(7)) it does not interrupt.
+    """
+    try:
+        os.sched_setaffinity(0, {processor})
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:  # a sandbox may forbid it
+        log.warning("the worker's threads go where the system puts them: %s", error.strerror)
 
 
 def _spare_memory() -> None:

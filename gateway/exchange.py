@@ -7,8 +7,6 @@ Exchange belongs to its request's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from gateway import access_log
 from gateway.access import Caller
@@ -53,15 +51,16 @@ class Exchange:
         self._is_finished = False
         gateway.metrics.requests_inflight.labels(route).inc()
 
-    @contextmanager
-    def guarding(self) -> Iterator[None]:
+    def guarding(self) -> _Guard:
         """Until the response is handed over: finish on any way out but the good one.
 
         What nobody foresaw leaves as a GatewayError, too, so that there is one way through.
         """
-        try:
-            yield
-        except GatewayError as error:
+        return _Guard(self)
+
+    def left_by(self, error: BaseException) -> None:
+        """The view is left by an exception, which goes on unless another is raised here."""
+        if isinstance(error, GatewayError):
             if not error.is_rejection:
                 log.warning(
                     "%s: %s for %s answered %d: %s",
@@ -72,14 +71,12 @@ class Exchange:
                     error.message,
                 )
             self._end(error)
-            raise
-        except ClientGone as gone:
+        elif isinstance(error, ClientGone):
             log.debug("%s: the client is gone", self.request_id)
-            self.chronicle.failed(gone)
+            self.chronicle.failed(error)
             self.finish(CLIENT_GONE_STATUS)
-            raise
-        except Exception as error:
-            log.exception("%s: %s failed inside the gateway", self.request_id, self._route)
+        elif isinstance(error, Exception):
+            log.error("%s: %s failed inside the gateway", self.request_id, self._route, exc_info=error)
             failure = GatewayError("the gateway failed to serve this request; its log says why")
             self._end(failure)
             raise failure from error
@@ -111,3 +108,18 @@ class Exchange:
             access_log.ended(record, self._address)
         except Exception:
             log.exception("%s: its record is lost", self.request_id)
+
+
+class _Guard:
+    """The time in which a view's exceptions are its exchange's affair. No generator: every request enters it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            self._exchange.left_by(error)

@@ -50,15 +50,16 @@ class Narrator:
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """One attempt has ended."""
         level = logging.WARNING if verdict.outcome in _TROUBLE else logging.DEBUG
-        log.log(
-            level,
-            "%s: key %s (%s): %s%s",
-            self._request_id,
-            key.name,
-            key.hint,
-            verdict.outcome.value,
-            f" (status {verdict.http_status})" if verdict.http_status else "",
-        )
+        if log.isEnabledFor(level):
+            log.log(
+                level,
+                "%s: key %s (%s): %s%s",
+                self._request_id,
+                key.name,
+                key.hint,
+                verdict.outcome.value,
+                f" (status {verdict.http_status})" if verdict.http_status else "",
+            )
         self._metrics.key_attempts.labels(key.name, verdict.outcome.value).inc()
 
     def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:

@@ -152,9 +152,10 @@ def metrics() -> Response:
 @routes.before_app_request
 def refuse_strangers() -> None:
     """What holds for every path: an open gateway serves this machine alone, and HEAD is for few."""
+    environ = request.environ
     if _gateway().configuration.settings.is_open:
-        refuse_unless_local(dict(_client_headers(request.environ)))
-    if request.method == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
+        refuse_unless_local(dict(_client_headers(environ)))
+    if environ["REQUEST_METHOD"] == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
         allowed = (request.url_rule.methods or set()) - {"HEAD"}
         raise MethodNotAllowed(f"{request.path} does not take HEAD", allow=", ".join(sorted(allowed)))
 

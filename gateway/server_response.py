@@ -37,17 +37,12 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def process_headers(self, headers: Any) -> None:
         """Take the application's headers; those that are not plain and good go gunicorn's way, and raise as there."""
-        for header in headers:
-            name, value = header
-            if (
-                isinstance(name, str)
-                and isinstance(value, str)
-                and _is_plain(name)
-                and HEADER_VALUE_RE.fullmatch(value)
-            ):
+        is_good = HEADER_VALUE_RE.fullmatch
+        for name, value in headers:
+            if isinstance(name, str) and isinstance(value, str) and _is_plain(name) and is_good(value):
                 self.headers.append((name, value.strip(" \t")))
             else:
-                super().process_headers([header])
+                super().process_headers([(name, value)])
 
     def send_headers(self) -> None:
         """Make the head; it leaves with what comes next."""

@@ -41,6 +41,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
+from flask import has_app_context
 from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
@@ -67,6 +68,8 @@ _LINGER_SECONDS = 0.002
 _SPARE_FOR_LINGERING = 8
 # How long clients may take, past the drain time, to take the end of their answers; the rest of the grace is `flush`'s.
 _LAST_WORDS_SECONDS = 3.0
+# Requests leave next to no cycles behind, so the youngest objects need not be looked at after every 700 (gc's default).
+_COLLECT_AFTER = 5_000
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # see mallopt(3)
 _LARGE_BYTES = 1024 * 1024
 
@@ -121,6 +124,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
         self._goodbyes = Goodbyes(self.poller)
         gc.freeze()  # what is loaded stays: a collection that walks through all of it would stop every stream
+        gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
         if launch.stop_board.says_so():
@@ -192,6 +196,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _serve(self, conn: Any) -> None:
         """Serve a connection's request and those that follow closely; then the main loop has it back."""
         is_kept = False
+        if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
+            self.wsgi.app_context().push()
         try:
             is_kept = self.handle(conn)
             while is_kept and self._lingers(conn):

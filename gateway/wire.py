@@ -40,7 +40,7 @@ class ResponseParser:
         self._body: list[bytes] = []
         self.on_body = self._body.append  # called for each piece of the body, which may be a few bytes
         self._body_pieces: int | None = None  # of this answer, once it is complete
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._bytes_before_head = 0
         self._keeps_alive = False
         self._has_surplus = False
@@ -75,12 +75,21 @@ class ResponseParser:
         self._body.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def close(self) -> None:
+        """No more bytes will be fed.
+
+        llhttp's parser refers back to this one: without this, both would wait for the garbage collector.
+        """
+        self._parser = None
+
     @property
     def is_reusable(self) -> bool:
         """Whether the connection may carry another exchange: all was read, nothing is left over."""
         return self.is_complete and self._keeps_alive and not self._has_surplus
 
     def _parse(self, data: bytes) -> str | None:
+        if self._parser is None:
+            raise RuntimeError("the parser is closed")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -107,7 +116,10 @@ class ResponseParser:
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
+        parser = self._parser
+        if parser is None:
+            return  # it is the parser itself that calls
+        status = parser.get_status_code()
         if status >= 200 and not self.is_complete:
             self.head = ResponseHead(
                 status,
@@ -115,7 +127,7 @@ class ResponseParser:
                     [(name.decode("latin-1").lower(), value.decode("latin-1").strip()) for name, value in self._headers]
                 ),
             )
-            self._keeps_alive = self._parser.should_keep_alive()
+            self._keeps_alive = parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
         # An informational answer (1xx) is complete too, and the real one follows it.

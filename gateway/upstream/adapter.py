@@ -85,6 +85,7 @@ class WireBody:
         if connection is None:
             return
         watch.forget()
+        self._parser.close()
         if self._parser.is_reusable and connection.has_sent_all:
             self._connections.put(connection)
         else:
@@ -168,6 +169,7 @@ class SocketAdapter(BaseAdapter):
             yield from _converse(connection, parser, body, self._written(request), timeout_seconds, watch, left_seconds)
         except BaseException:
             watch.forget()
+            parser.close()
             connection.close()
             raise
         if parser.head is None:

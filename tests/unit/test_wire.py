@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -253,3 +255,18 @@ def test_no_bytes_break_the_parser(wire):
         except WireError:
             continue
         assert parser.head is not None
+
+
+def test_a_parser_that_is_closed_leaves_nothing_to_the_garbage_collector():
+    """Given an answer that was read, when its parser is closed and let go, then it is gone at once."""
+    parser = ResponseParser()
+    parser.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    gone = weakref.ref(parser)
+    parser.close()
+    assert parser.is_reusable
+    gc.disable()
+    try:
+        del parser
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -7,6 +7,8 @@ and words for what goes wrong that hold no password. Edge layer; a Database is u
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from gateway.ledger.schema import SCHEMA_VERSION, migrate, version_of
 from gateway.shipper import LedgerUnavailable
 
 _BUSY_SECONDS = 5
+_BUSY_LOOK_SECONDS = 0.01
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 15
 # The advisory lock under which a PostgreSQL schema is changed: any number that nobody else uses.
@@ -171,6 +174,19 @@ def _parsed(url: str | URL) -> URL:
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite itself does not wait here, whatever the time-out, when several processes begin a database at once."""
+    gives_up_at = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= gives_up_at:
+                raise
+            time.sleep(_BUSY_LOOK_SECONDS)

@@ -99,7 +99,8 @@ lock: venv-dev
 	    --output-file requirements-dev.lock setup.py
 
 clean:
-	rm -rf .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules
+	rm -rf .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
+	    .bench/gateway .bench/litellm .bench/portkey
 
 .PHONY: venv venv-dev
 venv:

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 sh scripts/need.sh nginx:nginx-light node:nodejs npm:npm
 
 # The distribution's interpreter, if it is new enough: it is built with profile-guided optimisation, as that of the image
-# is. One that was compiled without takes a third more for everything; both gateways in Python would be measured with it.
+# is. One that was compiled without is slower; both gateways in Python would be measured with it.
 python=python3
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=/usr/bin/python3
 $python -c 'import ensurepip' 2>/dev/null || sh scripts/need.sh ensurepip:python3-venv

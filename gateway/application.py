@@ -65,7 +65,7 @@ class Application(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request. For a fixed route what comes first, its view and the error handlers are all there is."""
-        found = self._fixed.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        found = self._found(environ)
         if found is None:
             return super().wsgi_app(environ, start_response)
         context = self.request_context(environ)
@@ -74,6 +74,9 @@ class Application(Flask):
             return self._answer(found)(environ, start_response)
         finally:
             context.pop(None)
+
+    def _found(self, environ: WSGIEnvironment) -> _Found | None:
+        return self._fixed.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
 
     def _answer(self, found: _Found) -> Response:
         answer: Any
@@ -87,12 +90,8 @@ class Application(Flask):
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """The request's matcher."""
-        if request is not None:
-            environ = request.environ
-            found = self._fixed.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-            if found is not None:
-                return cast(MapAdapter, found)
-        return super().create_url_adapter(request)
+        found = self._found(request.environ) if request is not None else None
+        return cast(MapAdapter, found) if found is not None else super().create_url_adapter(request)
 
     def preprocess_request(self) -> ResponseReturnValue | None:
         """Call what is to be called before a request."""

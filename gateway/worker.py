@@ -196,9 +196,9 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def _serve(self, conn: Any) -> None:
         """Serve a connection's request and those that follow closely; then the main loop has it back."""
         is_kept = False
-        if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
-            self.wsgi.app_context().push()
         try:
+            if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
+                self.wsgi.app_context().push()
             is_kept = self.handle(conn)
             while is_kept and self._lingers(conn):
                 is_kept = self.handle(conn)

@@ -21,6 +21,7 @@ from gateway.credential import Key, Secret
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.origin import Network
 from gateway.safe_text import safe_text
+from gateway.upstream_proxy import UpstreamProxy, proxy_url
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
@@ -89,7 +90,9 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = _setting(
         _LOOPBACK, values.networks, "the proxies in front whose word on a client's address is logged"
     )
-    upstream_proxy: str | None = _setting(None, values.proxy_url, "an HTTP proxy on the way to the upstream")
+    upstream_proxy: UpstreamProxy | None = _setting(
+        None, proxy_url, "an HTTP or SOCKS proxy on the way to the upstream"
+    )
     upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")
     default_cooldown_seconds: float = _setting(60.0, values.seconds, "rest of a limited key if the upstream names none")
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")

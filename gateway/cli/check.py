@@ -43,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         return complain(*error.complaints)
     say(f"upstream  {settings.upstream_url}")
+    if settings.upstream_proxy is not None:
+        login = " with a login" if settings.upstream_proxy.login else ""
+        say(f"proxy     {settings.upstream_proxy.address}{login}")
     say(f"address   {settings.bind}")
     say(f"clients   {_clients(settings)}")
     say(f"own keys  {settings.allow_byok.value}")

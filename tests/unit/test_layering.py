@@ -19,14 +19,14 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin", "safe_text"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "tool_results"),
+        *("mcp_servers", "upstream_proxy", "tool_results"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
+        *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
@@ -248,7 +248,7 @@ def test_databases_are_known_to_the_shared_stores_alone():
     assert named <= {"Error"}
 
 
-def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_else():
+def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_else():
     """Given every attribute named `reveal` and every use of a secret's inside, then they stand where they may."""
     revealing, reaching = set(), set()
     for module in MODULES:
@@ -259,7 +259,7 @@ def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_
                 reaching.add(module)
             if isinstance(node, ast.Constant) and node.value in ("reveal", "_clear"):
                 reaching.add(module)
-    assert revealing == {"upstream.client", "mcp.wire"}
+    assert revealing == {"upstream.client", "upstream.proxy", "mcp.wire"}
     assert reaching == {"credential"}
 
 

@@ -183,7 +183,7 @@ def test_refusing_addresses_are_passed_over_at_once(
     begun_at = time.monotonic()
     with closing(connections(10 * LONG_SECONDS).dial(watch)) as connection:
         assert peer_of(connection) == address_of(good)
-    assert time.monotonic() - begun_at < SOON_SECONDS  # one delay would be this long
+    assert time.monotonic() - begun_at < SOON_SECONDS  # twenty delays would be minutes
 
 
 def test_first_address_may_still_answer_when_another_is_tried(
@@ -444,13 +444,10 @@ def stuck_in(
 def test_deadline_ends_connecting(
     watch: Watch, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    """Given an upstream, name server or proxy that is silent or gives a byte now and then, then ConnectTimeout.
-
-    Eightfold the limit is allowed, for busy machines; without the one deadline it would be no end.
-    """
+    """Given an upstream, name server or proxy that is silent or gives a byte now and then, then ConnectTimeout."""
     with stuck_in(phase, authority, monkeypatch) as (route, _):
         short = Route(route.url, LIMIT_SECONDS, 30.0, route.ca_pem, route.proxy)
-        assert seconds_until_timed_out(Connections(short), watch) < 8 * LIMIT_SECONDS
+        assert seconds_until_timed_out(Connections(short), watch) < SOON_SECONDS
     assert watch.descriptors is None
 
 
@@ -492,10 +489,10 @@ def test_connecting_ends_with_the_client_and_with_the_drain_time(
 def test_deadline_bounds_all_addresses_together(watch: Watch, found: list[Address], black_holes: list[Address]) -> None:
     """Given a name with many addresses, none of which answers, when it is dialled, then one time-out bounds them all.
 
-    Eightfold the limit is allowed; twelve addresses with a time-out each would take twelvefold.
+    Thirtyfold the limit is allowed, for busy machines; sixty addresses with a time-out each would take sixtyfold.
     """
-    found += black_holes * 3
-    assert seconds_until_timed_out(connections(), watch) < 8 * LIMIT_SECONDS
+    found += black_holes * 15
+    assert seconds_until_timed_out(connections(), watch) < SOON_SECONDS
 
 
 def test_slow_steps_share_one_deadline(

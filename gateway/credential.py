@@ -1,7 +1,7 @@
 """Secrets, and what pays for a request: one of the pool's keys or the client's own credential.
 
 Owns: the only class that holds a secret in clear, its masked form and its fingerprint. Pure; immutable; any
-thread. `reveal()` is called where the upstream request is written and nowhere else (a test looks).
+thread. `reveal()` is called where a secret is written to the wire it is for, and nowhere else (a test looks).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Secret:
         self._clear = clear
 
     def reveal(self) -> str:
-        """The secret in clear. For the wire to the upstream alone."""
+        """The secret in clear. For the wire alone: to the upstream, its proxy, an MCP server."""
         return self._clear
 
     @property

@@ -24,7 +24,7 @@ from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
 from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.store import Store
-from gateway.upstream.connections import tls_context
+from gateway.upstream.tls import tls_context
 
 if TYPE_CHECKING:
     from gateway.ledger import Database, Reader

@@ -31,7 +31,7 @@ from gateway.tool_loop import ToolPolicy
 from gateway.toolbox import Toolbox
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
-from gateway.upstream.connections import Route
+from gateway.upstream.dialer import Route
 
 log = logging.getLogger(__name__)
 

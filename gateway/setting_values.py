@@ -112,18 +112,9 @@ def networks(raw: object) -> tuple[Network, ...]:
 def base_url(raw: object) -> str:
     """The URL of an upstream, perhaps with a path that goes before every route."""
     value = text(raw).rstrip("/")
-    parts = _parts(value)
+    parts = url_parts(value)
     if parts is None or parts.scheme not in ("http", "https") or parts.username or parts.password:
         raise BadValue("a URL such as https://api.anthropic.com was expected, without user, query or fragment")
-    return value
-
-
-def proxy_url(raw: object) -> str:
-    """The URL of an HTTP proxy."""
-    value = text(raw).rstrip("/")
-    parts = _parts(value)
-    if parts is None or parts.scheme != "http" or parts.port is None or parts.path or "@" in value:
-        raise BadValue("a proxy URL such as http://proxy.internal:3128 was expected")
     return value
 
 
@@ -161,7 +152,7 @@ def is_local_address(bind: str) -> bool:
     return bind.startswith("unix:") or is_loopback_host(bind.rpartition(":")[0].strip("[]"))
 
 
-def _parts(url: str) -> SplitResult | None:
+def url_parts(url: str) -> SplitResult | None:
     """The parts of a URL that has a host, and neither query nor fragment nor an odd port."""
     try:
         parts = urlsplit(url)

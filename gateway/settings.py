@@ -20,6 +20,8 @@ from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileErr
 from gateway.credential import Key, Secret
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.origin import Network
+from gateway.safe_text import safe_text
+from gateway.upstream_proxy import UpstreamProxy, proxy_url
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
@@ -27,6 +29,8 @@ CONFIG_NAME = "GATEWAY_CONFIG"
 _FOREIGN = re.compile(r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SECRET = re.compile(r"[\x21-\x7e]+")
+
+_LONGEST_COMPLAINT = 1000
 
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
@@ -37,8 +41,8 @@ class SettingsError(ValueError):
     """The configuration is unusable; `complaints` has one clear line for each fault."""
 
     def __init__(self, complaints: list[str]) -> None:
-        super().__init__("\n".join(complaints))
-        self.complaints = complaints
+        self.complaints = [safe_text(line, _LONGEST_COMPLAINT) for line in complaints]  # they quote what files hold
+        super().__init__("\n".join(self.complaints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,9 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = _setting(
         _LOOPBACK, values.networks, "the proxies in front whose word on a client's address is logged"
     )
-    upstream_proxy: str | None = _setting(None, values.proxy_url, "an HTTP proxy on the way to the upstream")
+    upstream_proxy: UpstreamProxy | None = _setting(
+        None, proxy_url, "an HTTP or SOCKS proxy on the way to the upstream"
+    )
     upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")
     default_cooldown_seconds: float = _setting(60.0, values.seconds, "rest of a limited key if the upstream names none")
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")

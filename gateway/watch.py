@@ -1,8 +1,8 @@
 """Waiting on an upstream without forgetting the client.
 
 Owns: the one place where a request's thread sleeps on sockets. A Watch belongs to one request and its thread.
-Every wait for the upstream, to send or to receive, also watches the client's connection and the end of the drain
-time, so the kernel wakes the thread for whichever comes first; nothing polls at intervals.
+Every wait for the upstream, to connect, to send or to receive, also watches the client's connection and the end of
+the drain time, so the kernel wakes the thread for whichever comes first; nothing polls at intervals.
 
 The client's socket is watched for its hang-up alone (POLLRDHUP): bytes of a pipelined next request are none of
 our business here, and a client that shuts its sending side is taken for gone, as nginx does too.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import select
 import socket
+from collections.abc import Mapping
 
 from gateway.errors import ClientGone, Stopping
 from gateway.lifecycle import Lifecycle
@@ -62,16 +63,24 @@ class Watch:
             return READABLE
         if self._upstream != (descriptor, events):
             self._follow(descriptor, events)
-        bounded_seconds = min(max(0.0, timeout_seconds), _LONGEST_WAIT_SECONDS)
-        polled = self._poll.poll(math.ceil(bounded_seconds * 1000))
+        polled = self._poll.poll(_milliseconds(timeout_seconds))
         if len(polled) == 1 and polled[0][0] == descriptor:  # as nearly always
             return polled[0][1]
-        ready = dict(polled)
-        if self._client_fd is not None and ready.get(self._client_fd, 0) & _GONE:
-            raise ClientGone
-        if self._lifecycle.fileno() in ready:
-            raise Stopping("the gateway is stopping; try again")
-        return ready.get(descriptor, 0)
+        return self._ready_of(polled).get(descriptor, 0)
+
+    def wait_any(self, wanted: Mapping[int, int], timeout_seconds: float) -> dict[int, int]:
+        """Wait until one of several descriptors is ready as asked: while it is not yet known which is the upstream's.
+
+        Returns those that are, and for what; none when the time is over. Raises ClientGone and Stopping.
+        """
+        self.forget()
+        for descriptor, events in wanted.items():
+            self._poll.register(descriptor, events)
+        try:
+            return self._ready_of(self._poll.poll(_milliseconds(timeout_seconds)))
+        finally:
+            for descriptor in wanted:
+                self._poll.unregister(descriptor)
 
     def check(self) -> None:
         """Raise Stopping if the drain time is over: for a thread that is too busy to wait."""
@@ -85,7 +94,20 @@ class Watch:
             self._upstream = None
             self._is_found_readable = False  # it was said of that descriptor
 
+    def _ready_of(self, polled: list[tuple[int, int]]) -> dict[int, int]:
+        """What is ready, by descriptor, unless the client is gone or the gateway stops."""
+        ready = dict(polled)
+        if self._client_fd is not None and ready.get(self._client_fd, 0) & _GONE:
+            raise ClientGone
+        if self._lifecycle.fileno() in ready:
+            raise Stopping("the gateway is stopping; try again")
+        return ready
+
     def _follow(self, descriptor: int, events: int) -> None:
         self.forget()
         self._poll.register(descriptor, events)
         self._upstream = (descriptor, events)
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(min(max(0.0, seconds), _LONGEST_WAIT_SECONDS) * 1000)

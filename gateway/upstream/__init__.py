@@ -1,7 +1,7 @@
 """The upstream: connections to it, exchanges over them, and answers being read.
 
 `client.Upstream` is what the rest of the gateway sees; below it `adapter` speaks requests' transport interface
-over the sockets of `connections`.
+over the sockets of `connections`, which `dialer` has connected.
 """
 
 from gateway.upstream.client import Call, Upstream

@@ -19,7 +19,9 @@ from requests.exceptions import ChunkedEncodingError, ReadTimeout, RequestExcept
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.structures import CaseInsensitiveDict
 
-from gateway.upstream.connections import Connection, Connections, Route
+from gateway.upstream.connections import Connection, Connections
+from gateway.upstream.dialer import Route
+from gateway.upstream.proxy import authorization
 from gateway.watch import Watch
 from gateway.wire import ResponseHead, ResponseParser, WireError
 
@@ -101,8 +103,8 @@ class SocketAdapter(BaseAdapter):
         parts = urlsplit(route.url)
         self._host = parts.netloc
         # A proxy that forwards is told the whole address, everybody else what follows the host's name.
-        is_forwarded = route.proxy is not None and parts.scheme == "http"
-        self._untold = "" if is_forwarded else f"{parts.scheme}://{parts.netloc}"
+        self._untold = "" if route.is_forwarded else f"{parts.scheme}://{parts.netloc}"
+        self._forwarder_login = route.proxy.login if route.proxy is not None and route.is_forwarded else None
 
     def send(
         self,
@@ -142,7 +144,7 @@ class SocketAdapter(BaseAdapter):
             except _ClosedUnanswered:
                 pass
         try:
-            fresh = self._connections.dial()
+            fresh = self._connections.dial(watch)
             return (yield from self._exchange(fresh, request, timeout_seconds, watch, left_seconds))
         except _ClosedUnanswered as error:
             raise RequestsConnectionError("the upstream closed the connection without an answer") from error
@@ -180,6 +182,8 @@ class SocketAdapter(BaseAdapter):
         target = str(request.url).removeprefix(self._untold)
         lines = [f"{request.method} {target} HTTP/1.1", f"host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        if self._forwarder_login is not None:
+            lines.append(f"proxy-authorization: {authorization(self._forwarder_login)}")
         body = request.body or b""
         if body or request.method == "POST":
             lines.append(f"content-length: {len(body)}")

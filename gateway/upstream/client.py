@@ -1,7 +1,7 @@
 """Calls to the upstream.
 
-Owns: turning a client's request into the upstream's, with a credential; the only module that reveals a secret.
-Edge layer; thread-safe.
+Owns: turning a client's request into the upstream's, with a credential: here alone a key is revealed, or what a client
+brought. Edge layer; thread-safe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from requests.structures import CaseInsensitiveDict
 from gateway.credential import AuthHeader
 from gateway.headers import Headers
 from gateway.upstream.adapter import SocketAdapter
-from gateway.upstream.connections import Route
+from gateway.upstream.dialer import Route
 from gateway.upstream.reply import Reply, translated
 from gateway.watch import Watch
 

@@ -1,8 +1,7 @@
-"""Sockets to the upstream: dialling, keeping, dropping; and bytes over them without blocking past a hang-up.
+"""Connections to the upstream: keeping them, dropping them, and bytes over them without blocking past a hang-up.
 
-Owns: every upstream socket. Edge layer. A Connection belongs to one exchange at a time; the pool of idle ones is
-thread-safe. Dialling (addresses, TLS, proxies) is urllib3's, which requests stands on; from then on the socket is
-non-blocking and every wait goes through the request's Watch.
+Owns: every upstream socket that is connected. Edge layer. A Connection belongs to one exchange at a time; the pool of
+idle ones is thread-safe. No socket blocks: every wait goes through the request's Watch.
 """
 
 from __future__ import annotations
@@ -15,48 +14,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
 
-import certifi
-from requests.exceptions import ConnectionError as RequestsConnectionError
-from requests.exceptions import ConnectTimeout, ReadTimeout
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
-from urllib3.util import parse_url
+from requests.exceptions import ReadTimeout
 
+from gateway.upstream.dialer import Dialer, Route
+from gateway.upstream.tls import Stream, is_tls
 from gateway.watch import READABLE, WRITABLE, Watch
 
 _RECEIVE_BYTES = 64 * 1024
 _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where connections lead and how; timeouts in seconds.
-
-    `ca_pem` holds the certificates of the authorities to trust instead of the public ones; `proxy` is a URL.
-    """
-
-    url: str
-    connect_timeout_seconds: float
-    idle_seconds: float
-    ca_pem: str | None = None
-    proxy: str | None = None
-
-
 class Connection:
     """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow."""
 
-    def __init__(self, dialled: HTTPConnection) -> None:
-        self._dialled = dialled  # owns the socket, and for TLS what verified it
-        self._socket: socket.socket = dialled.sock
-        self._socket.settimeout(0)
-        self._descriptor = self._socket.fileno()
-        self._is_tls = isinstance(self._socket, ssl.SSLSocket)
+    def __init__(self, stream: Stream) -> None:
+        self._socket = stream
+        self._descriptor = stream.fileno()
+        self._is_tls = is_tls(stream)
         self.may_hold_more = True  # that can be received without waiting
         self._quiet_poll: select.poll | None = None
         self.has_sent_all = True
@@ -126,7 +101,7 @@ class Connection:
         if not self.has_sent_all and self._socket.fileno() >= 0:
             # An upstream that does not read would not see a FIN behind what it has not taken: reset the connection.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._dialled.close()
+        self._socket.close()
 
     def _receive_now(self) -> bytes | None:
         try:
@@ -135,63 +110,13 @@ class Connection:
             return None
 
 
-# Name servers answer when they like; threads of their own keep a request's thread to its deadline.
-_resolvers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolver")
-
-
-class _OneDeadline(HTTPConnection):
-    """Connecting as urllib3 does it, but with one deadline over the name, all its addresses, and what follows."""
-
-    def _new_conn(self) -> socket.socket:
-        timeout_seconds = self.timeout if isinstance(self.timeout, int | float) else 0.0
-        deadline = time.monotonic() + timeout_seconds
-        addresses = self._addresses(timeout_seconds)
-        failure: OSError = OSError("the name has no address")
-        for family, kind, protocol, _, address in addresses:
-            candidate = socket.socket(family, kind, protocol)
-            try:
-                candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                candidate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                candidate.settimeout(max(0.001, deadline - time.monotonic()))
-                candidate.connect(address)
-                candidate.settimeout(max(0.001, deadline - time.monotonic()))  # for TLS and proxies
-                return candidate
-            except OSError as error:
-                candidate.close()
-                failure = error
-        raise failure
-
-    def _addresses(self, timeout_seconds: float) -> list[Any]:
-        lookup = partial(socket.getaddrinfo, self._dns_host, self.port, type=socket.SOCK_STREAM)
-        try:
-            return lookup(flags=socket.AI_NUMERICHOST)
-        except socket.gaierror:
-            looking_up = _resolvers.submit(lookup)  # a name, not an address
-        try:
-            return looking_up.result(timeout_seconds)
-        except TimeoutError as error:
-            looking_up.cancel()
-            raise ConnectTimeoutError(self, "looking up the name took too long") from error
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-
-
-class _PlainConnection(_OneDeadline):
-    """An unencrypted connection."""
-
-
-class _TlsConnection(_OneDeadline, HTTPSConnection):
-    """A connection under TLS."""
-
-
 class Connections:
     """The idle connections of one route, newest first, and the dialling of new ones. Thread-safe."""
 
     def __init__(self, route: Route, clock: Callable[[], float] = time.monotonic) -> None:
         self._route = route
-        self._parts = urlsplit(route.url)
+        self._dialer = Dialer(route)
         self._clock = clock
-        self._context = tls_context(route.ca_pem) if self._parts.scheme == "https" else None
         self._lock = threading.Lock()  # guards _idle and _is_closed
         self._idle: deque[tuple[Connection, float]] = deque()
         self._is_closed = False
@@ -235,65 +160,10 @@ class Connections:
         for connection, _ in idle:
             connection.close()
 
-    def dial(self) -> Connection:
-        """Connect anew. Raises requests' ConnectTimeout or ConnectionError, with a message that may be shown."""
-        dialled = self._undialled()
-        try:
-            dialled.connect()
-            return Connection(dialled)
-        except (HTTPError, OSError) as error:
-            dialled.close()
-            # urllib3 derives its refusals from its time-outs.
-            if isinstance(error, ConnectTimeoutError | TimeoutError) and not isinstance(error, NewConnectionError):
-                raise ConnectTimeout("connecting to the upstream took too long") from error
-            raise RequestsConnectionError(f"the upstream cannot be reached: {_cause(error)}") from error
-
-    def _undialled(self) -> HTTPConnection:
-        host = self._parts.hostname or ""
-        port = self._parts.port or (80 if self._context is None else 443)
-        proxy = parse_url(self._route.proxy) if self._route.proxy else None
-        dial_host, dial_port = (proxy.host or "", proxy.port) if proxy else (host, port)
-        timeout = self._route.connect_timeout_seconds
-        if self._context is None:
-            return _PlainConnection(dial_host, dial_port, timeout=timeout, proxy=proxy)
-        dialled = _TlsConnection(
-            dial_host,
-            dial_port,
-            timeout=timeout,
-            proxy=proxy,
-            ssl_context=self._context,
-            cert_reqs=ssl.CERT_REQUIRED,
-        )
-        if proxy:
-            dialled.set_tunnel(host, port, scheme="http")
-        return dialled
+    def dial(self, watch: Watch) -> Connection:
+        """Connect anew. Raises as Dialer.dial does."""
+        return Connection(self._dialer.dial(watch))
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<Connections to {self._parts.netloc}, {len(self._idle)} idle>"
-
-
-def tls_context(ca_pem: str | None) -> ssl.SSLContext:
-    """What an upstream's certificate is verified with. Raises ssl.SSLError or ValueError if `ca_pem` has none."""
-    if ca_pem is None:
-        context = ssl.create_default_context(cafile=certifi.where())
-    elif not ca_pem.strip():
-        raise ValueError("there is no certificate")
-    else:
-        # Real bundles name their authorities in every alphabet, in comments that the TLS library does not take.
-        context = ssl.create_default_context(cadata=ca_pem.encode("ascii", "ignore").decode())
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, NameResolutionError):
-        return "its name cannot be resolved"
-    root: BaseException = error
-    while root.__cause__ is not None or root.__context__ is not None:
-        root = root.__cause__ or root.__context__ or root
-    if isinstance(root, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {root.verify_message}"
-    if str(root).startswith("Tunnel connection failed"):
-        return f"the proxy answers {str(root).partition(': ')[2]}"
-    return getattr(root, "strerror", None) or type(root).__name__
+            return f"<Connections of {self._dialer!r}, {len(self._idle)} idle>"

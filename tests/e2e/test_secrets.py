@@ -20,6 +20,8 @@ from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.e2e.recorded import Records
 from tests.e2e.talk import Talk, message, token_line
 from tests.harness import GatewayProcess, wait_until
+from tests.unit.tiny_proxies import SocksProxy
+from tests.unit.tiny_server import TinyServer
 
 KEY_CORES = ["KeyCoreOne7Q", "KeyCoreTwo8R", "KeyCoreThree9S"]
 KEYS = [f"sk-ant-api03-{core}-0123456789" for core in KEY_CORES]
@@ -29,6 +31,8 @@ OPERATOR_CORE = "OperatorCore6f"
 OPERATOR = f"gateway-token-{OPERATOR_CORE}-0123456789"
 WRONG = f"gateway-token-{WRONG_CORE}-0123456789"
 OWN = f"sk-ant-api03-{OWN_CORE}-0123456789"
+PROXY_USER_CORE, PROXY_CORE = "ProxyUser8h", "ProxyCore9i"
+PROXY_LOGIN = (f"user-{PROXY_USER_CORE}", f"password-{PROXY_CORE}")
 PROMPT_CORE, ANSWER_CORE, TELLING_CORE = "PromptCore4d", "AnswerCore5e", "TellingCore6f"
 ASKING = {"X-Gateway-Token": TOKEN}
 SOON_SECONDS = 6.0
@@ -43,6 +47,7 @@ class Stage:
     keys_file: Path
     data_dir: Path
     receiver: OtlpReceiver
+    proxy: SocksProxy
     debug_mark: bytes
     received: bytearray = field(default_factory=bytearray)
 
@@ -88,13 +93,19 @@ def stage(
     tokens.write_text(token_line("alice", TOKEN) + token_line("ops", OPERATOR, "operator"))
     keys.write_text("\n".join(KEYS))
     answering = f"ok:text={ANSWER_CORE}"
-    with OtlpReceiver() as receiver, Simulator(keys=dict.fromkeys(KEYS, answering), any_key=answering) as simulator:
+    proxy = SocksProxy(PROXY_LOGIN)
+    with (
+        OtlpReceiver() as receiver,
+        Simulator(keys=dict.fromkeys(KEYS, answering), any_key=answering) as simulator,
+        TinyServer(proxy) as proxy_server,
+    ):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         process = GatewayProcess(
             simulator.url,
             [],
             api_keys_file=str(keys),
             client_tokens_file=str(tokens),
+            upstream_proxy=f"socks5://{':'.join(PROXY_LOGIN)}@127.0.0.1:{proxy_server.port}",
             log_level="debug",
             log_format=request.param,
             access_log="true",
@@ -106,7 +117,7 @@ def stage(
             data_dir=str(folder / "data"),
         )
         try:
-            yield Stage(process, simulator, keys, folder / "data", receiver, DEBUG_MARKS[request.param])
+            yield Stage(process, simulator, keys, folder / "data", receiver, proxy, DEBUG_MARKS[request.param])
         finally:
             process.stop()
 
@@ -258,6 +269,20 @@ def _reloads(stage: Stage) -> None:
     stage.gateway.wait_for_log("configuration reloaded", SOON_SECONDS)
 
 
+def _refusing_proxy(stage: Stage) -> None:
+    for said in (
+        b"",
+        b"\x05\xff",
+        b"\x05\x02" + ":".join(PROXY_LOGIN).encode(),
+        b" ".join(map(str.encode, PROXY_LOGIN)),
+    ):
+        stage.play("ok:hang-up=true")  # so that no connection is kept
+        stage.proxy.said = said
+        stage.ask(message(text=PROMPT_CORE))
+        stage.proxy.said = None
+    assert stage.received.count(b"the upstream cannot be reached: the proxy") == 4
+
+
 def _retired_keys(stage: Stage) -> None:
     stage.simulator.order("unauthorized", "forbidden", "unauthorized")
     stage.ask(message(streamed=True, text=PROMPT_CORE))
@@ -283,6 +308,7 @@ _SCENES: list[Callable[[Stage], None]] = [
     _broken_heads,
     _clients_that_leave,
     _reloads,
+    _refusing_proxy,
     _retired_keys,
     _replaced_worker,
 ]
@@ -306,12 +332,23 @@ def test_secrets_are_nowhere_but_where_they_belong(stage: Stage) -> None:
     assert log.count(b"gateway.access") > 50
     assert len(stage.receiver.spans) > 100
     spans = b"".join(stage.receiver.bodies)
-    for core in [*KEY_CORES, TOKEN_CORE, OPERATOR_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, ANSWER_CORE, TELLING_CORE]:
+    for core in [
+        *KEY_CORES,
+        TOKEN_CORE,
+        OPERATOR_CORE,
+        WRONG_CORE,
+        OWN_CORE,
+        PROMPT_CORE,
+        ANSWER_CORE,
+        TELLING_CORE,
+        PROXY_USER_CORE,
+        PROXY_CORE,
+    ]:
         assert _around(log, core) == b""
         assert _around(pages, core) == b""
         assert _around(stored, core) == b""
         assert _around(spans, core) == b""
-    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE]:
+    for core in [*KEY_CORES, TOKEN_CORE, WRONG_CORE, OWN_CORE, PROMPT_CORE, PROXY_USER_CORE, PROXY_CORE]:
         assert _around(bytes(stage.received), core) == b""
 
 
@@ -338,6 +375,8 @@ def _assert_upstream_saw_only_its_own(stage: Stage) -> None:
         head = f"{seen.path}?{seen.query}\n" + "\n".join(f"{name}: {value}" for name, value in seen.headers)
         assert TOKEN_CORE not in head
         assert WRONG_CORE not in head
+        assert PROXY_CORE not in head
+        assert PROXY_USER_CORE not in head
         payers = [core for core in (*KEY_CORES, OWN_CORE) if core in head]
         assert len(payers) == 1
         assert head.count(payers[0]) == 1
@@ -352,7 +391,8 @@ def _assert_upstream_saw_only_its_own(stage: Stage) -> None:
         pytest.param({"api_keys": f"{KEYS[0]}=="}, id="no-secret-behind"),
         pytest.param({"api_keys": f"a={KEYS[0]};b={KEYS[1]}", "threads": "none"}, id="wrong-separator"),
         pytest.param({"api_keys": KEYS[0], "upstream_url": f"https://user:{KEYS[1]}@host"}, id="password-in-url"),
-        pytest.param({"api_keys": KEYS[0], "upstream_proxy": f"https://user:{KEYS[1]}@host:1"}, id="password-in-proxy"),
+        pytest.param({"api_keys": KEYS[0], "upstream_proxy": f"https://user:{KEYS[1]}@host"}, id="password-in-proxy"),
+        pytest.param({"api_keys": KEYS[0], "upstream_proxy": f"ftp://{KEYS[1]}@host:1"}, id="user-in-proxy"),
         pytest.param({"api_keys": KEYS[0], "key": KEYS[1]}, id="misspelt-name"),
         pytest.param({"api_keys": KEYS[0], "record_url": f"mysql://u:{KEYS[1]}@host/db"}, id="password-of-no-database"),
         pytest.param({"api_keys": KEYS[0], "record_url": f"postgresql://u:{KEYS[1]}@h:x/d"}, id="password-and-no-port"),

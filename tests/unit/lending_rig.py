@@ -21,7 +21,7 @@ from gateway.pace import Pace
 from gateway.relay import Lender, Relay
 from gateway.stream import EventStream
 from gateway.upstream import Call, Upstream
-from gateway.upstream.connections import Route
+from gateway.upstream.dialer import Route
 from gateway.watch import Watch
 from tests.unit.tiny_server import TinyServer, take_request
 

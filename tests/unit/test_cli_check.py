@@ -72,6 +72,22 @@ def test_good_configuration_is_reported(check):
         assert check.said(f"key {place}") == f"{name} ({Secret(secret).hint})"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("https://proxy.internal:3128", "https://proxy.internal:3128"),
+        ("socks5h://PLANTED:PLANTED@[::1]:1080", "socks5h://[::1]:1080 with a login"),
+    ],
+)
+def test_proxy_is_told_without_its_login(check, given, said):
+    """Given a proxy, then its address is told, and that it has a login; not the login, here or where it is refused."""
+    check.given(upstream_proxy=given)
+    assert check.run() == 0
+    assert check.said("proxy") == said
+    check.given(upstream_proxy=given.rpartition(":")[0])
+    assert check.run() == 1
+
+
 def test_tokens_and_operators_are_counted(check):
     """Given a token file, then how many may use the gateway and how many are operators."""
     check.given(client_tokens_file=check.file("tokens", f"ann sha256:{DIGEST} operator\nbob sha256:{DIGEST[1:]}1\n"))

@@ -17,16 +17,16 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
+        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin", "safe_text"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "tool_results"),
+        *("mcp_servers", "upstream_proxy", "tool_results"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
+        *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
@@ -248,7 +248,7 @@ def test_databases_are_known_to_the_shared_stores_alone():
     assert named <= {"Error"}
 
 
-def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_else():
+def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_else():
     """Given every attribute named `reveal` and every use of a secret's inside, then they stand where they may."""
     revealing, reaching = set(), set()
     for module in MODULES:
@@ -259,7 +259,7 @@ def test_secrets_are_revealed_where_the_upstream_request_is_written_and_nowhere_
                 reaching.add(module)
             if isinstance(node, ast.Constant) and node.value in ("reveal", "_clear"):
                 reaching.add(module)
-    assert revealing == {"upstream.client", "mcp.wire"}
+    assert revealing == {"upstream.client", "upstream.proxy", "mcp.wire"}
     assert reaching == {"credential"}
 
 
@@ -273,3 +273,14 @@ def test_request_context_is_read_by_views_alone():
                 if names & {"request", "current_app", "g", "session"}:
                     readers.add(module)
     assert readers <= {"routes", "status_pages", "app"}
+
+
+def test_commands_print_by_way_of_one_module():
+    """Given every call of `print`, then it stands where what is printed is made safe for a terminal."""
+    printing = {
+        module
+        for module in GATEWAY_MODULES
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Name) and node.id == "print"
+    }
+    assert printing == {"cli.output"}

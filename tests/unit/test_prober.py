@@ -13,7 +13,7 @@ from gateway.prober import Prober
 from gateway.simulator import Simulator
 from gateway.store import MemoryStore
 from gateway.upstream import Upstream
-from gateway.upstream.connections import Route
+from gateway.upstream.dialer import Route
 from tests.harness import wait_until
 
 MENDED, REFUSED, DISABLED = (Key(name, Secret(f"sk-{name}")) for name in ("mended", "refused", "disabled"))

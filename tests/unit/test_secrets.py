@@ -24,24 +24,31 @@ from gateway.metrics import Metrics
 from gateway.narrator import Narrator
 from gateway.pace import Pace
 from gateway.pool import KeyState, Pool
-from gateway.service import Gateway
+from gateway.service import Gateway, route_of
 from gateway.settings import SettingsError, load_settings
 from gateway.store import MemoryStore
 from gateway.turn import TurnMaker
 from gateway.upstream import Call, Upstream
-from gateway.upstream.connections import Route
+from gateway.upstream.connections import Connections
+from gateway.upstream.dialer import Dialer, Route
+from gateway.upstream_proxy import proxy_url
 from gateway.verdict import Outcome
 from gateway.watch import Watch
 from tests.unit.fakes import FakeClock, chronicle_of
 
 PLANTED = "sk-ant-api03-PLANTED-0123456789-abcdefghijklmnopqrstuvwxyz"
+LOGIN = "PLANTED-0123456789-uvwxyz"
 OWN = "sk-ant-oat01-OWNPLANTED-0123456789-abcdefghijklmnopqrstuvw"
 PROMPT = "PLANTED prompt of the client"
 # Any longer run of a secret would narrow it down; the hint's last four characters may show.
 TRACES = ("PLANTED", "0123456789", "uvwxyz")
 
 KEY = Key("primary", Secret(PLANTED))
-ENVIRON = {"GATEWAY_API_KEYS": f"primary={PLANTED}", "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9"}
+ENVIRON = {
+    "GATEWAY_API_KEYS": f"primary={PLANTED}",
+    "GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9",
+    "GATEWAY_UPSTREAM_PROXY": f"socks5://{LOGIN}:{LOGIN}@127.0.0.1:9",
+}
 
 
 def no_files(path: str) -> bytes:
@@ -69,6 +76,9 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
     call = Call("POST", "/v1/messages", [("x-odd", PLANTED)], f'{{"model":"m","x":"{PROMPT}"}}'.encode())
     pool = Pool([KEY], MemoryStore(), FakeClock())
     upstream = gateway.configuration.upstream
+    route = route_of(gateway.configuration.settings)
+    proxy = route.proxy
+    assert proxy is not None
     narrator = Narrator(gateway.metrics, "req_1", chronicle_of())
     return {
         "secret": KEY.secret,
@@ -87,7 +97,11 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
         "upstream": upstream,
         "turn-maker": TurnMaker(upstream, pool, caller, Watch(None, lifecycle), narrator, 60.0),
         "narrator": narrator,
-        "route": Route("http://127.0.0.1:9", 5.0, 30.0),
+        "route": route,
+        "proxy": proxy,
+        "proxy-login": proxy.login,
+        "dialer": Dialer(route),
+        "connections": Connections(route),
         "pace": Pace("req_1", 10.0, FakeClock()),
         "namespace": SimpleNamespace(key=KEY, call=call),
     }
@@ -95,7 +109,8 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
 
 NAMES = [
     *("secret", "key", "keys", "auth-header", "bearer", "caller", "settings", "configuration", "gateway", "pool"),
-    *("status", "call", "summary", "upstream", "turn-maker", "narrator", "route", "pace", "namespace"),
+    *("status", "call", "summary", "upstream", "turn-maker", "narrator", "route", "proxy", "proxy-login", "dialer"),
+    *("connections", "pace", "namespace"),
 ]
 
 
@@ -142,12 +157,13 @@ def test_no_log_line_shows_a_secret(gateway, lifecycle, name, caplog):
     assert_clean(caplog.text)
 
 
-def test_no_traceback_shows_a_secret(gateway, lifecycle):
-    """Given a call that fails with a secret in hand, then its traceback, chain included, is clean."""
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h"])
+def test_no_traceback_shows_a_secret(gateway, lifecycle, scheme):
+    """Given a call that fails with a key and a proxy's login in hand, then its traceback, chain included, is clean."""
     pool = Pool([KEY], MemoryStore(), FakeClock())
     with socket.create_server(("127.0.0.1", 0)) as unused:
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    upper = Upstream(Route(url, 5.0, 30.0), 30.0)
+        proxy = proxy_url(f"{scheme}://{LOGIN}:{LOGIN}@127.0.0.1:{unused.getsockname()[1]}")
+    upper = Upstream(Route("http://127.0.0.1:9", 5.0, 30.0, proxy=proxy), 30.0)
     narrator = Narrator(Metrics(), "req_1", chronicle_of())
 
     def attempt(key):
@@ -171,9 +187,11 @@ def test_no_traceback_shows_a_secret(gateway, lifecycle):
         {"GATEWAY_API_KEYS": f"{PLANTED}=a"},
         {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_ALLOW_BYOK": "only"},
         {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_PING_SECONDS": "0"},
-        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_UPSTREAM_PROXY": f"http://u:{PLANTED}@proxy:1"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_UPSTREAM_PROXY": f"http://{PLANTED}:{PLANTED}@proxy"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_UPSTREAM_PROXY": f"socks5://u:{PLANTED}%ff@proxy:1"},
+        {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_UPSTREAM_PROXY": f"https://u:{PLANTED}@[proxy:1"},
     ],
-    ids=["twice", "space", "swapped", "unused", "other-fault", "proxy"],
+    ids=["twice", "space", "swapped", "unused", "other-fault", "proxy", "proxy-bytes", "proxy-host"],
 )
 def test_no_complaint_shows_a_secret(environ):
     """Given a configuration with a fault, then the error, its traceback and its complaints show no secret."""

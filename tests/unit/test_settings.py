@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.access import ByokMode
+from gateway.credential import Secret
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, load_settings, setting_specs, settle
+from gateway.upstream_proxy import Login, UpstreamProxy
 
 PLANTED = "sk-ant-planted-0123456789-abcdefghij"
 ENOENT = FileNotFoundError(2, "No such file or directory")
@@ -44,6 +46,10 @@ def complaints(files=None, **environ) -> list[str]:
     assert PLANTED not in str(raised.value)
     assert all("\n" not in line for line in raised.value.complaints)
     return raised.value.complaints
+
+
+def proxy_with_login(scheme: str, user: str, password: str) -> UpstreamProxy:
+    return UpstreamProxy(scheme, "proxy", 3128, Login(Secret(user), Secret(password)))
 
 
 FILES = {"/keys": "a=first-secret\n", "/tokens": TOKEN_LINE, "/ca.pem": "a certificate"}
@@ -97,15 +103,40 @@ TABLE = [
     (
         "upstream_proxy",
         None,
-        {"http://proxy:3128": "http://proxy:3128", "http://proxy:3128/": "http://proxy:3128"},
+        {
+            "http://proxy:3128": UpstreamProxy("http", "proxy", 3128),
+            "HTTP://Proxy:3128/": UpstreamProxy("http", "proxy", 3128),
+            "https://proxy:443": UpstreamProxy("https", "proxy", 443),
+            "socks5://10.0.0.7:1080": UpstreamProxy("socks5", "10.0.0.7", 1080),
+            "socks5h://[fd00::7]:1080": UpstreamProxy("socks5h", "fd00::7", 1080),
+            "http://u:p@proxy:3128": proxy_with_login("http", "u", "p"),
+            "http://u@proxy:3128": proxy_with_login("http", "u", ""),
+            "https://me%40corp:p%3A%2F%23%25@proxy:3128": proxy_with_login("https", "me@corp", "p:/#%"),
+            "socks5://u:p:q@proxy:3128": proxy_with_login("socks5", "u", "p:q"),
+            "socks5h://u:caf%C3%A9@proxy:3128": proxy_with_login("socks5h", "u", "caf\u00e9"),
+            "http://u:" + 300 * "p" + "@proxy:3128": proxy_with_login("http", "u", 300 * "p"),
+        },
         [
             "proxy:3128",
-            "https://proxy:3128",
+            "ftp://proxy:3128",
+            "socks4://proxy:1080",
+            "socks://proxy:1080",
             "http://proxy",
+            "socks5://proxy",
+            "http://proxy:0",
+            "http://proxy:65536",
             "http://proxy:3128/x",
-            "socks5://proxy:1",
-            "http://u:p@proxy:3128",
+            "http://proxy:3128?x",
+            "http://proxy:3128#x",
             "http://:p@proxy:3128",
+            "http://@proxy:3128",
+            "http://u:p@:3128",
+            "http://u:p/q@proxy:3128",
+            "http://u:p q@proxy:3128",
+            "http://u%3Av:p@proxy:3128",
+            "http://u:%ff@proxy:3128",
+            "socks5://u:" + 256 * "p" + "@proxy:3128",
+            "socks5://" + 128 * "%C3%A9" + ":p@proxy:3128",
         ],
     ),
     ("upstream_ca_file", None, {"/ca.pem": "/ca.pem"}, ["/nowhere"]),
@@ -437,6 +468,11 @@ def test_all_faults_are_reported_at_once():
     ("text", "name"),
     [
         pytest.param(f"http://user:{PLANTED}@proxy:3128/path", "upstream_proxy", id="proxy-password"),
+        pytest.param(f"http://user:{PLANTED}@proxy:port", "upstream_proxy", id="proxy-password-and-no-port"),
+        pytest.param(f"http://user:{PLANTED}@[proxy:3128", "upstream_proxy", id="proxy-password-and-bad-host"),
+        pytest.param(f"http://user:{PLANTED}%ff@proxy:3128", "upstream_proxy", id="proxy-password-of-bytes"),
+        pytest.param(f"http://user:{PLANTED}\udcff@proxy:3128", "upstream_proxy", id="proxy-password-of-odd-bytes"),
+        pytest.param(f"http://{PLANTED}:@proxy", "upstream_proxy", id="proxy-user"),
         pytest.param(f"https://user:{PLANTED}@upstream", "upstream_url", id="upstream-password"),
         pytest.param(f"https://upstream?key={PLANTED}", "upstream_url", id="upstream-query"),
         pytest.param(f"http://:{PLANTED}@redis", "state_url", id="redis-password"),
@@ -451,6 +487,15 @@ def test_complaint_about_a_url_does_not_quote_it(text, name):
 def test_repr_shows_no_password():
     """Given a Redis that wants a password, then the settings' repr does not show it."""
     assert PLANTED not in repr(load(api_keys="a=other", state_url=f"redis://:{PLANTED}@redis"))
+
+
+def test_no_rendering_of_a_proxy_shows_its_login():
+    """Given a proxy that wants a password, then neither it nor the settings that hold it show user or password."""
+    settings = load(api_keys="a=other", upstream_proxy=f"socks5://{PLANTED}:{PLANTED}@proxy:1080")
+    for shown in (settings, settings.upstream_proxy, settings.upstream_proxy.login, [settings.upstream_proxy]):
+        assert PLANTED not in f"{shown} {shown!r}"
+    assert repr(settings.upstream_proxy) == "<UpstreamProxy socks5://proxy:1080 with a login>"
+    assert settings.upstream_proxy.address == "socks5://proxy:1080"
 
 
 def base_files():

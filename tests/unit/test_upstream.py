@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import ssl
 import threading
 import zlib
 from collections.abc import Iterator
@@ -25,11 +24,12 @@ from gateway.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, 
 from gateway.lifecycle import Lifecycle
 from gateway.upstream import Call, Upstream
 from gateway.upstream.adapter import SocketAdapter
-from gateway.upstream.connections import Connections, Route
+from gateway.upstream.connections import Connections
+from gateway.upstream.dialer import Route
 from gateway.watch import Watch
 from tests.harness import wait_until
 from tests.unit.fakes import FakeClock
-from tests.unit.tiny_server import Recorder, TinyServer, connect_proxy, take_request
+from tests.unit.tiny_server import Recorder, TinyServer, pem_of, server_tls, take_request
 
 URL = "https://upstream.test/base"
 POOLED = (AuthHeader("x-api-key", "", Secret("sk-ant-planted-pool-key-0001")),)
@@ -425,7 +425,7 @@ def test_connection_that_was_idle_for_too_long_is_dropped(watch):
     """Given connections idle for various times, then those past the limit are closed, newest are used first."""
     clock = FakeClock()
     with TinyServer(Recorder(OK)) as server, closing(connect(server, clock)) as connections:
-        old, young = connections.dial(), connections.dial()
+        old, young = connections.dial(watch), connections.dial(watch)
         connections.put(old)
         clock.advance(20)
         connections.put(young)
@@ -439,10 +439,10 @@ def test_connection_that_was_idle_for_too_long_is_dropped(watch):
         assert connections.take() is None
 
 
-def test_newest_idle_connection_is_taken_first():
+def test_newest_idle_connection_is_taken_first(watch):
     """Given several idle connections, then the one used last is used next, so that the others can grow old."""
     with TinyServer(Recorder(OK)) as server, closing(connect(server)) as connections:
-        one, other = connections.dial(), connections.dial()
+        one, other = connections.dial(watch), connections.dial(watch)
         connections.put(one)
         connections.put(other)
         assert [connections.take(), connections.take()] == [other, one]
@@ -450,11 +450,11 @@ def test_newest_idle_connection_is_taken_first():
         other.close()
 
 
-def test_connection_that_comes_back_after_the_close_is_closed():
+def test_connection_that_comes_back_after_the_close_is_closed(watch):
     """Given a reload that closed the route, when an exchange ends after it, then its connection is not kept."""
     with TinyServer(Recorder(OK)) as server:
         connections = connect(server)
-        late = connections.dial()
+        late = connections.dial(watch)
         connections.close()
         connections.put(late)
         assert connections.take() is None
@@ -618,16 +618,6 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def server_tls(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*names).configure_cert(context)
-    return context
-
-
-def pem_of(authority: trustme.CA) -> str:
-    return authority.cert_pem.bytes().decode()
-
-
 def test_tls_connection_is_verified_and_used_again(watch, authority):
     """Given a TLS upstream whose authority is configured, then calls pass and share one connection."""
     with (
@@ -671,44 +661,6 @@ def test_many_events_in_one_record_are_all_handed_out(watch, authority):
             piece = reply.receive(10)
             assert piece, f"only {got.count(b'data')} events came"
             got += piece
-
-
-def test_https_goes_through_a_connect_proxy(watch, authority):
-    """Given a proxy and a TLS upstream, then the proxy sees a CONNECT alone, and calls share the tunnel."""
-    script, seen = Recorder(OK), []
-    with (
-        TinyServer(script, tls=server_tls(authority, "127.0.0.1")) as server,
-        TinyServer(connect_proxy(seen)) as proxy,
-        closing(upstream(server.url, ca_pem=pem_of(authority), proxy=proxy.url)) as upper,
-    ):
-        assert [exchange(upper, watch) for _ in range(2)] == [b"ok", b"ok"]
-        assert (proxy.connections, server.connections) == (1, 1)
-    assert [head.split(b" HTTP/")[0] for head in seen] == [b"CONNECT 127.0.0.1:%d" % server.port]
-    assert b"planted" not in seen[0]
-    assert [request.split(b"\r\n")[0] for request in script.requests] == [b"POST /v1/messages HTTP/1.1"] * 2
-
-
-@pytest.mark.parametrize("scheme", ["http", "HTTP"])
-def test_http_goes_to_a_proxy_in_absolute_form(watch, scheme):
-    """Given a proxy and a plain upstream, then the proxy is asked for the whole URL, with the upstream's host."""
-    script = Recorder(OK)
-    with TinyServer(script) as proxy, closing(upstream(f"{scheme}://upstream.test:81", proxy=proxy.url)) as upper:
-        assert exchange(upper, watch) == b"ok"
-    lines = script.requests[0].split(b"\r\n")
-    assert lines[0].lower() == b"post http://upstream.test:81/v1/messages http/1.1"
-    assert b"host: upstream.test:81" in lines
-
-
-def test_proxy_that_refuses_is_an_error(watch, authority):
-    """Given a proxy that refuses the tunnel, then UpstreamError and nothing of the request reaches it."""
-    script = Recorder(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-    with (
-        TinyServer(script) as proxy,
-        closing(upstream("https://upstream.test", proxy=proxy.url)) as upper,
-        pytest.raises(UpstreamError, match="cannot be reached"),
-    ):
-        upper.send(post(), POOLED, watch)
-    assert b"planted" not in b"".join(script.requests)
 
 
 def test_environment_proxies_are_not_used(watch, monkeypatch):

@@ -1,13 +1,14 @@
-"""Real sockets for the tests of connections: a server that runs a script on each connection, and a CONNECT proxy."""
+"""Real sockets for the tests of connections: a server that runs a script on each connection."""
 
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+
+import trustme
 
 Script = Callable[[socket.socket], object]
 
@@ -90,6 +91,12 @@ def take_request(client: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
+def until_hung_up(client: socket.socket) -> None:
+    """A script that says nothing until its client hangs up."""
+    while client.recv(65536):
+        pass
+
+
 class Recorder:
     """A script that answers every request of a connection with the same bytes and keeps the requests."""
 
@@ -103,28 +110,13 @@ class Recorder:
             client.sendall(self.answer)
 
 
-def connect_proxy(seen: list[bytes]) -> Script:
-    """A script that opens a tunnel where CONNECT asks for it, and notes the request."""
-
-    def script(client: socket.socket) -> None:
-        head = take_request(client)
-        seen.append(head)
-        host, _, port = head.split(b" ")[1].decode().rpartition(":")
-        with socket.create_connection((host, int(port)), 10) as target:
-            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            _carry(client, target)
-
-    return script
+def server_tls(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    """What a server shows that has a certificate for these names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
 
 
-def _carry(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until either side hangs up."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(one, selectors.EVENT_READ, other)
-        selector.register(other, selectors.EVENT_READ, one)
-        while True:
-            for ready, _ in selector.select(30):
-                data = ready.fileobj.recv(65536)  # type: ignore[union-attr]
-                if not data:
-                    return
-                ready.data.sendall(data)
+def pem_of(authority: trustme.CA) -> str:
+    """The authority's own certificate."""
+    return authority.cert_pem.bytes().decode()

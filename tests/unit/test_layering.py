@@ -16,7 +16,18 @@ PACKAGE = Path(gateway.__file__).parent
 # Lowest first. A name stands for a module, or for a package with all its modules.
 LAYERS = {
     "pure": [
-        *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
+        *(
+            "errors",
+            "credential",
+            "events",
+            "verdict",
+            "classification",
+            "headers",
+            "messages",
+            "access",
+            "setting_values",
+            "settings",
+        ),
         *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *("mcp_servers", "tool_results"),

@@ -122,6 +122,13 @@ class AuthenticationExhausted(GatewayError):
     status = 502
 
 
+class OutOfMoney(GatewayError):
+    """Nobody pays for any of the keys now. Asking again soon does not help."""
+
+    status = 402
+    kind = "billing_error"
+
+
 class UpstreamError(GatewayError):
     """One exchange with the upstream failed: unreachable, refused, broken, unreadable."""
 

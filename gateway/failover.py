@@ -12,23 +12,31 @@ the answer and its verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, TypeVar
 
 from gateway.credential import Key
-from gateway.errors import AuthenticationExhausted, GatewayError, RateLimited, UpstreamError
+from gateway.errors import AuthenticationExhausted, GatewayError, OutOfMoney, RateLimited, UpstreamError
 from gateway.pool import KeyState, KeyStatus, Pool
-from gateway.verdict import Outcome, Verdict
+from gateway.verdict import Next, Outcome, Verdict
 
 
-class Discardable(Protocol):
-    """An answer that can be thrown away so that its connection is reused or freed."""
+class Answered(Protocol):
+    """An answer of the upstream's, as far as a walk deals with it."""
 
-    def discard(self) -> None: ...
+    @property
+    def is_relayable(self) -> bool:
+        """Whether it could be the client's."""
+
+    def discard(self) -> None:
+        """Throw it away, so that its connection is reused or freed."""
+
+    def forbid_retries(self) -> None:
+        """Tell the client that asking again does not help."""
 
 
 Signal = TypeVar("Signal")
-Answer = TypeVar("Answer", bound=Discardable)
+Answer = TypeVar("Answer", bound=Answered)
 
 
 Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]
@@ -56,39 +64,72 @@ class WalkObserver(Protocol):
         """A walk has found no usable key."""
 
 
-def walk(pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver) -> Generator[Signal, None, Answer]:
-    """Try the valid keys in order until one is neither limited nor refused, and return that answer.
+def walk(
+    pool: Pool, attempt: Attempt[Signal, Answer], observer: WalkObserver, *, costs: bool = True
+) -> Generator[Signal, None, Answer]:
+    """Try the valid keys in order until one gives an answer that is the client's, and return it.
 
     No key is tried twice. Each step looks at all keys anew, so a key that recovers meanwhile is found before the
-    walk gives up. A key on trial is passed over while another request tries it, unless no other key is left.
-    Raises RateLimited or AuthenticationExhausted when no key is left, and whatever the attempt raises.
+    walk gives up. A key on trial is passed over while another request tries it, unless no other key is left. `costs`
+    tells whether the request is paid for: one that is not cannot show that there is money again.
+
+    With no key left, a refusal that says more than the gateway could is returned as the answer; else raises
+    RateLimited, AuthenticationExhausted or OutOfMoney. Raises whatever the attempt raises.
     """
     tried: set[Key] = set()
     refused: tuple[Key, Verdict] | None = None
+    kept: tuple[Answer, Verdict] | None = None  # the refusal that is relayed if no key is left
     while True:
         statuses = pool.statuses()
-        chosen = _choose(pool, statuses, tried)
+        chosen = _choose(pool, statuses, tried, costs)
         _tell_passed_over(statuses, chosen[0] if chosen is not None else None, tried, observer)
         if chosen is None:
-            error = _exhaustion(pool)
-            observer.exhausted(error, len(tried))
-            raise error
+            return _last_word(pool, kept, observer, len(tried))
         status, lease = chosen
         if refused is not None:
             observer.failed_over(*refused)
         tried.add(status.key)
         answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(tried))
         observer.attempted(status.key, verdict)
-        if not verdict.outcome.fails_over:
-            if status.is_on_trial and verdict.outcome.vouches:
+        if verdict.outcome.next is Next.NONE:
+            if status.is_on_trial and verdict.outcome.vouches and (costs or not status.is_out_of_money):
                 pool.confirm(status)
             elif lease is not None:
                 pool.release(status.key, lease)
             observer.walked(len(tried))
+            _drop(kept)
             return answer
-        _mark(pool, status, verdict, observer)
-        answer.discard()
         refused = (status.key, verdict)
+        if verdict.outcome.next is Next.ANY:
+            _mark(pool, status, verdict, observer)
+        elif lease is not None:
+            pool.release(status.key, lease)
+        if verdict.outcome.is_kept and answer.is_relayable:
+            _drop(kept)
+            kept = (answer, verdict)
+        else:
+            answer.discard()
+
+
+def _drop(kept: tuple[Answered, Verdict] | None) -> None:
+    if kept is not None:
+        kept[0].discard()
+
+
+def _last_word(pool: Pool, kept: tuple[Answer, Verdict] | None, observer: WalkObserver, attempts: int) -> Answer:
+    """What the client gets when no key is left: a refusal that was kept, unless waiting for a key would help."""
+    exhaustion = _exhaustion(pool)
+    if kept is None or isinstance(exhaustion, RateLimited):
+        _drop(kept)
+        observer.exhausted(exhaustion, attempts)
+        raise exhaustion
+    answer, verdict = kept
+    if verdict.outcome.is_about_money:
+        answer.forbid_retries()
+        observer.exhausted(OutOfMoney("the last key was refused for money, too"), attempts)
+    else:
+        observer.walked(attempts)
+    return answer
 
 
 def _tried(
@@ -111,11 +152,13 @@ def _tried(
         raise
 
 
-def _choose(pool: Pool, statuses: list[KeyStatus], tried: set[Key]) -> tuple[KeyStatus, float | None] | None:
+def _choose(
+    pool: Pool, statuses: list[KeyStatus], tried: set[Key], costs: bool
+) -> tuple[KeyStatus, float | None] | None:
     """The first key that may be tried, and the lease under which it is, if it is on trial."""
     usable = [s for s in statuses if s.state is KeyState.VALID and s.key not in tried]
     for status in usable:
-        if not status.is_on_trial:
+        if not status.is_on_trial or (status.is_out_of_money and not costs):  # no trial of what it is on trial for
             return status, None
         lease = None if status.is_leased else pool.lease(status.key)
         if lease is not None:
@@ -146,7 +189,23 @@ def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserve
 
 
 def _exhaustion(pool: Pool) -> GatewayError:
-    waits = [s.remaining_seconds for s in pool.statuses() if s.state is not KeyState.PERMANENT]
-    if not waits:
-        return AuthenticationExhausted("all configured keys failed authentication")
-    return RateLimited("all configured keys are rate-limited", retry_after_seconds=max(1, math.ceil(min(waits))))
+    """Why no key is left: the first is back soonest, of those that are back by themselves."""
+    statuses = pool.statuses()
+    cooling = [status for status in statuses if status.state is KeyState.TEMPORARY]
+    limited = [status.remaining_seconds for status in cooling if not status.is_out_of_money]
+    unpaid = [status.remaining_seconds for status in cooling if status.is_out_of_money]
+    counts = _counted(statuses, min(limited or unpaid, default=0.0))
+    if limited:
+        wait_seconds = max(1, math.ceil(min(limited)))
+        return RateLimited(f"all configured keys are rate-limited: {counts}", retry_after_seconds=wait_seconds)
+    if unpaid:
+        return OutOfMoney(f"all configured keys are out of money: {counts}")
+    return AuthenticationExhausted(f"all configured keys failed authentication: {counts}")
+
+
+def _counted(statuses: Sequence[KeyStatus], first_back_seconds: float) -> str:
+    cooling = sum(status.state is KeyState.TEMPORARY for status in statuses)
+    disabled = sum(status.record.is_disabled for status in statuses)
+    retired = sum(status.state is KeyState.PERMANENT for status in statuses) - disabled
+    back = f" (the first is back in {max(1, math.ceil(first_back_seconds))} s)" if cooling else ""
+    return f"{cooling} cooling down{back}, {retired} retired, {disabled} disabled"

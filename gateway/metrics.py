@@ -221,7 +221,7 @@ class Metrics:
         self._noted_limits: dict[tuple[str, str], str] = {}  # by key and header; single steps of a dict are atomic
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
-        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed")
+        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed", "out_of_money")
         _begin_at_zero(self.streams_ended, *_STREAM_OUTCOMES)
         _begin_at_zero(self.rejections, "overloaded_error")
         _begin_at_zero(self.recorder_dropped, "queue_full", "journal_full", "damaged", "refused")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from gateway.chronicle import Chronicle
 from gateway.credential import Key
-from gateway.errors import GatewayError, RateLimited
+from gateway.errors import GatewayError, OutOfMoney, RateLimited
 from gateway.metrics import Metrics
 from gateway.pool import KeyState, KeyStatus
 from gateway.spans import NOT_TRACED, Trace
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
+_EXHAUSTIONS = {RateLimited: "rate_limited", OutOfMoney: "out_of_money"}
 _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
@@ -87,7 +88,7 @@ class Narrator:
 
     def exhausted(self, error: GatewayError, attempts: int) -> None:
         """A walk found no usable key."""
-        outcome = "rate_limited" if isinstance(error, RateLimited) else "auth_failed"
+        outcome = _EXHAUSTIONS.get(type(error), "auth_failed")
         log.warning("%s: %s, after %d attempts", self._request_id, error.message, attempts)
         self._metrics.count_exhaustion(outcome)
         self._metrics.failover_attempts.observe(attempts)

@@ -16,6 +16,7 @@ from enum import Enum
 from gateway.credential import Key
 from gateway.records import Cause, Record
 from gateway.store import Store
+from gateway.verdict import Outcome
 
 Clock = Callable[[], float]
 
@@ -24,6 +25,8 @@ LEASE_SECONDS = 30.0
 
 # The reason of a mark that the operator made.
 BY_OPERATOR = "operator"
+
+_ABOUT_MONEY = frozenset(outcome.value for outcome in Outcome if outcome.is_about_money)
 
 
 class KeyState(Enum):
@@ -51,6 +54,11 @@ class KeyStatus:
     def is_on_trial(self) -> bool:
         """Whether the key is valid, but no answer has confirmed it since its last mark."""
         return self.state is KeyState.VALID and self.record.is_unconfirmed
+
+    @property
+    def is_out_of_money(self) -> bool:
+        """Whether the record's last mark was a refusal for money."""
+        return self.record.reason in _ABOUT_MONEY
 
     @property
     def is_marked(self) -> bool:

@@ -18,6 +18,7 @@ from gateway.errors import (
     AuthenticationExhausted,
     GatewayError,
     MethodNotAllowed,
+    OutOfMoney,
     RequestTimedOut,
     error_body,
 )
@@ -104,8 +105,8 @@ def error_response(error: GatewayError, environ: Mapping[str, Any], discarder: D
         headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = error.allow
-    if isinstance(error, AuthenticationExhausted):
-        headers["x-should-retry"] = "false"  # the SDKs retry a 502, and no retry can mend this one
+    if isinstance(error, AuthenticationExhausted | OutOfMoney):
+        headers["x-should-retry"] = "false"  # no retry can mend these
     if isinstance(error, RequestTimedOut):
         return RelayResponse(body, error.status, headers)
     stream: Any = _AnswerThenDiscard(body, environ, discarder)

@@ -26,6 +26,7 @@ from flask import Blueprint, Response, current_app, request
 
 from gateway import __version__
 from gateway.access import Caller, authenticate, refuse_unless_local
+from gateway.classification import Rests
 from gateway.clients import client_of, session_of
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.errors import MethodNotAllowed, NotFound, Overloaded
@@ -243,7 +244,8 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMa
         exchange.caller,
         watch,
         narrator,
-        settings.default_cooldown_seconds,
+        Rests(settings.default_cooldown_seconds, settings.money_rest_seconds),
+        settings.stream_idle_timeout_seconds,
         gateway.wall_clock,
     )
     return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)

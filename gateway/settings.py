@@ -95,9 +95,13 @@ class Settings:
     )
     upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")
     default_cooldown_seconds: float = _setting(60.0, values.seconds, "rest of a limited key if the upstream names none")
+    money_rest_seconds: float = _setting(
+        3600.0, values.seconds, "longest rest of a key that is out of credit or budget"
+    )
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
     connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")
     read_idle_timeout_seconds: float = _setting(600.0, values.seconds, "upstream silence that ends a request")
+    stream_idle_timeout_seconds: float = _setting(180.0, values.seconds, "upstream silence that ends a begun stream")
     idle_connection_seconds: float = _setting(30.0, values.seconds, "age at which an idle connection is dropped")
     max_body_bytes: int = _setting(33554432, values.count(1024), "the largest request body")
     max_turns: int = _setting(20, values.count(2), "how many upstream answers one request with injected tools may take")

@@ -33,7 +33,7 @@ from gateway.record_words import word
 from gateway.span_values import Attributes, asking, failover, refused, request_ids, told, usage
 from gateway.toolbox import ToolOutcome
 from gateway.upstream import Call, Reply
-from gateway.verdict import Outcome, Verdict
+from gateway.verdict import Next, Outcome, Verdict
 
 W3C = TraceContextTextMapPropagator()
 _CONTEXT_HEADERS = ("traceparent", "tracestate")
@@ -141,7 +141,7 @@ class RequestTrace(Trace):
         span.set_attributes(request_ids(reply.headers))
         if verdict.outcome is not Outcome.OK:
             _fail(span, refused(verdict))
-        if verdict.outcome.fails_over and attempt.key_name is not None:
+        if verdict.outcome.next is not Next.NONE and attempt.key_name is not None:
             if verdict.outcome.cools:
                 span.set_attribute("gateway.key.cooldown_seconds", verdict.cooldown_seconds)
             self._refusal = (attempt.key_name, verdict)

@@ -20,6 +20,7 @@ _LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
 _EXHAUSTIONS = {
     "rate_limited": "all configured keys are rate-limited",
     "auth_failed": "all configured keys failed authentication",
+    "out_of_money": "all configured keys are out of money",
 }
 _STREAM_ENDS = {
     "completed": "completed",

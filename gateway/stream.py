@@ -56,5 +56,6 @@ class EventStream:
 
 
 def first_event(batch: bytes) -> Event | None:
-    """The first event of a run of whole events that carries data; None if there are only comments."""
-    return next((event for raw in split_events(batch) if (event := decode_event(raw)) is not None), None)
+    """The first event of a run of whole events that is an answer; None if there are only comments and pings."""
+    events = (decode_event(raw) for raw in split_events(batch))
+    return next((event for event in events if event is not None and event.name != "ping"), None)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from gateway.access import Caller
+from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
 from gateway.credential import AuthHeader, Key, key_header
 from gateway.errors import UpstreamError
 from gateway.events import Event
@@ -22,29 +23,38 @@ from gateway.pace import Output, Pace
 from gateway.pool import Pool
 from gateway.stream import EventStream, first_event
 from gateway.upstream import Call, Reply, Upstream
-from gateway.verdict import Outcome, Verdict, cooldown_seconds, outcome_of, outcome_of_error
+from gateway.verdict import Next, Outcome, Verdict
 from gateway.watch import Watch
 
 
 @dataclass(slots=True)
 class Turn:
-    """One answer obtained: either whole, in `body`, or a stream of which `opening` holds the first events."""
+    """One answer obtained: either whole, in `body`, or a stream of which `opening` holds the first events.
+
+    One that is not relayable was not read: nobody but another key can answer.
+    """
 
     reply: Reply
     tally: Tally
     body: bytes = b""
     stream: EventStream | None = None
     opening: bytes = b""
+    is_relayable: bool = True
 
     def discard(self) -> None:
         """Throw the answer away; its connection is kept if that is quick."""
         self.reply.discard()
 
+    def forbid_retries(self) -> None:
+        """Tell the client that asking again does not help: SDKs obey this header."""
+        self.reply.replace_header("x-should-retry", "false")
+
 
 class TurnMaker:
     """Makes the turns of one request.
 
-    `default_cooldown_seconds` is a limited key's rest when the upstream names none; `wall_clock` gives epoch seconds.
+    `rests` are those of keys where the upstream names none; `stream_idle_seconds` is how long the upstream may be
+    silent behind a stream's first event; `wall_clock` gives epoch seconds.
     """
 
     def __init__(
@@ -54,7 +64,8 @@ class TurnMaker:
         caller: Caller,
         watch: Watch,
         narrator: Narrator,
-        default_cooldown_seconds: float,
+        rests: Rests,
+        stream_idle_seconds: float,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._upstream = upstream
@@ -62,15 +73,16 @@ class TurnMaker:
         self._caller = caller
         self._watch = watch
         self._narrator = narrator
-        self._default_cooldown_seconds = default_cooldown_seconds
+        self._rests = rests
+        self._stream_idle_seconds = stream_idle_seconds
         self._wall_clock = wall_clock
 
-    def obtain(self, call: Call, pace: Pace) -> Generator[Output, None, Turn]:
-        """One turn: yields what the client must hear meanwhile, returns the answer.
+    def obtain(self, call: Call, pace: Pace, *, costs: bool = True) -> Generator[Output, None, Turn]:
+        """One turn: yields what the client must hear meanwhile, returns the answer. `costs`: it is paid for.
 
         A stream of events is opened as such if the call may have one, and read whole as any other answer if not.
 
-        Raises RateLimited, AuthenticationExhausted, UpstreamError, ClientGone, Stopping.
+        Raises RateLimited, AuthenticationExhausted, OutOfMoney, UpstreamError, ClientGone, Stopping.
         """
         self._narrator.trace.turn_began(has_walk=not self._caller.own)
         if self._caller.own:
@@ -80,7 +92,7 @@ class TurnMaker:
             def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
                 return self._attempt(call, (key_header(key),), pace, key)
 
-            turn = yield from walk(self._pool, attempt, self._narrator)
+            turn = yield from walk(self._pool, attempt, self._narrator, costs=costs)
         self._narrator.chronicle.turn_obtained(turn.tally)
         return turn
 
@@ -113,16 +125,23 @@ class TurnMaker:
             self._narrator.answered(key, reply.status, dict(reply.headers))
             if call.may_stream and reply.is_event_stream:
                 return (yield from self._opened(EventStream(reply), pace))
-            verdict = self._verdict(outcome_of(reply.status), reply)
-            if key is not None and verdict.outcome.fails_over:
-                return Turn(reply, Tally()), verdict
-            return Turn(reply, Tally(), _checked(reply, reply.read_whole())), verdict
+            return self._whole(reply, key)
         except BaseException:
             reply.close()
             raise
 
+    def _whole(self, reply: Reply, key: Key | None) -> tuple[Turn, Verdict]:
+        """An answer that is no stream: judged, and read to its end if it may be the client's."""
+        head, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES) if reply.status >= 400 else (b"", False)
+        verdict = self._judge(reply, head if is_all else b"")
+        if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
+            return Turn(reply, Tally(), is_relayable=False), verdict
+        body = head if is_all else head + reply.read_whole()
+        reply.close()  # the walk may go on, and needs the connection
+        return Turn(reply, Tally(), _checked(reply, body)), verdict
+
     def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        """Wait for a stream's first event: it still decides whether the key was limited."""
+        """Wait for a stream's first event that is no ping: it still decides whether the key was refused."""
         pace.upstream_head_came()
         opening: list[bytes] = []
         event: Event | None = None
@@ -135,16 +154,21 @@ class TurnMaker:
                 event = first_event(batch)
             if event is None and pace.left_seconds <= 0:
                 yield pace.signal(stream.reply)
-        error_kind = stream.tally.error_kind if event.name == "error" else None
-        outcome = Outcome.OK if error_kind is None else outcome_of_error(error_kind)
-        turn = Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening))
-        return turn, self._verdict(outcome, stream.reply)
+        if event.name != "error" or stream.tally.error_kind is None:
+            # The gateway's pings keep the client's own watchdog quiet, so the gateway has to be the one.
+            stream.reply.limit_silence(self._stream_idle_seconds)
+            turn = Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening))
+            return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
+        status = status_of_kind(stream.tally.error_kind)
+        verdict = self._judge(stream.reply, event.data.encode(), status)
+        if pace.has_begun:
+            return Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening)), verdict
+        stream.reply.recast(status, "application/json")  # SDKs do not retry an error in a 200
+        stream.reply.close()
+        return Turn(stream.reply, Tally(), event.data.encode()), verdict
 
-    def _verdict(self, outcome: Outcome, reply: Reply) -> Verdict:
-        if not outcome.cools:
-            return Verdict(outcome, http_status=reply.status)
-        rest = cooldown_seconds(dict(reply.headers), self._wall_clock(), self._default_cooldown_seconds)
-        return Verdict(outcome, rest, reply.status)
+    def _judge(self, reply: Reply, body: bytes, status: int | None = None) -> Verdict:
+        return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._rests)
 
 
 def _with_pings(sending: Generator[None, None, Reply], pace: Pace) -> Generator[Output, None, Reply]:

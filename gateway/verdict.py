@@ -1,7 +1,7 @@
-"""What an upstream's answer says about the key that was used, and for how long.
+"""How an attempt ended: the outcomes, what each means for the key and for the walk, and the length of a cooldown.
 
-Owns: the classification of a status and the reading of cooldown headers. Pure: the clock's time is an argument.
-Only 429, 401 and 403 say anything about a key; everything else is the upstream's own affair and is relayed.
+Owns: the outcomes and the reading of cooldown headers. Pure: the clock's time is an argument. Which answer has which
+outcome is told by `classification`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,50 @@ from enum import Enum
 LONGEST_COOLDOWN_SECONDS = 24 * 3600.0
 
 
+class Next(Enum):
+    """Which other keys may answer a request that one key did not."""
+
+    NONE = "none"  # the answer is relayed
+    OTHER_ORGANISATIONS = "other organisations"
+    ANY = "any"
+
+
 class Outcome(Enum):
     """How one attempt ended; the values are the metric's `outcome` label."""
 
     OK = "ok"
     RATE_LIMITED = "rate_limited"
+    NOT_ENTITLED = "not_entitled"
+    SPEND_LIMITED = "spend_limited"
+    OUT_OF_CREDIT = "out_of_credit"
+    WORKSPACE_UNUSABLE = "workspace_unusable"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    REQUEST = "request"
     OVERLOADED = "overloaded"
     SERVER_ERROR = "server_error"
     CLIENT_ERROR = "client_error"
     TRANSPORT_ERROR = "transport_error"
 
     @property
+    def is_about_money(self) -> bool:
+        """Whether the key is refused because nobody pays for it now."""
+        return self in _MONEY
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the refusal becomes the client's answer if no other key gives a better one."""
+        return self.is_about_money or self is Outcome.NOT_ENTITLED
+
+    @property
     def cools(self) -> bool:
-        """Whether the key rests for a while and the next one is tried."""
-        return self is Outcome.RATE_LIMITED
+        """Whether the key rests for a while."""
+        return self in _COOLING
 
     @property
     def retires(self) -> bool:
-        """Whether the key is refused for good and the next one is tried."""
-        return self in (Outcome.UNAUTHORIZED, Outcome.FORBIDDEN)
+        """Whether the key is refused for good."""
+        return self in _RETIRING
 
     @property
     def vouches(self) -> bool:
@@ -44,9 +67,16 @@ class Outcome(Enum):
         return self in (Outcome.OK, Outcome.CLIENT_ERROR)
 
     @property
-    def fails_over(self) -> bool:
-        """Whether the next key is tried."""
-        return self.cools or self.retires
+    def next(self) -> Next:
+        """Which keys are tried next."""
+        if self is Outcome.NOT_ENTITLED:
+            return Next.OTHER_ORGANISATIONS
+        return Next.ANY if self.cools or self.retires else Next.NONE
+
+
+_MONEY = frozenset({Outcome.SPEND_LIMITED, Outcome.OUT_OF_CREDIT})
+_COOLING = frozenset({*_MONEY, Outcome.RATE_LIMITED, Outcome.WORKSPACE_UNUSABLE})
+_RETIRING = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +89,6 @@ class Verdict:
     outcome: Outcome
     cooldown_seconds: float = 0.0
     http_status: int = 0
-
-
-_BY_STATUS = {
-    401: Outcome.UNAUTHORIZED,
-    403: Outcome.FORBIDDEN,
-    429: Outcome.RATE_LIMITED,
-    529: Outcome.OVERLOADED,
-}
-
-
-_BY_ERROR_KIND = {
-    "rate_limit_error": Outcome.RATE_LIMITED,
-    "overloaded_error": Outcome.OVERLOADED,
-    "api_error": Outcome.SERVER_ERROR,
-    "timeout_error": Outcome.SERVER_ERROR,
-}
-
-
-def outcome_of(status: int) -> Outcome:
-    """Classify an HTTP status."""
-    named = _BY_STATUS.get(status)
-    if named is not None:
-        return named
-    if status >= 500:
-        return Outcome.SERVER_ERROR
-    return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK
-
-
-def outcome_of_error(kind: str) -> Outcome:
-    """Classify an `error` event by its Anthropic type, when it is all that a stream has to say.
-
-    Of these, only a rate limit speaks of the key: the upstream has accepted it with its status.
-    """
-    return _BY_ERROR_KIND.get(kind, Outcome.CLIENT_ERROR)
 
 
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
@@ -111,6 +107,11 @@ def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: fl
         if seconds is not None and seconds > 0:
             return min(seconds, LONGEST_COOLDOWN_SECONDS)
     return min(default_seconds, LONGEST_COOLDOWN_SECONDS)
+
+
+def has_cooldown(headers: Mapping[str, str]) -> bool:
+    """Whether any header says how long to wait, be it readable or not."""
+    return any(name in headers for name in ("retry-after-ms", "retry-after", "anthropic-ratelimit-unified-reset"))
 
 
 def _number(text: str | None) -> float | None:

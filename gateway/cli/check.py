@@ -7,8 +7,10 @@ Owns: a report in words. Web layer. MCP servers are asked for their tools; nothi
 from __future__ import annotations
 
 import argparse
+import time
 
 from gateway import __version__, launch
+from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge
 from gateway.cli.output import complain, say
 from gateway.credential import Key, key_header
 from gateway.errors import GatewayError
@@ -17,7 +19,6 @@ from gateway.prober import PROBE
 from gateway.service import route_of
 from gateway.settings import Settings, SettingsError
 from gateway.upstream import Upstream
-from gateway.verdict import outcome_of
 from gateway.watch import Watch
 
 _PROBE_SECONDS = 30.0
@@ -92,9 +93,11 @@ def _probe(upstream: Upstream, key: Key) -> tuple[bool, str]:
     lifecycle = Lifecycle()
     try:
         reply = upstream.send(PROBE, (key_header(key),), Watch(None, lifecycle))
+        body, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES)
         reply.discard()
     except GatewayError as error:
         return False, f": {error.message}"
     finally:
         lifecycle.close()
-    return reply.status < 400, f": {outcome_of(reply.status).value} (status {reply.status})"
+    verdict = judge(reply.status, dict(reply.headers), body if is_all else b"", time.time(), Rests(0.0, 0.0))
+    return reply.status < 400, f": {verdict.outcome.value} (status {reply.status})"

@@ -113,10 +113,12 @@ class ErrorEvent(Answer):
     type: str = option("type", "overloaded_error", "the error's type", plain)
     error_message: str = option("message", "Overloaded", "the error's message", plain)
     after: int = option("after", 0, "number of good events before it", count)
+    pings: int = option("pings", 0, "number of pings before everything else", count)
 
     def events_of(self, message: Message, request: SeenRequest) -> list[Event]:
         error = Event("error", self.error(request))
-        return [*list(message.events())[: self.after], error]
+        pings = [Event("ping", {"type": "ping"})] * self.pings
+        return [*pings, *list(message.events())[: self.after], error]
 
     def document(self, request: SeenRequest, route: Route | None, ask: Ask) -> dict[str, object]:
         return self.error(request)

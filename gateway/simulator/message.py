@@ -120,11 +120,12 @@ class Message:
         }
 
 
-def error_document(kind: str, message: str, request_id: str) -> Json:
+def error_document(kind: str, message: str, request_id: str, code: str = "") -> Json:
     """An error of the API, as a body or as the data of an `error` event."""
+    details: Json = {"details": {"error_code": code}} if code else {}
     return {
         "type": "error",
-        "error": {"type": kind, "message": message},
+        "error": {"type": kind, "message": message, **details},
         "request_id": request_id,
     }
 

@@ -33,6 +33,8 @@ class Refusal(Behaviour):
     wording: ClassVar[str] = "Internal server error"
 
     message: str = option("message", "", "the error's message instead of the usual one", plain)
+    error_code: str = option("error-code", "", "`error.details.error_code`", plain)
+    should_retry: str = option("should-retry", "", "`x-should-retry` instead of the usual one", plain)
     is_html: bool = option("html", False, "an HTML page of a middle box, not JSON", flag)
     size_bytes: int = option("bytes", 0, "the body is at least so large", count)
     delay_seconds: float = option("delay", 0.0, "seconds before the answer", seconds)
@@ -75,7 +77,7 @@ class Refusal(Behaviour):
         return [
             *headers,
             ("request-id", request.request_id),
-            ("x-should-retry", str(should_retry).lower()),
+            ("x-should-retry", self.should_retry or str(should_retry).lower()),
             *self.extra_headers(request),
         ]
 
@@ -88,7 +90,7 @@ class Refusal(Behaviour):
                 f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
                 f"<center><h1>{title}</h1></center>\r\n<p>{wording}</p>\r\n</body>\r\n</html>\r\n"
             ).encode()
-        return to_json(error_document(self.error_kind(), wording, request.request_id))
+        return to_json(error_document(self.error_kind(), wording, request.request_id, self.error_code))
 
 
 def limit_headers(request: SeenRequest, remaining: int) -> Extra:

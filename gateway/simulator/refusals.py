@@ -5,10 +5,12 @@ Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import ClassVar
 
-from gateway.simulator.options import flag, header_value, number, option, plain, status_code
+from gateway.simulator.message import error_document, to_json
+from gateway.simulator.options import flag, header_value, number, option, plain, seconds, status_code
 from gateway.simulator.refusal import Extra, Refusal, limit_headers
 from gateway.simulator.seen import SeenRequest
 
@@ -71,6 +73,49 @@ class Forbidden(Refusal):
     status: ClassVar[int] = 403
     kind: ClassVar[str] = "permission_error"
     wording: ClassVar[str] = "Your API key does not have permission to use the specified resource."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfCredit(Refusal):
+    """400 `invalid_request_error`: the key's organisation has no credit left."""
+
+    name: ClassVar[str] = "out_of_credit"
+    status: ClassVar[int] = 400
+    kind: ClassVar[str] = "invalid_request_error"
+    wording: ClassVar[str] = "Your credit balance is too low to access the Anthropic API."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendLimited(Refusal):
+    """400 `invalid_request_error`: the organisation or the workspace has spent what it allowed itself."""
+
+    name: ClassVar[str] = "spend_limited"
+    status: ClassVar[int] = 400
+    kind: ClassVar[str] = "invalid_request_error"
+
+    of_workspace: bool = option("workspace", False, "the workspace's limit, not the organisation's", flag)
+    regain_seconds: float = option("regain", 86_400.0, "access comes back so many seconds later", seconds)
+
+    def body(self, request: SeenRequest) -> bytes:
+        whose = "workspace API" if self.of_workspace else "API"
+        at = datetime.fromtimestamp(request.arrived_at_epoch + self.regain_seconds, UTC)
+        wording = (
+            f"You have reached your specified {whose} usage limits. "
+            f"You will regain access on {at:%Y-%m-%d} at {at:%H:%M} UTC."
+        )
+        return to_json(error_document(self.kind, self.message or wording, request.request_id, self.error_code))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotEntitled(Refusal):
+    """429 `rate_limit_error` that no waiting mends: the organisation may not ask for this."""
+
+    name: ClassVar[str] = "not_entitled"
+    status: ClassVar[int] = 429
+    kind: ClassVar[str] = "rate_limit_error"
+    wording: ClassVar[str] = "Extra usage is required for long context requests."
+
+    should_retry: str = option("should-retry", "false", "`x-should-retry`", plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from gateway.watch import Watch
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
 _DECODED_BYTES = 1024 * 1024
 _DISCARD_BYTES = 64 * 1024
+# How long the body of a refusal may take before it is judged by its head alone: another key may answer meanwhile.
+_REFUSAL_SECONDS = 0.25
 _DISCARD_SECONDS = 0.05
 _DECODER_ERRORS: tuple[type[Exception], ...] = (DecodeError, *HTTPResponse.DECODER_ERROR_CLASSES)
 
@@ -105,6 +107,36 @@ class Reply:
             if size > LARGEST_WHOLE_BYTES:
                 raise UpstreamError("the upstream's answer is too large")
         return b"".join(pieces)
+
+    def read_refusal(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """The body as far as it comes quickly, up to about so many bytes, and whether that is all of it.
+
+        Raises as `receive` does; the rest is there for `read_whole` or `discard`.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        deadline = time.monotonic() + _REFUSAL_SECONDS
+        while size <= limit_bytes:
+            data = self.receive(deadline - time.monotonic())
+            if not data:
+                return b"".join(pieces), data == b""
+            pieces.append(data)
+            size += len(data)
+        return b"".join(pieces), False
+
+    def limit_silence(self, seconds: float) -> None:
+        """From now on the upstream may be silent for so long at most."""
+        self._read_idle_seconds = min(self._read_idle_seconds, seconds)
+
+    def recast(self, status: int, media_type: str) -> None:
+        """From now on the answer has this status and type: its stream began with what is no stream."""
+        self.status = status
+        kept = [(name, value) for name, value in self.headers if name not in ("content-type", "content-length")]
+        self.headers = [*kept, ("content-type", media_type)]
+
+    def replace_header(self, name: str, value: str) -> None:
+        """From now on the answer has this header once, with this value."""
+        self.headers = [*((known, old) for known, old in self.headers if known != name), (name, value)]
 
     def discard(self) -> None:
         """Throw the answer away: what is left of it is read if that is quick, so that the connection is kept."""

@@ -152,11 +152,10 @@ def _assert_own_error(answer: Received, kind: str, message: str) -> None:
     assert answer.header("content-type") == "application/json"
     request_id = answer.header("request-id")
     assert request_id
-    assert answer.json() == {
-        "type": "error",
-        "error": {"type": kind, "message": message},
-        "request_id": request_id,
-    }
+    document = answer.json()
+    told = document["error"].pop("message")
+    assert document == {"type": "error", "error": {"type": kind}, "request_id": request_id}
+    assert told.startswith(f"{message}: ")
 
 
 def _assert_identical(answer: Received, route: Route, rig: Rig, position: int) -> None:
@@ -294,7 +293,7 @@ def test_a_failure_after_the_head_is_one_error_event(rig: Rig, case: tuple[str, 
     assert name == "error"
     assert document["type"] == "error"
     assert document["error"]["type"] == kind
-    assert message is None or document["error"]["message"] == message
+    assert message is None or document["error"]["message"].partition(": ")[0] == message
     assert rig.calls == [0, 1]
     assert rig.states == [TEMPORARY, state]
 
@@ -309,14 +308,118 @@ def test_once_an_event_was_relayed_there_is_no_failover(rig: Rig) -> None:
     assert rig.states == [VALID, VALID]
 
 
-@pytest.mark.parametrize("kind", ["overloaded_error", "api_error"])
-def test_a_first_event_of_another_error_is_relayed(rig: Rig, kind: str) -> None:
-    """Given a stream whose first event is another error, then it is relayed and says nothing of the key."""
-    rig.keys(f"error_event:type={kind}", "ok")
+FIRST_ERRORS = {
+    "invalid_request_error": 400,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+    "something_new_error": 500,
+}
+
+
+@pytest.mark.parametrize("behind", ["", ",pings=2"], ids=["first", "behind-pings"])
+@pytest.mark.parametrize(("kind", "status"), FIRST_ERRORS.items(), ids=FIRST_ERRORS)
+def test_a_first_event_of_another_error_is_a_status(rig: Rig, kind: str, status: int, behind: str) -> None:
+    """Given a stream that begins with an error about no key, then it is an HTTP error with the upstream's own body."""
+    rig.keys(f"error_event:type={kind}{behind}", "ok")
     answer = STREAMED.ask(rig)
-    assert answer.status == 200
-    assert [(name, document["error"]["type"]) for name, document in answer.events] == [("error", kind)]
+    assert answer.status == status
+    assert answer.header("content-type") == "application/json"
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["type"] == kind
+    assert answer.header("request-id") == rig.simulator.requests[0].request_id
     assert rig.calls == [0]
+    assert rig.states == [VALID, VALID]
+
+
+def test_a_ping_is_no_answer(rig: Rig) -> None:
+    """Given pings and then a rate_limit_error, then the next key answers and nothing of the first one shows."""
+    rig.keys(f"{LIMIT_EVENT},pings=2", "ok")
+    answer = STREAMED.ask(rig)
+    assert rig.calls == [0, 1]
+    assert rig.states == [TEMPORARY, VALID]
+    _assert_identical(answer, STREAMED, rig, 1)
+
+
+# Refusals for causes.
+
+
+@every_route
+@pytest.mark.parametrize("script", ["out_of_credit", "spend_limited", "spend_limited:workspace=true",
+    "status:code=402,type=billing_error", "rate_limited:error-code=enforced_spend_limit_reached",
+    "bad_request:error-code=cmek_key_disabled"])  # fmt: skip
+def test_a_key_that_nobody_pays_for_rests_and_another_answers(rig: Rig, script: str, route: Route) -> None:
+    """Given a first key that is refused for money or for its workspace, then the next key answers; that one rests."""
+    rig.keys(script, "ok")
+    answer = route.ask(rig)
+    assert rig.calls == [0, 1]
+    assert rig.states == [TEMPORARY, VALID]
+    _assert_identical(answer, route, rig, 1)
+    seconds = rig.cooldown_seconds(0)
+    longest = 300 if "cmek" in script else 3600
+    assert longest - 30 < seconds <= longest
+
+
+@every_route
+def test_the_last_refusal_for_money_is_the_client_s(rig: Rig, route: Route) -> None:
+    """Given keys of which none is paid for, then the client gets the last refusal, and is told not to retry."""
+    rig.keys("out_of_credit", "spend_limited:regain=600")
+    answer = route.ask(rig)
+    assert rig.calls == [0, 1]
+    assert answer.status == 400
+    assert answer.json()["error"]["message"].startswith("You have reached your specified API usage limits")
+    assert answer.header("x-should-retry") == "false"
+    assert rig.states == [TEMPORARY, TEMPORARY]
+    assert 500 < rig.cooldown_seconds(1) <= 600
+
+    rig.simulator.clear_requests()
+    again = route.ask(rig)
+    assert rig.calls == []
+    assert again.status == 402
+    _assert_own_error(again, "billing_error", "all configured keys are out of money")
+    assert again.header("x-should-retry") == "false"
+
+
+@every_route
+def test_a_request_that_an_organisation_may_not_make_marks_no_key(rig: Rig, route: Route) -> None:
+    """Given a 429 that no waiting mends, then other keys are tried and none is marked; else it is the client's."""
+    rig.keys("not_entitled then ok", "not_entitled then ok")
+    answer = route.ask(rig)
+    assert rig.calls == [0, 1]
+    assert answer.status == 429
+    assert answer.header("x-should-retry") == "false"
+    assert answer.json()["error"]["message"] == "Extra usage is required for long context requests."
+    assert rig.states == [VALID, VALID]
+
+    rig.simulator.clear_requests()
+    assert route.ask(rig).status == 200
+    assert rig.calls == [0]
+
+
+REQUEST_REFUSALS = {
+    "profile": "forbidden:error-code=user_profile_not_billable",
+    "linked": "status:code=402,type=billing_error,error-code=linked_organization_spend_limit_reached",
+    "scope": "forbidden:error-code=api_key_scope_missing",
+    "cors": "unauthorized:message=CORS requests are not allowed for this Organization because of its settings",
+    "page_401": "unauthorized:html=true",
+    "page_403": "forbidden:html=true",
+    "unknown_code": "forbidden:error-code=something_new",
+}
+
+
+@every_route
+@pytest.mark.parametrize("script", REQUEST_REFUSALS.values(), ids=REQUEST_REFUSALS)
+def test_a_refusal_of_the_request_judges_no_key(rig: Rig, script: str, route: Route) -> None:
+    """Given a refusal that speaks of the request or of our address, then the client gets it; no key is marked."""
+    rig.keys(script, "ok")
+    answer = route.ask(rig)
+    direct = rig.direct(route.body, path=route.path, method=route.method)
+    assert rig.calls == [0, 0]  # the gateway's, and this test's own
+    assert answer.status == direct.status
+    assert answer.header("content-type") == direct.header("content-type")
+    assert len(answer.body) == len(direct.body)
     assert rig.states == [VALID, VALID]
 
 
@@ -359,12 +462,12 @@ def test_the_clients_own_key_gets_one_attempt_and_its_answer(
 
 
 def test_the_clients_own_key_is_not_failed_over_within_a_stream(rig: Rig) -> None:
-    """Given a client's own key whose stream begins with a rate_limit_error, then that is what the client gets."""
+    """Given a client's own key whose stream begins with a rate_limit_error, then the client gets it as a 429."""
     rig.keys("ok")
     own = f"sk-ant-own-{rig.names[0]}"
     rig.simulator.script(own, LIMIT_EVENT)
     answer = STREAMED.ask(rig, f"x-api-key: {own}")
-    assert [(name, document["error"]["type"]) for name, document in answer.events] == [("error", "rate_limit_error")]
+    assert (answer.status, answer.json()["error"]["type"]) == (429, "rate_limit_error")
     assert rig.simulator.keys_seen == [own]
     assert rig.states == [VALID]
 

@@ -366,6 +366,27 @@ def test_a_silent_stream_gets_pings_and_at_last_an_error(hasty_rig: Rig) -> None
     assert rig.simulator.wait_until(lambda: rig.simulator.open_connections == 0, 6)
 
 
+def test_a_stream_that_goes_dark_ends_sooner_than_one_that_has_not_begun(
+    gateway_process: Callable[..., GatewayProcess],
+) -> None:
+    """Given a stream without a byte behind its first event, then it ends past its own limit, not the longer one."""
+    with Simulator(keys={"sk-sim-dark": "stall:after=2"}) as simulator:
+        gateway = gateway_process(
+            simulator.url,
+            ["sk-sim-dark"],
+            stream_idle_timeout_seconds="1",
+            read_idle_timeout_seconds="600",
+            ping_seconds="0.3",
+        )
+        answer = ask(gateway.url, STREAMED)
+        assert answer.status == 200
+        assert answer.is_complete
+        assert PING in answer.raw_body
+        assert answer.events[-1][0] == "error"
+        assert answer.events[-1][1]["error"]["type"] == "timeout_error"
+        assert simulator.wait_until(lambda: simulator.open_connections == 0, 6)
+
+
 def test_there_is_no_ping_before_the_stream_has_begun(hasty_rig: Rig) -> None:
     """Given an upstream that is slow to send its head, then the first that the client hears is the first event."""
     hasty_rig.keys("slow_head:seconds=1.2")

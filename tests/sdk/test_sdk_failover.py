@@ -64,7 +64,8 @@ def test_exhaustion_is_an_error_that_sdk_knows(
         assert simulator.keys_seen == list(keys)
     error = telling["error"]
     assert (error["class"], error["status"]) == (case.exception, case.status)
-    assert error["body"]["error"] == {"type": case.error, "message": case.message}
+    assert error["body"]["error"]["type"] == case.error
+    assert error["body"]["error"]["message"].startswith(f"{case.message}: ")
     assert error["body"]["request_id"] == telling["request_id"]
     if case.retry_after_at_most is None:
         assert error["retry_after"] is None

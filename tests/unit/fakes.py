@@ -62,9 +62,14 @@ class FakeAnswer:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.is_discarded = False
+        self.is_relayable = True
+        self.forbids_retries = False
 
     def discard(self) -> None:
         self.is_discarded = True
+
+    def forbid_retries(self) -> None:
+        self.forbids_retries = True
 
 
 class RecordingObserver:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from gateway.access import Caller
+from gateway.classification import Rests
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.interception import Interception
 from gateway.lifecycle import Lifecycle
@@ -70,6 +71,15 @@ class FakeReply:
 
     def read_whole(self) -> bytes:
         return b"".join(self.pieces)
+
+    def read_refusal(self, limit_bytes: int) -> tuple[bytes, bool]:
+        return self.read_whole(), True
+
+    def limit_silence(self, seconds: float) -> None:
+        """Its upstream is never silent."""
+
+    def recast(self, status: int, media_type: str) -> None:
+        self.status, self.content_type = status, media_type
 
     def discard(self) -> None:
         self.close()
@@ -228,7 +238,9 @@ class Rig:
         watch = Watch(None, self.lifecycle)
         narrator = Narrator(self.metrics, "req_gw_1", self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)
-        turns = TurnMaker(upstream, self.pool, Caller(None, False), watch, narrator, 60.0, self.clock)
+        turns = TurnMaker(
+            upstream, self.pool, Caller(None, False), watch, narrator, Rests(60.0, 3600.0), 180.0, self.clock
+        )
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())
         dialogue: Dialogue = OneTurn(call)
         if request is not None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Generator
 
 import pytest
 
+from gateway.classification import Rests, judge
 from gateway.credential import Key
-from gateway.errors import AuthenticationExhausted, ClientGone, GatewayError, RateLimited, UpstreamError
+from gateway.errors import AuthenticationExhausted, ClientGone, GatewayError, OutOfMoney, RateLimited, UpstreamError
 from gateway.failover import walk
 from gateway.pool import KeyState, Pool
 from gateway.store import MemoryStore
-from gateway.verdict import Outcome, Verdict, cooldown_seconds, outcome_of
+from gateway.verdict import Outcome, Verdict
 from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool, keys_of, pool_of, race, retire
 
 VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
@@ -39,8 +40,9 @@ class Upstream:
         if isinstance(told, BaseException):
             raise told
         status, headers = (told[0], {"retry-after": told[1]}) if isinstance(told, tuple) else (told, {})
-        outcome = outcome_of(status)
-        return answer, Verdict(outcome, cooldown_seconds(headers, NOW, 60.0) if outcome.cools else 0.0, status)
+        if isinstance(status, Outcome):
+            return answer, Verdict(status, 60.0 if status.cools else 0.0, 400)
+        return answer, judge(status, headers, b"", NOW, Rests(60.0, 3600.0))
 
     @property
     def called(self) -> list[str]:
@@ -135,7 +137,8 @@ def test_walk_follows_the_table(count, before, answers, called, error, after):
         kind, message, retry_after_seconds = error
         with pytest.raises(kind) as raised:
             finish(walk(pool, upstream, observer))
-        assert (raised.value.message, raised.value.retry_after_seconds) == (message, retry_after_seconds)
+        assert raised.value.message.startswith(f"{message}: ")
+        assert raised.value.retry_after_seconds == retry_after_seconds
         assert observer.told[-1] == ("exhausted", kind.kind, len(upstream.answers))
         assert observer.of("walked") == []
     assert upstream.called == called.split()
@@ -145,6 +148,100 @@ def test_walk_follows_the_table(count, before, answers, called, error, after):
     assert [name for name, _ in observer.of("attempted")] == called.split()
     moved_on = upstream.answers[:-1]
     assert [name for name, _ in observer.of("failed_over")] == [answer.key.name for answer in moved_on]
+
+
+def test_exhaustion_counts_the_keys():
+    """Given keys in every state, then the message counts them and says when the first is back."""
+    pool = pool_of(5)
+    cool(pool, 0, 294)
+    cool(pool, 1, 300)
+    retire(pool, 2)
+    retire(pool, 3)
+    pool.disable(pool.keys[4])
+    with pytest.raises(RateLimited) as raised:
+        finish(walk(pool, Upstream(), RecordingObserver()))
+    assert raised.value.message == (
+        "all configured keys are rate-limited: 2 cooling down (the first is back in 294 s), 2 retired, 1 disabled"
+    )
+
+
+# Refusals for money, and requests that a key's organisation may not make.
+
+BROKE, SPENT, BARRED = Outcome.OUT_OF_CREDIT, Outcome.SPEND_LIMITED, Outcome.NOT_ENTITLED
+
+
+@pytest.mark.parametrize(
+    ("answers", "called", "given", "after", "forbids_retries"),
+    [
+        pytest.param({"k0": BROKE}, "k0 k1", "k1", "tv", False, id="another-key-pays"),
+        pytest.param({"k0": SPENT, "k1": BROKE}, "k0 k1", "k1", "tt", True, id="none-pays"),
+        pytest.param({"k0": BROKE, "k1": 401}, "k0 k1", "k0", "tp", True, id="one-unpaid-one-refused"),
+        pytest.param({"k0": 401, "k1": BROKE}, "k0 k1", "k1", "pt", True, id="one-refused-one-unpaid"),
+        pytest.param({"k0": BARRED}, "k0 k1", "k1", "vv", False, id="another-organisation-may"),
+        pytest.param({"k0": BARRED, "k1": BARRED}, "k0 k1", "k1", "vv", False, id="none-may"),
+        pytest.param({"k0": BARRED, "k1": 401}, "k0 k1", "k0", "vp", False, id="one-barred-one-refused"),
+        pytest.param({"k0": BROKE, "k1": 500}, "k0 k1", "k1", "tv", False, id="another-key-fails"),
+        pytest.param({"k0": Outcome.WORKSPACE_UNUSABLE}, "k0 k1", "k1", "tv", False, id="unusable-workspace"),
+        pytest.param({"k0": Outcome.REQUEST}, "k0", "k0", "vv", False, id="the-request-itself"),
+    ],
+)
+def test_walk_keeps_the_refusal_that_says_most(answers, called, given, after, forbids_retries):
+    """Given keys that refuse for causes, then the client gets another key's answer, or the refusal that says most."""
+    pool, upstream = pool_of(2), Upstream(**answers)
+    answer = finish(walk(pool, upstream, RecordingObserver()))
+    assert upstream.called == called.split()
+    assert answer.key.name == given
+    assert states(pool) == after
+    assert answer.forbids_retries is forbids_retries
+    assert [each.is_discarded for each in upstream.answers] == [each is not answer for each in upstream.answers]
+
+
+@pytest.mark.parametrize("first", [BROKE, BARRED], ids=lambda outcome: outcome.value)
+def test_a_rate_limited_key_is_worth_waiting_for(first):
+    """Given a key that refuses for a cause and one that is limited, then the client is told to wait for that one."""
+    upstream = Upstream(k0=first, k1=(429, "7"))
+    with pytest.raises(RateLimited) as raised:
+        finish(walk(pool_of(2), upstream, RecordingObserver()))
+    assert raised.value.retry_after_seconds == 7
+    assert all(answer.is_discarded for answer in upstream.answers)
+
+
+def test_when_nobody_pays_and_none_is_asked_the_gateway_says_so():
+    """Given keys that were all refused for money before, then the next request gets a 402 without an attempt."""
+    pool, upstream, observer = pool_of(2), Upstream(k0=BROKE, k1=SPENT), RecordingObserver()
+    finish(walk(pool, upstream, RecordingObserver()))
+    with pytest.raises(OutOfMoney) as raised:
+        finish(walk(pool, upstream, observer))
+    assert upstream.called == ["k0", "k1"]
+    assert (raised.value.status, raised.value.kind) == (402, "billing_error")
+    assert raised.value.message.startswith("all configured keys are out of money: 2 cooling down (the first is back")
+    assert observer.of("exhausted") == [("billing_error", 0)]
+
+
+def test_what_costs_nothing_does_not_show_that_there_is_money_again():
+    """Given a key whose rest for money is over, when a free request succeeds, then it stays on trial for paid ones."""
+    clock = FakeClock()
+    pool = pool_of(1, clock)
+    finish(walk(pool, Upstream(k0=BROKE), RecordingObserver()))
+    clock.advance(61)
+    finish(walk(pool, Upstream(), RecordingObserver(), costs=False))
+    assert pool.statuses()[0].is_on_trial
+    assert not pool.statuses()[0].is_leased
+    finish(walk(pool, Upstream(), RecordingObserver()))
+    assert not pool.statuses()[0].is_on_trial
+
+
+@pytest.mark.parametrize("outcome", [BROKE, SPENT, BARRED, Outcome.REQUEST], ids=lambda outcome: outcome.value)
+def test_a_refusal_for_a_cause_vouches_for_no_key(outcome):
+    """Given a key on trial, when it is refused for money or for the request, then it is not confirmed."""
+    clock = FakeClock()
+    pool = pool_of(1, clock)
+    cool(pool, 0, 5)
+    clock.advance(6)
+    finish(walk(pool, Upstream(k0=outcome), RecordingObserver()))
+    (status,) = pool.statuses()
+    assert status.record.is_unconfirmed
+    assert not status.is_leased
 
 
 @pytest.mark.parametrize(

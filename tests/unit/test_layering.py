@@ -16,41 +16,27 @@ PACKAGE = Path(gateway.__file__).parent
 # Lowest first. A name stands for a module, or for a package with all its modules.
 LAYERS = {
     "pure": [
-        *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin", "safe_text"),
-        *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "upstream_proxy", "tool_results"),
+        *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
+        *("settings", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
+        *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
+        *("mcp_servers", "upstream_proxy", "tool_results", "classification"),
     ],
     "state": [
-        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
-        *("chronicle", "shipper", "recorder"),
+        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
+        *("shipper", "recorder"),
     ],
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
-        *(
-            "stream",
-            "pace",
-            "relay",
-            "narrator",
-            "turn",
-            "dialogue",
-            "tool_call",
-            "tool_loop",
-            "interception",
-            "passthrough",
-            "prober",
-        ),
-        *("spans", "span_values"),
+        *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
+        *("interception", "passthrough", "prober", "spans", "span_values"),
     ],
     "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "routes"),
-        *("status", "status_pages"),
-        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker"),
-        *("application", "app", "cli", ""),
-        *("tracing", "access_log", "log_format", "logs"),
+        *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),
+        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker", "application"),
+        *("app", "cli", "", "tracing", "access_log", "log_format", "logs"),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.access import ByokMode, authenticate
 from gateway.app import create_app
+from gateway.classification import Rests
 from gateway.credential import AuthHeader, Key, Secret, key_header
 from gateway.errors import GatewayError, UpstreamError
 from gateway.failover import Verdict, walk
@@ -95,7 +96,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
         "call": call,
         "summary": read_request(call.body),
         "upstream": upstream,
-        "turn-maker": TurnMaker(upstream, pool, caller, Watch(None, lifecycle), narrator, 60.0),
+        "turn-maker": TurnMaker(upstream, pool, caller, Watch(None, lifecycle), narrator, Rests(60.0, 3600.0), 180.0),
         "narrator": narrator,
         "route": route,
         "proxy": proxy,

@@ -88,7 +88,7 @@ def test_counts_are_those_of_the_metrics(gateway):
     assert row.limits == (Limit("input tokens", 250, 1000),)
     assert (status.inflight, status.inflight_limit) == (3, gateway.configuration.settings.admission_limit)
     assert dict(status.streams)["cut by the upstream"] == 4
-    assert [exhaustion.count for exhaustion in status.exhaustions] == [1, 0]
+    assert [exhaustion.count for exhaustion in status.exhaustions] == [1, 0, 0]
     assert status.exhaustions[0].last_at > 0
     assert (status.failover_count, status.exhaustion_count, status.valid_count) == (3, 1, 3)
 

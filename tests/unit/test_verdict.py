@@ -9,52 +9,29 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.verdict import LONGEST_COOLDOWN_SECONDS, Outcome, cooldown_seconds, outcome_of
+from gateway.verdict import LONGEST_COOLDOWN_SECONDS, Next, Outcome, cooldown_seconds
 from tests.unit.fakes import NOW
 
 DAY = 24 * 3600.0
 MS, RA, RESET = "retry-after-ms", "retry-after", "anthropic-ratelimit-unified-reset"
 
 
-@pytest.mark.parametrize(
-    ("status", "outcome"),
-    [
-        (200, Outcome.OK),
-        (204, Outcome.OK),
-        (301, Outcome.OK),
-        (400, Outcome.CLIENT_ERROR),
-        (401, Outcome.UNAUTHORIZED),
-        (402, Outcome.CLIENT_ERROR),
-        (403, Outcome.FORBIDDEN),
-        (404, Outcome.CLIENT_ERROR),
-        (413, Outcome.CLIENT_ERROR),
-        (428, Outcome.CLIENT_ERROR),
-        (429, Outcome.RATE_LIMITED),
-        (499, Outcome.CLIENT_ERROR),
-        (500, Outcome.SERVER_ERROR),
-        (503, Outcome.SERVER_ERROR),
-        (529, Outcome.OVERLOADED),
-        (599, Outcome.SERVER_ERROR),
-    ],
-)
-def test_status_is_classified(status, outcome):
-    """Given a status, then its outcome is the table's."""
-    assert outcome_of(status) is outcome
-
-
-@given(st.integers(100, 999))
-def test_only_429_401_and_403_say_anything_about_a_key(status):
-    """Given any status, then it cools only as 429, retires only as 401 or 403, and else fails nothing over."""
-    outcome = outcome_of(status)
-    assert outcome.cools == (status == 429)
-    assert outcome.retires == (status in (401, 403))
-    assert outcome.fails_over == (status in (401, 403, 429))
-
-
 def test_outcomes_are_the_labels_that_the_design_names():
     """Given the metric's label, then its values are the bounded set of the design."""
-    named = "ok rate_limited unauthorized forbidden overloaded server_error client_error transport_error"
+    named = (
+        "ok rate_limited not_entitled spend_limited out_of_credit workspace_unusable unauthorized forbidden request "
+        "overloaded server_error client_error transport_error"
+    )
     assert {outcome.value for outcome in Outcome} == set(named.split())
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.value)
+def test_another_key_is_tried_only_after_a_refusal(outcome):
+    """Given an outcome, then the next key is tried if and only if this one cools, is retired, or is not entitled."""
+    marks = outcome.cools or outcome.retires
+    assert (outcome.next is Next.ANY) is marks
+    assert not (outcome.cools and outcome.retires)
+    assert not (outcome.vouches and marks)
 
 
 @pytest.mark.parametrize(

@@ -28,16 +28,20 @@ from tests.stores.small_disk import SmallDisk
 from tests.unit.test_recorder import FakeMeter
 
 SOON_SECONDS = 60.0
-STEP_SECONDS = 1.0
+STEP_SECONDS = 3.0
 
 ENCODINGS = ("LATIN1", "EUC_JP", "WIN1252")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long enough for a busy machine, short enough to be waited for."""
     monkeypatch.setattr("gateway.ledger.postgresql.STEP_SECONDS", STEP_SECONDS)
-    monkeypatch.setattr("gateway.ledger.postgresql.CONNECT_SECONDS", 2 * STEP_SECONDS)
-    monkeypatch.setattr("gateway.ledger.sqlite.BUSY_SECONDS", STEP_SECONDS)
+    monkeypatch.setattr("gateway.ledger.postgresql.CONNECT_SECONDS", STEP_SECONDS)
+    monkeypatch.setattr("gateway.ledger.sqlite.BUSY_SECONDS", 0.5)
+
+
+silence = pytest.mark.usefixtures("short_deadlines")
 
 
 @pytest.fixture
@@ -126,6 +130,7 @@ def rid_of_waiting(work: Callable[[], object]) -> LedgerUnavailable:
 # Silence.
 
 
+@silence
 def test_a_stopped_server_ends_every_step_and_is_used_again(postgres: PostgresServer) -> None:
     """Given a PostgreSQL that is stopped in use; then writing, forgetting, connecting and reading give up, told so."""
     url = postgres.new_database()
@@ -163,6 +168,7 @@ def is_ready(ledger: DatabaseLedger) -> bool:
     return False
 
 
+@silence
 def test_a_commit_is_not_waited_for_without_end(postgres: PostgresServer, path: SilentPath) -> None:
     """Given a path that falls silent before the commit; then that gives up, and the batch can be sent again."""
     url = postgres.new_database()
@@ -177,6 +183,7 @@ def test_a_commit_is_not_waited_for_without_end(postgres: PostgresServer, path: 
         assert "has not answered" in str(rid_of_waiting(commit))
 
 
+@silence
 def test_a_server_that_answers_a_byte_at_a_time_is_silent(postgres: PostgresServer, path: SilentPath) -> None:
     """Given an answer of which something always comes and which never ends; then that gives up, too."""
     url = postgres.new_database()
@@ -192,6 +199,7 @@ def test_a_server_that_answers_a_byte_at_a_time_is_silent(postgres: PostgresServ
         assert "has not answered" in str(rid_of_waiting(notices))
 
 
+@silence
 def test_a_name_that_nobody_resolves_is_not_waited_for(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +219,7 @@ def test_a_name_that_nobody_resolves_is_not_waited_for(
         is_over.set()
 
 
+@silence
 def test_recording_goes_on_over_a_new_connection_when_a_silent_path_is_well_again(
     postgres: PostgresServer, path: SilentPath, recording: Callable[[str], Recording], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,6 +243,7 @@ def test_recording_goes_on_over_a_new_connection_when_a_silent_path_is_well_agai
     assert running.meter.lost == {}
 
 
+@silence
 def test_a_path_that_is_silent_from_the_start_is_told(
     postgres: PostgresServer, path: SilentPath, recording: Callable[[str], Recording], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +257,7 @@ def test_a_path_that_is_silent_from_the_start_is_told(
     assert running.is_stored(1, url)
 
 
+@silence
 def test_a_sqlite_that_stays_locked_is_given_up(tmp_path: Path) -> None:
     """Given another process that holds the database; then every step ends, and says why."""
     url = f"sqlite:///{tmp_path / 'records.db'}"

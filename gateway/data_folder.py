@@ -1,17 +1,25 @@
 """The folder of the gateway's own files.
 
-Owns: making it private, and that one gateway uses it at a time. Edge layer; the master's only thread.
+Owns: making it private, and that one gateway uses it at a time, for as long as it runs: a folder that was removed or
+replaced meanwhile is made and held anew. Edge layer; a DataFolder is the master's only thread's.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class DataFolderError(Exception):
     """The folder cannot be used; the message says why."""
+
+
+class DataFolderTaken(DataFolderError):
+    """Another gateway uses it."""
 
 
 class DataFolder:
@@ -24,17 +32,57 @@ class DataFolder:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self._locks = [self._taken()]  # of folders that were moved away, too: one may be moved back
+        self._trouble = ""
+
+    def keep(self) -> None:
+        """See that it is still this gateway's: to be called now and then, as anybody may remove or replace it.
+
+        A new one is made and held by this process, and by those that it forks from then on. While that cannot be, the
+        log says so, once. Raises DataFolderTaken if another gateway was quicker.
+        """
+        if self._is_held():
+            return
         try:
-            if not self.path.is_dir():
-                self.path.mkdir(mode=0o700, parents=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = self._taken()
+        except DataFolderTaken:
+            if self._is_held():  # it was moved back just now
+                return
+            raise
+        except DataFolderError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.error("the data folder was removed, and there is no new one: %s; this is tried again", error)
+            return
+        self._locks.append(lock)
+        self._trouble = ""
+        log.warning("the data folder %s was removed or replaced: it is begun anew, without what it held", self.path)
+
+    def _is_held(self) -> bool:
+        """Whether what lies under the folder's name is what this process has locked."""
+        try:
+            there = os.stat(self.path / "lock")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # nobody can tell now
+        return any(os.path.samestat(there, os.fstat(lock)) for lock in self._locks)
+
+    def _taken(self) -> int:
+        try:
+            make_private(self.path)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise DataFolderError(f"the data folder {path} cannot be used: {error.strerror}") from error
+            raise DataFolderError(f"the data folder {self.path} cannot be used: {error.strerror}") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
-            raise DataFolderError(f"another gateway uses the data folder {path}; set GATEWAY_DATA_DIR") from None
+            os.close(lock)
+            raise DataFolderTaken(f"another gateway uses the data folder {self.path}; set GATEWAY_DATA_DIR") from None
+        except OSError as error:
+            os.close(lock)
+            raise DataFolderError(f"the data folder {self.path} cannot be locked: {error.strerror}") from error
+        return lock
 
     @property
     def metrics(self) -> Path:
@@ -46,6 +94,12 @@ class DataFolder:
         self.metrics.mkdir(mode=0o700, exist_ok=True)
         for counts in self.metrics.glob("*.db"):
             counts.unlink()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for its owner alone, if there is none; what is above it is made as is usual. Raises OSError."""
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def journal_folder(data_dir: str) -> Path:

@@ -1,97 +1,32 @@
 """Records on disk that the database has not got yet.
 
-Owns: the files, their format and who may touch them. Edge layer; a Journal is thread-safe. A segment is a file of one
-JSON record a line, only ever appended to. Each worker writes to a segment of its own and holds it, and those that it
-has filled, by a file lock that the kernel takes back when the process ends, however it does; so a segment that can be
-locked is one that a dead worker has left behind. Files are private. They are not synchronised with the disk at every
-write: a killed process loses nothing by that, a machine that loses its power the last seconds.
+Owns: the folder of segments and who may touch which. Edge layer; a Journal is thread-safe. Each worker writes to a
+segment of its own and holds it, and those that it has filled, by a file lock that the kernel takes back when the
+process ends, however it does; so a segment that can be locked is one that a dead worker has left behind. Files are
+private. They are not synchronised with the disk at every write: a killed process loses nothing by that, a machine that
+loses its power the last seconds.
+
+Nothing in the folder stops the rest: an entry that is no segment, or cannot be used, is told once and left out. If the
+folder is removed or replaced, a new one is begun, and what this process still holds is written there again.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import accumulate, count
 from pathlib import Path
 
-from gateway.interception_record import InterceptionRecord, decode_record, encode_record
+from gateway.data_folder import make_private
+from gateway.interception_record import InterceptionRecord, encode_record
+from gateway.segment import SUFFIX, HeldSegment, Odd, records_in, segments, words_of
+
+log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 256 * 1024 * 1024
 _SEGMENT_BYTES = 4 * 1024 * 1024
-_SUFFIX = ".jsonl"
-
-
-class HeldSegment:
-    """A segment under this process's lock."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self.size_bytes = os.fstat(descriptor).st_size
-        self._descriptor = descriptor
-
-    @classmethod
-    def begun(cls, path: Path) -> HeldSegment:
-        """A new one; it has its name only once it is locked, so that nobody adopts it before."""
-        unnamed = path.with_suffix(".new")
-        descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            unnamed.rename(path)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return cls(path, descriptor)
-
-    @classmethod
-    def adopted(cls, path: Path) -> HeldSegment | None:
-        """One that is there, if nobody else holds it."""
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else it was shipped and removed a moment ago
-                return cls(path, descriptor)
-        except BlockingIOError:
-            pass
-        os.close(descriptor)
-        return None
-
-    def append(self, data: bytes) -> None:
-        """Write all of it or, raising OSError, none."""
-        try:
-            written = os.write(self._descriptor, data)
-        except OSError:
-            written = 0
-            raise
-        finally:
-            if written < len(data):
-                os.ftruncate(self._descriptor, self.size_bytes)
-        if written < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.size_bytes += written
-
-    def secure(self) -> None:
-        """It may have to wait long: bring it to the disk."""
-        os.fdatasync(self._descriptor)
-
-    def read(self) -> tuple[list[InterceptionRecord], int]:
-        """Its records, and the number of lines that cannot be read; half a line at its end is none."""
-        return _parse(os.pread(self._descriptor, self.size_bytes, 0))
-
-    def remove(self) -> None:
-        """Delete it, and with it the lock."""
-        self.path.unlink(missing_ok=True)
-        self.release()
-
-    def release(self) -> None:
-        """Leave it to others."""
-        os.close(self._descriptor)
 
 
 class FileJournal:
@@ -106,11 +41,16 @@ class FileJournal:
         self._open: HeldSegment | None = None  # the one that is appended to
         self._held: list[HeldSegment] = []  # those that are full, sealed or adopted
         self._others_bytes = 0
+        self._told: set[str] = set()  # the names of odd entries; the shipper's thread alone
+        self._given_up: set[tuple[int, int]] = set()  # segments whose disk fails; the shipper's thread alone
 
     def append(self, records: Sequence[InterceptionRecord]) -> int:
         """Write records; how many of them found room below the limit."""
         lines = [encode_record(record) for record in records]
         with self._lock:
+            if self._open is not None and not self._open.is_in_place():
+                self._seal()
+                self._write_removed_again()
             if self._open is None:
                 self._open = self._begun()
             room_bytes = self._limit_bytes - self._others_bytes - self._open.size_bytes
@@ -124,75 +64,117 @@ class FileJournal:
 
     def take(self) -> list[HeldSegment]:
         """This process's segments and those that dead ones have left behind; nothing more is appended to them."""
+        odd: dict[str, str] = {}
         with self._lock:
             self._seal()
-            for path, _ in _segments(self._folder):
-                segment = HeldSegment.adopted(path)
-                if segment is not None:
-                    self._held.append(segment)
-            return list(self._held)
+            self._write_removed_again()
+            self._adopt(odd.__setitem__)
+            taken = list(self._held)
+        for name in sorted(odd.keys() - self._told):
+            log.warning("%r in %s is left out: %s; the rest of the journal goes on", name, self._folder, odd[name])
+        self._told = set(odd)
+        return taken
 
     def remove(self, segment: HeldSegment) -> None:
         """Delete a segment whose records are in the database."""
-        segment.remove()
-        with self._lock:
-            self._held.remove(segment)
+        if not self._let_go(segment):
+            return
+        try:
+            segment.remove()
+        except OSError as error:
+            log.warning("%s cannot be removed: %s; its records are stored, and it was emptied", segment.path, error)
+
+    def give_up(self, segment: HeldSegment, error: OSError) -> None:
+        """A segment cannot be read: this process leaves it where it is."""
+        if not self._let_go(segment):
+            return
+        self._given_up.add(segment.identity)
+        segment.release()
+        log.error("%s cannot be read: %s; what waits in it is not stored", segment.path, error.strerror)
 
     def close(self) -> None:
         """Leave what there is to others."""
         with self._lock:
             self._seal()
+            self._write_removed_again()
             for segment in self._held:
                 segment.release()
             self._held.clear()
 
+    def _let_go(self, segment: HeldSegment) -> bool:
+        """Whether it was still held: a stop that waits for nobody may have left it to others."""
+        with self._lock:
+            is_held = segment in self._held
+            if is_held:
+                self._held.remove(segment)
+        return is_held
+
     def _begun(self) -> HeldSegment:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._others_bytes = sum(size_bytes for _, size_bytes in _segments(self._folder))
-        return HeldSegment.begun(self._folder / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}{_SUFFIX}")
+        make_private(self._folder.parent)
+        make_private(self._folder)
+        self._others_bytes = sum(size_bytes for _, size_bytes in _found(self._folder, lambda name, why: None))
+        return HeldSegment.begun(self._folder / f"{os.getpid()}-{next(self._numbers)}-{os.urandom(4).hex()}{SUFFIX}")
 
     def _seal(self) -> None:
         if self._open is not None:
             self._held.append(self._open)
             self._open = None
 
+    def _adopt(self, odd: Odd) -> None:
+        held = {segment.path for segment in self._held}
+        for path, _ in _found(self._folder, odd):
+            if path in held:
+                continue
+            try:
+                segment = HeldSegment.adopted(path)
+            except OSError as error:
+                odd(path.name, words_of(error))
+                continue
+            if segment is not None and segment.identity in self._given_up:
+                segment.release()
+            elif segment is not None:
+                self._held.append(segment)
 
-def waiting_records(folder: Path) -> Iterator[InterceptionRecord]:
-    """All records in the journals of a folder, whoever holds them. Raises OSError."""
-    for path, _ in _segments(folder):
+    def _write_removed_again(self) -> None:
+        """Segments that somebody has removed, or their folder, live on in this process alone: not for longer.
+
+        Each stays held besides, for it may be on its way to the database; there it counts once, whoever brings it.
+        """
+        removed = [segment for segment in self._held if not (segment.is_written_again or segment.is_in_place())]
+        for segment in removed:
+            try:
+                again = self._begun()
+            except OSError:
+                return  # appending meets the same, and tells it
+            self._held.append(again)
+            try:
+                again.append(segment.content())
+            except OSError:
+                return
+            segment.is_written_again = True
+            log.warning("%s was removed while its records waited: they are in a new segment", segment.path)
+
+
+def waiting_records(folder: Path, odd: Odd | None = None) -> Iterator[InterceptionRecord]:
+    """All records in the journals of a folder, whoever holds them; `odd` is told what is left out. Raises OSError."""
+    told = odd if odd is not None else lambda name, why: None
+    for path, _ in segments(folder, told):
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            continue  # shipped a moment ago
-        yield from _parse(data)[0]
+            yield from records_in(path)
+        except OSError as error:
+            told(path.name, words_of(error))
 
 
-def _segments(folder: Path) -> list[tuple[Path, int]]:
-    """The segments in a folder and their sizes in bytes."""
-    found = []
+def _found(folder: Path, odd: Odd) -> list[tuple[Path, int]]:
+    """The segments in a folder; if nobody may look into it, that is told like an odd entry."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(_SUFFIX):
-                    with suppress(FileNotFoundError):  # shipped a moment ago
-                        found.append((Path(entry.path), entry.stat().st_size))
-    except FileNotFoundError:
+        return segments(folder, odd)
+    except OSError as error:
+        odd(".", words_of(error))
         return []
-    return sorted(found)
 
 
 def _fitting(lines: list[bytes], room_bytes: int) -> list[bytes]:
     """As many of the first lines as there is room for."""
     ends = accumulate(map(len, lines))
     return [line for line, end in zip(lines, ends, strict=True) if end <= room_bytes]
-
-
-def _parse(data: bytes) -> tuple[list[InterceptionRecord], int]:
-    whole = data[: data.rfind(b"\n") + 1]
-    records, damaged = [], 0
-    for line in whole.splitlines():
-        try:
-            records.append(decode_record(line))
-        except ValueError:
-            damaged += 1
-    return records, damaged

@@ -20,9 +20,10 @@ from types import MethodType
 from typing import Any, NoReturn
 
 import lmdb
+from gunicorn.errors import HaltServer
 
 from gateway import launch
-from gateway.data_folder import DataFolder, DataFolderError
+from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.embedded_store import EmbeddedStore
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
@@ -64,6 +65,7 @@ def on_starting(server: Any) -> None:
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
     server.stop = MethodType(_stop, server)
+    server.murder_workers = MethodType(_look_around, server)
 
 
 def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, object]]:
@@ -126,6 +128,17 @@ def _stop(server: Any, graceful: bool = True) -> None:
     """Stop; a worker that is only just forked, and misses the signal, finds it said."""
     launch.stop_board.publish()
     type(server).stop(server, graceful)
+
+
+def _look_around(server: Any) -> None:
+    """In every round of the master's loop, once a second or more often: whether workers live, and the data folder."""
+    if _data_folder is not None:
+        try:
+            _data_folder.keep()
+        except DataFolderTaken as error:
+            log.error("the data folder was removed, and %s; this gateway stops", error)
+            raise HaltServer("another gateway uses the data folder", 1) from error
+    type(server).murder_workers(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

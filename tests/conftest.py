@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.harness import GatewayProcess
 from tests.stores.postgres_server import PostgresServer
+from tests.stores.small_disk import SmallDisk
 
 
 @pytest.fixture
@@ -31,3 +34,10 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of a test's own, which can be full."""
+    with closing(SmallDisk(tmp_path / "disk")) as disk:
+        yield disk

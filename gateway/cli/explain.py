@@ -7,7 +7,7 @@ saw: the upstream's when its answer was relayed, the gateway's own otherwise; bo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -35,33 +35,43 @@ def run(arguments: argparse.Namespace) -> int:
         settings = launch.read_settings()
     except SettingsError as error:
         return complain(*error.complaints)
-    waiting, trouble = _waiting(journal_folder(settings.data_dir), arguments.id)
-    stored, complaint = _stored(settings, arguments.id)
+    waiting, troubles = _waiting(journal_folder(settings.data_dir), arguments.id)
+    stored, complaints = _stored(settings, arguments.id)
     found = {record.id: record for record in (*stored, *waiting)}
-    for line in filter(None, (trouble, complaint)):
+    for line in (*troubles, *complaints):
         complain(line)
     if not found:
-        return complain(f"no record of {arguments.id}; records are kept for {settings.record_retention_days} days")
+        if not complaints:  # else nobody can tell
+            where = " in what could be read" if troubles else ""
+            complain(f"no record of {arguments.id}{where}; records are kept for {settings.record_retention_days} days")
+        return 1
     stories = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))
     say(*"\n\n".join(stories).split("\n"))
     return 0
 
 
-def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], str]:
+def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], Sequence[str]]:
     """What the database has, and what is wrong if it cannot be asked: the journals may have it all the same."""
     try:
         with closing(launch.open_reader(settings)) as reader:
-            return reader.find(request_id), ""
+            return reader.find(request_id), ()
     except (LedgerUnavailable, ValueError) as error:
-        return (), str(error)
+        return (), [str(error)]
 
 
-def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], str]:
-    """What the journals have, and what is wrong if they cannot be read: the database may have it all the same."""
+def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], Sequence[str]]:
+    """What the journals have, and what in them cannot be read: the database may have it all the same."""
+    troubles: list[str] = []
+    found: list[InterceptionRecord] = []
     try:
-        return [record for record in waiting_records(folder) if _is_of(record, request_id)], ""
+        for record in waiting_records(
+            folder, lambda name, why: troubles.append(f"{name!r} in the journal is left out: {why}")
+        ):
+            if _is_of(record, request_id):
+                found.append(record)
     except OSError as error:
-        return [], f"the journal cannot be read: {error.strerror}"
+        troubles.append(f"the journal cannot be read: {error.strerror}")
+    return found, troubles
 
 
 def _is_of(record: InterceptionRecord, request_id: str) -> bool:

@@ -58,12 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _tell_what_waits(data_dir: str) -> None:
     """What this machine has not brought to the database yet; whoever reads that from elsewhere has no journal."""
     try:
-        waiting = sum(1 for _ in waiting_records(journal_folder(data_dir)))
+        waiting = sum(1 for _ in waiting_records(journal_folder(data_dir), _tell_odd))
     except OSError as error:
         complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
         return
     if waiting:
         complain(f"{waiting} records are not in the database yet, and not in this report")
+
+
+def _tell_odd(name: str, why: str) -> None:
+    complain(f"{name!r} in the journal is left out: {why}; what may wait in it is not in this report")
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:

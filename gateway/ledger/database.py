@@ -1,31 +1,28 @@
 """Opening the database of records, by its URL.
 
-Owns: what differs between SQLite and PostgreSQL (how a transaction begins, how the schema is locked, what is private),
-and words for what goes wrong that hold no password. Edge layer; a Database is used by one thread.
+Owns: the transaction, the lock under which the schema is changed, and words for what goes wrong that hold no password.
+Edge layer; a Database is used by one thread.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from gateway.ledger.schema import SCHEMA_VERSION, migrate, version_of
-from gateway.shipper import LedgerUnavailable
+from gateway.ledger.sqlite import SqliteFile
+from gateway.shipper import LedgerLost, LedgerUnavailable
 
-_BUSY_SECONDS = 5
-_BUSY_LOOK_SECONDS = 0.01
-_CONNECT_SECONDS = 5
-_STATEMENT_SECONDS = 15
+log = logging.getLogger(__name__)
+
 # The advisory lock under which a PostgreSQL schema is changed: any number that nobody else uses.
 _SCHEMA_LOCK = 0x6D67_7265_636F_7264
 
@@ -42,8 +39,7 @@ class Database:
 
     def __init__(self, url: str | URL) -> None:
         self._url = _parsed(url)
-        self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._is_writer = True
+        self._file = SqliteFile(Path(self._url.database or "")) if self._url.get_backend_name() == "sqlite" else None
         try:
             self._engine = self._made()
         except (ImportError, NoSuchModuleError) as error:
@@ -55,6 +51,11 @@ class Database:
         """The SQLite database of a data folder, whatever that is called."""
         return cls(URL.create("sqlite", database=str(folder.absolute() / "records.db")))
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a SQLite database."""
+        return self._file is not None
+
     def prepare(self) -> None:
         """Connect, and bring the schema up to date, once. Raises LedgerUnavailable.
 
@@ -62,10 +63,10 @@ class Database:
         """
         if self._is_prepared:
             return
-        if self.is_sqlite:
-            self._make_private()
+        if self._file is not None:
+            self._file.make_private()
         with self.transaction() as connection:
-            if not self.is_sqlite:
+            if self._file is None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
             self._refuse_newer(connection)
             migrate(connection)
@@ -73,9 +74,10 @@ class Database:
 
     def prepare_to_read(self) -> None:
         """See that there is something to read. Raises LedgerUnavailable."""
-        self._is_writer = False
-        if self.is_sqlite and not self._file.exists():
-            raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self._file}")
+        if self._file is not None:
+            self._file.is_writer = False
+            if not self._file.path.exists():
+                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self._file.path}")
         with self.transaction() as connection:
             self._refuse_newer(connection)
             version = version_of(connection)
@@ -93,14 +95,19 @@ class Database:
         and RecordRefused, after which it has not.
         """
         try:
+            self._see_file()
             with self._engine.begin() as connection:
                 yield connection
+            self._see_file()  # or what was stored may be gone already
         except (DataError, IntegrityError) as error:
             raise RecordRefused(type(error).__name__) from None
-        except SQLAlchemyError as error:
-            self._is_prepared = False
-            self._engine.dispose()
-            raise LedgerUnavailable(self._words(error)) from None  # its text may quote what was to be stored
+        except (SQLAlchemyError, OSError) as error:
+            self._forget_connection()
+            kind = LedgerLost if _is_cut(error) else LedgerUnavailable
+            raise kind(self._words(error)) from None  # its text may quote what was to be stored
+        except LedgerUnavailable:
+            self._forget_connection()
+            raise
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -110,38 +117,34 @@ class Database:
         shown = self._url.set(query={})  # which may hold a password, too
         return f"<Database {shown.render_as_string(hide_password=True)}>"
 
-    @property
-    def _file(self) -> Path:
-        return Path(self._url.database or "")
-
     def _made(self) -> Engine:
-        if self.is_sqlite:
-            arguments: dict[str, Any] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        arguments: dict[str, Any]
+        attend: Callable[[Engine], None]
+        if self._file is not None:
+            arguments, attend = self._file.arguments(), self._file.attend
         else:
-            arguments = {
-                "connect_timeout": _CONNECT_SECONDS,
-                "application_name": "messages-gateway",
-                "tcp_user_timeout": 1000 * _STATEMENT_SECONDS,
-                "options": f"-c statement_timeout={1000 * _STATEMENT_SECONDS}",
-            }
-            arguments = {name: value for name, value in arguments.items() if name not in self._url.query}
+            from gateway.ledger import postgresql  # needs a package that most gateways do not have
+
+            arguments, attend = postgresql.arguments(self._url.query), postgresql.attend
         engine = create_engine(
             self._url, connect_args=arguments, hide_parameters=True, poolclass=QueuePool, pool_size=1, max_overflow=0
         )
-        if self.is_sqlite:
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", self._begin_sqlite)
+        attend(engine)
         return engine
 
-    def _begin_sqlite(self, connection: Connection) -> None:
-        """Writers take their place in the queue at once: one that begins as a reader can fail when it writes."""
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if self._is_writer else "BEGIN")
+    def _forget_connection(self) -> None:
+        self._is_prepared = False
+        self._engine.dispose()
 
-    def _make_private(self) -> None:
+    def _see_file(self) -> None:
+        """Raise LedgerLost if a database in a file is not there any more, or another one is."""
+        if self._file is None:
+            return
         try:
-            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise LedgerUnavailable(f"{self._file} cannot be written: {error.strerror}") from error
+            self._file.see()
+        except LedgerLost as error:
+            log.warning("%s: what it held is not in the one that is used from now on", error)
+            raise
 
     def _refuse_newer(self, connection: Connection) -> None:
         version = version_of(connection)
@@ -151,11 +154,20 @@ class Database:
                 "a newer gateway has used it"
             )
 
-    def _words(self, error: SQLAlchemyError) -> str:
+    def _words(self, error: SQLAlchemyError | OSError) -> str:
         """The first line of what the driver says, which quotes neither statement nor values."""
-        told = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+        told = type(error).__name__
+        if isinstance(error, DBAPIError):
+            told = str(error.orig)
+        elif isinstance(error, OSError):
+            told = error.strerror or told
         line = next(iter(told.strip().splitlines()), type(error).__name__)
         return line.replace(self._url.password, "***") if self._url.password else line
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a connection that had been made was closed from the other side."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated and not isinstance(error.orig, TimeoutError)
 
 
 def _parsed(url: str | URL) -> URL:
@@ -169,24 +181,3 @@ def _parsed(url: str | URL) -> URL:
     if backend == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
         raise ValueError("a database in memory would be lost: name a file, sqlite:///PATH")
     return parsed.set(drivername="sqlite" if backend == "sqlite" else "postgresql+psycopg")
-
-
-def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
-    cursor = connection.cursor()
-    _switch_to_wal(cursor)
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
-def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """SQLite itself does not wait here, whatever the time-out, when several processes begin a database at once."""
-    gives_up_at = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() >= gives_up_at:
-                raise
-            time.sleep(_BUSY_LOOK_SECONDS)

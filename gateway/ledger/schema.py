@@ -24,6 +24,8 @@ from sqlalchemy import (
     text,
 )
 
+from gateway.shipper import LedgerUnavailable
+
 metadata = MetaData()
 
 schema_version = Table("gateway_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
@@ -155,10 +157,16 @@ SCHEMA_VERSION = len(_STEPS)
 
 
 def version_of(connection: Connection) -> int:
-    """The version of a database's schema; 0 when it has none."""
+    """The version of a database's schema; 0 when it has none. Raises LedgerUnavailable if nobody can tell."""
     if not inspect(connection).has_table(schema_version.name):
         return 0
-    version: int = connection.scalars(select(schema_version.c.version)).one()
+    rows = connection.scalars(select(schema_version.c.version).limit(2)).all()
+    if len(rows) != 1 or rows[0] < 1:
+        raise LedgerUnavailable(
+            f"the database's table {schema_version.name} must hold one row, the schema's version, and "
+            f"{'does not' if rows else 'is empty'}: put back what its gateway had there (this one has {SCHEMA_VERSION})"
+        )
+    version: int = rows[0]
     return version
 
 

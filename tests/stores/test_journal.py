@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from gateway.interception_record import encode_record
+from gateway.interception_record import InterceptionRecord, encode_record
 from gateway.journal import FileJournal, waiting_records
+from gateway.segment import HeldSegment
 from tests.record_samples import record_of
+from tests.stores.odd_entries import ODD
+from tests.stores.small_disk import SmallDisk
 from tests.unit.fakes import race
 
 processes = multiprocessing.get_context("forkserver")
+NOBODY = 65534
 RECORD_BYTES = len(encode_record(record_of(1)))
 
 
@@ -32,6 +39,12 @@ def journal(folder: Path) -> Iterator[FileJournal]:
     journal.close()
 
 
+def all_of(segment: HeldSegment) -> tuple[list[InterceptionRecord], int]:
+    """Its records and how many lines cannot be read."""
+    pieces = list(segment.read())
+    return [record for records, _ in pieces for record in records], sum(damaged for _, damaged in pieces)
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
@@ -42,12 +55,12 @@ def test_what_was_appended_is_taken_in_order(journal: FileJournal, folder: Path)
     assert journal.append([record_of(1), record_of(2)]) == 2
     assert journal.append([record_of(3)]) == 1
     [segment] = journal.take()
-    assert segment.read() == ([record_of(1), record_of(2), record_of(3)], 0)
+    assert all_of(segment) == ([record_of(1), record_of(2), record_of(3)], 0)
     journal.append([record_of(4)])
     assert [record.id for record in waiting_records(folder)].count("req_gw_4") == 1
     journal.remove(segment)
     [later] = journal.take()
-    assert later.read() == ([record_of(4)], 0)
+    assert all_of(later) == ([record_of(4)], 0)
     journal.remove(later)
     assert files(folder) == []
 
@@ -57,8 +70,8 @@ def test_a_segment_that_is_not_removed_is_given_again(journal: FileJournal) -> N
     journal.append([record_of(1)])
     [first] = journal.take()
     journal.append([record_of(2)])
-    assert [segment.read()[0][0].id for segment in journal.take()] == ["req_gw_1", "req_gw_2"]
-    assert first.read() == ([record_of(1)], 0)
+    assert [all_of(segment)[0][0].id for segment in journal.take()] == ["req_gw_1", "req_gw_2"]
+    assert all_of(first) == ([record_of(1)], 0)
 
 
 def test_files_and_folder_are_private(journal: FileJournal, folder: Path) -> None:
@@ -78,11 +91,11 @@ def test_what_another_process_holds_is_left_alone_until_it_ends(journal: FileJou
     other.append([record_of(1)])
     journal.append([record_of(2)])
     [own] = journal.take()
-    assert own.read()[0] == [record_of(2)]
+    assert all_of(own)[0] == [record_of(2)]
     [sealed] = other.take()
     assert len(journal.take()) == 1
     other.close()
-    assert {segment.read()[0][0].id for segment in journal.take()} == {"req_gw_1", "req_gw_2"}
+    assert {all_of(segment)[0][0].id for segment in journal.take()} == {"req_gw_1", "req_gw_2"}
     assert sealed.path.exists()
 
 
@@ -105,7 +118,7 @@ def test_a_killed_process_leaves_every_whole_record(journal: FileJournal, folder
     assert journal.take() == []
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
-    records = [record for segment in journal.take() for record in segment.read()[0]]
+    records = [record for segment in journal.take() for record in all_of(segment)[0]]
     assert [record.id for record in records] == [f"req_gw_{number}" for number in range(len(records))]
     assert len(records) >= 50
 
@@ -118,7 +131,7 @@ def test_segments_that_somebody_removed_stop_nothing(journal: FileJournal, folde
     journal.append([record_of(2)])
     journal.remove(gone)
     [left] = journal.take()
-    assert left.read()[0] == [record_of(2)]
+    assert all_of(left)[0] == [record_of(2)]
 
 
 def test_half_a_line_at_the_end_is_no_record_and_rubbish_is_counted(journal: FileJournal, folder: Path) -> None:
@@ -127,7 +140,7 @@ def test_half_a_line_at_the_end_is_no_record_and_rubbish_is_counted(journal: Fil
     good, half = encode_record(record_of(1)), encode_record(record_of(2))[:-20]
     (folder / "1-left.jsonl").write_bytes(good + b"rubbish\n\xff\xfe{}\n" + good + half)
     [segment] = journal.take()
-    assert segment.read() == ([record_of(1), record_of(1)], 2)
+    assert all_of(segment) == ([record_of(1), record_of(1)], 2)
 
 
 def test_records_of_an_older_version_can_be_read(journal: FileJournal, folder: Path) -> None:
@@ -138,7 +151,7 @@ def test_records_of_an_older_version_can_be_read(journal: FileJournal, folder: P
         b'"status":200,"request_id":"a","credential":"pooled","from_the_future":[1]}\n'
     )
     [segment] = journal.take()
-    [record] = segment.read()[0]
+    [record] = all_of(segment)[0]
     assert (record.id, record.attempts) == ("a", ())
 
 
@@ -159,13 +172,13 @@ def test_a_write_that_fails_leaves_no_half(journal: FileJournal, folder: Path, m
     """Given a disk that takes only a part; then nothing of it stays, and later records are whole."""
     journal.append([record_of(1)])
     real = os.write
-    monkeypatch.setattr("gateway.journal.os.write", lambda descriptor, data: real(descriptor, data[:50]))
+    monkeypatch.setattr("gateway.segment.os.write", lambda descriptor, data: real(descriptor, data[:50]))
     with pytest.raises(OSError, match="No space"):
         journal.append([record_of(2)])
     monkeypatch.undo()
     journal.append([record_of(3)])
     [segment] = journal.take()
-    assert segment.read() == ([record_of(1), record_of(3)], 0)
+    assert all_of(segment) == ([record_of(1), record_of(3)], 0)
 
 
 def test_two_processes_never_take_one_segment(folder: Path) -> None:
@@ -179,3 +192,247 @@ def test_two_processes_never_take_one_segment(folder: Path) -> None:
     assert sorted(path for paths in taken for path in paths) == files(folder)
     for journal in journals:
         journal.close()
+
+
+# What is no segment, or cannot be used.
+
+
+def assert_left_out(journal: FileJournal, folder: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """All but this entry is taken, told, read by others; and the entry is named, once."""
+    left_behind(folder, record_of(1))
+    for number in (2, 3):
+        assert journal.append([record_of(number)]) == 1
+        for segment in journal.take():
+            assert all_of(segment)[1] == 0
+            journal.remove(segment)
+    told: list[str] = []
+    journal.append([record_of(4)])
+    assert [record.id for record in waiting_records(folder, lambda name, why: told.append(name))] == ["req_gw_4"]
+    assert told == [name]
+    assert caplog.text.count(f"{name!r} in {folder} is left out") == 1
+    caplog.text.encode()
+    assert os.path.lexists(folder / name)
+
+
+def left_behind(folder: Path, *records: InterceptionRecord) -> None:
+    """A segment of a worker that is dead."""
+    left = FileJournal(folder)
+    left.append(records)
+    left.close()
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_entry_is_left_out_and_told_once(
+    journal: FileJournal, folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given something that is no segment but is called like one; then nobody waits for it, and all else is taken."""
+    folder.mkdir()
+    ODD[kind](folder / "0-odd.jsonl")
+    assert_left_out(journal, folder, "0-odd.jsonl", caplog)
+
+
+def test_an_odd_entry_with_an_unprintable_name_is_told_safely(
+    journal: FileJournal, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a name that is no UTF-8, with a line end and an escape sequence; then the log has neither."""
+    folder.mkdir()
+    name = os.fsdecode(b"0-\xff\n\x1b[31m.jsonl")
+    (folder / name).mkdir()
+    assert_left_out(journal, folder, name, caplog)
+    assert "\x1b" not in caplog.text
+
+
+def test_a_segment_with_an_unprintable_name_is_taken(journal: FileJournal, folder: Path) -> None:
+    """Given a dead worker's segment whose name is no UTF-8; then it is one like all others."""
+    folder.mkdir()
+    (folder / os.fsdecode(b"1-\xff.jsonl")).write_bytes(encode_record(record_of(1)))
+    [segment] = journal.take()
+    assert all_of(segment) == ([record_of(1)], 0)
+    assert [record.id for record in waiting_records(folder)] == ["req_gw_1"]
+    journal.remove(segment)
+    assert files(folder) == []
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a journal may be, in a folder of this process's user, who is not root."""
+    monkeypatch.chdir(tmp_path)  # nobody else may pass what is above it
+    uid = os.geteuid()
+    if uid == 0:
+        os.chown(tmp_path, NOBODY, -1)
+        os.seteuid(NOBODY)
+    yield Path("journal")
+    os.seteuid(uid)
+
+
+def test_a_file_that_this_user_may_not_open_is_left_out_and_told_once(
+    as_nobody: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a segment of somebody else's, as after a start by root; then it is named, and all else is taken."""
+    as_nobody.mkdir()
+    (as_nobody / "0-theirs.jsonl").write_bytes(encode_record(record_of(9)))
+    (as_nobody / "0-theirs.jsonl").chmod(0)
+    with closing(FileJournal(as_nobody)) as journal:
+        assert_left_out(journal, as_nobody, "0-theirs.jsonl", caplog)
+    assert "Permission denied" in caplog.text
+
+
+def test_a_folder_that_this_user_may_not_list_holds_up_nothing_of_its_own(
+    as_nobody: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a folder that can be written to and not read; then what this process has written is taken all the same."""
+    as_nobody.mkdir(mode=0o300)
+    with closing(FileJournal(as_nobody)) as journal:
+        for number in (1, 2):
+            journal.append([record_of(number)])
+            [segment] = journal.take()
+            assert all_of(segment) == ([record_of(number)], 0)
+            journal.remove(segment)
+    as_nobody.chmod(0o700)
+    assert caplog.text.count("is left out: Permission denied") == 1
+
+
+def test_a_segment_that_cannot_be_removed_is_stored_once(as_nobody: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a folder from which nothing can be removed; then a stored segment is told, and has no records any more."""
+    with closing(FileJournal(as_nobody)) as journal:
+        journal.append([record_of(1)])
+        [segment] = journal.take()
+        as_nobody.chmod(0o500)
+        journal.remove(segment)
+        assert list(waiting_records(as_nobody)) == []
+    as_nobody.chmod(0o700)
+    assert "cannot be removed: " in caplog.text
+
+
+def test_a_segment_that_cannot_be_read_is_given_up(
+    journal: FileJournal, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a disk that fails under a segment; then it is told, stays where it is, and is not taken again."""
+
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    left_behind(folder, record_of(1))
+    [segment] = journal.take()
+    monkeypatch.setattr("gateway.segment.os.pread", failing)
+    with pytest.raises(OSError, match="Input/output") as failed:
+        segment.read()
+    journal.give_up(segment, failed.value)
+    assert journal.take() == []
+    assert caplog.text.count("cannot be read: Input/output error") == 1
+    assert len(files(folder)) == 1
+
+
+def test_an_entry_that_vanishes_is_nothing(
+    journal: FileJournal, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a segment that is gone between two looks, as when it was shipped; then nothing is said of it."""
+    gone = [(folder / "0-gone.jsonl", 10)]
+    monkeypatch.setattr("gateway.journal.segments", lambda *_: gone)
+    journal.append([record_of(1)])
+    [segment] = journal.take()
+    assert all_of(segment) == ([record_of(1)], 0)
+    assert list(waiting_records(folder)) == []
+    assert caplog.text == ""
+
+
+def test_a_large_segment_is_read_some_at_a_time(journal: FileJournal, folder: Path) -> None:
+    """Given a segment of many records; then it is given in pieces of bounded size, in order."""
+    folder.mkdir()
+    (folder / "1-left.jsonl").write_bytes(b"".join(encode_record(record_of(number)) for number in range(1200)))
+    [segment] = journal.take()
+    pieces = [records for records, _ in segment.read()]
+    assert max(map(len, pieces)) <= 500
+    assert [record.id for records in pieces for record in records] == [f"req_gw_{number}" for number in range(1200)]
+
+
+# A folder that somebody removes, or replaces.
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+def _replace(folder: Path) -> None:
+    _move_away(folder)
+    folder.mkdir()
+
+
+def _remove_all_above(folder: Path) -> None:
+    shutil.rmtree(folder.parent)
+
+
+@pytest.fixture(params=[_remove, _move_away, _replace, _remove_all_above])
+def harm(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """What may become of a folder in use."""
+    return request.param
+
+
+def test_a_folder_that_is_gone_is_begun_anew(
+    tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a folder that vanishes with records in it; then that is told, and others find them in the new one."""
+    folder = tmp_path / "data" / "journal"
+    with closing(FileJournal(folder)) as journal:
+        journal.append([record_of(1)])
+        journal.take()
+        journal.append([record_of(2)])
+        harm(folder)
+        assert journal.append([record_of(3)]) == 1
+        assert {record.id for record in waiting_records(folder)} == {"req_gw_1", "req_gw_2", "req_gw_3"}
+        assert "was removed while its records waited" in caplog.text
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+        caplog.clear()
+        taken = [record.id for segment in journal.take() for record in all_of(segment)[0]]
+        assert set(taken) == {"req_gw_1", "req_gw_2", "req_gw_3"}
+        for segment in journal.take():
+            journal.remove(segment)
+        assert journal.take() == []
+        assert caplog.text == ""
+    assert files(folder) == []
+
+
+def test_a_folder_that_is_gone_at_the_end_leaves_all_to_others(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """Given a folder that vanishes, and nothing comes in; when the worker ends; then others find what waited."""
+    folder = tmp_path / "data" / "journal"
+    journal = FileJournal(folder)
+    journal.append([record_of(1)])
+    harm(folder)
+    journal.close()
+    with closing(FileJournal(folder)) as other:
+        [segment] = other.take()
+        assert all_of(segment) == ([record_of(1)], 0)
+
+
+def test_a_folder_moved_away_and_back_loses_nothing(tmp_path: Path) -> None:
+    """Given a folder that is gone only for a while; then what others held in it is theirs still."""
+    folder = tmp_path / "data" / "journal"
+    with closing(FileJournal(folder)) as journal:
+        journal.append([record_of(1)])
+        _move_away(folder)
+        folder.with_name("moved").rename(folder)
+        journal.append([record_of(2)])
+        [segment] = journal.take()
+        assert all_of(segment) == ([record_of(1), record_of(2)], 0)
+
+
+# A disk without room.
+
+
+def test_a_full_disk_takes_nothing_and_later_all(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a disk that fills up; then appending says so, what was written stays whole, and it goes on with room."""
+    folder = small_disk.path / "journal"
+    with closing(FileJournal(folder)) as journal:
+        journal.append([record_of(1)])
+        small_disk.fill()
+        with pytest.raises(OSError, match="No space left"):
+            journal.append([record_of(number) for number in range(2, 100)])
+        [segment] = journal.take()
+        assert all_of(segment) == ([record_of(1)], 0)
+        small_disk.empty()
+        assert journal.append([record_of(2)]) == 1
+        assert [record.id for record in waiting_records(folder)] == ["req_gw_1", "req_gw_2"]

@@ -340,7 +340,7 @@ def test_sqlite_files_are_private(tmp_path: Path) -> None:
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
         os.umask(before)
-    assert modes == {"records.db": 0o600, "records.db-wal": 0o600, "records.db-shm": 0o600}
+    assert modes == {"records.db": 0o600, "records.db-journal": 0o600}
 
 
 def test_a_data_folder_may_be_called_anything(tmp_path: Path) -> None:

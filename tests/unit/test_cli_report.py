@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +19,7 @@ from gateway.journal import FileJournal
 from gateway.ledger import Database, DatabaseLedger
 from gateway.usage_report import DIMENSIONS, MEASURES
 from tests.record_samples import NOW, record_of, usage_of
+from tests.stores.odd_entries import put_all
 
 DAY_SECONDS = 86_400.0
 
@@ -165,13 +167,48 @@ def test_a_file_that_is_no_database_is_told(command: Command, words: tuple[str, 
     assert "file is not a database" in err
 
 
-def test_a_journal_that_cannot_be_read_keeps_no_report_back(command: Command, recorded: None, data_dir: Path) -> None:
+def test_what_cannot_be_read_of_the_journal_keeps_no_report_back(
+    command: Command, recorded: None, data_dir: Path
+) -> None:
+    """Given all that may lie in a journal, beside a segment; then the report is there, and each is named."""
+    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
+        journal.append([record_of(8)])
+    names = put_all(journal_folder(str(data_dir)))
+    status, out, err = command("report", "--by", "token")
+    assert (status, out.splitlines()[0].split()[0]) == (0, "token")
+    assert "1 records are not in the database yet" in err
+    assert err.count(" in the journal is left out") == len(names)
+    status, out, err = command("explain", "req_up_8")
+    assert (status, "How it ended" in out) == (0, True)
+    assert all(f"{name!r} in the journal is left out" in err for name in names)
+    assert "no record of req_unknown in what could be read" in command("explain", "req_unknown")[2]
+
+
+def test_a_journal_that_is_no_folder_keeps_no_report_back(command: Command, recorded: None, data_dir: Path) -> None:
     """Given a journal that this user may not read; then the report is there, and a line tells what may be missing."""
-    (data_dir / "journal" / "1.jsonl").mkdir(parents=True)
+    journal_folder(str(data_dir)).write_text("no folder")
     status, out, err = command("report", "--by", "token")
     assert (status, out.splitlines()[0].split()[0]) == (0, "token")
     assert "the journal cannot be read" in err
     assert "How it ended" in command("explain", "req_up_1")[1]
+
+
+def test_a_database_that_cannot_be_read_says_nothing_of_what_it_has(
+    command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a database that is down; then `explain` says so, and not that there is no record."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("GATEWAY_RECORD_URL", f"postgresql://gateway@127.0.0.1:{port}/records")
+    status, out, err = command("explain", "req_gw_1")
+    assert (status, out) == (1, "")
+    assert "onnection" in err
+    assert "no record" not in err
+    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
+        journal.append([record_of(7)])
+    status, out, err = command("explain", "req_gw_7")
+    assert (status, "How it ended" in out) == (0, True)
+    assert "onnection" in err
 
 
 def test_a_bad_configuration_is_told(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_folder import DataFolder, DataFolderError, metrics_folder
+from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken, metrics_folder
 from tests.harness import wait_until
 
 # A master that holds the folder, perhaps forks a worker and goes, and ends when its standard input does.
@@ -43,7 +44,8 @@ def is_free(path: Path) -> bool:
 
 def release(folder: DataFolder) -> None:
     """What the end of a process does."""
-    os.close(folder._lock)
+    for lock in folder._locks:
+        os.close(lock)
 
 
 @pytest.fixture
@@ -161,6 +163,78 @@ def test_folder_that_cannot_be_used_is_told(tmp_path, place, why):
     with pytest.raises(DataFolderError) as raised:
         DataFolder(str(tmp_path / place))
     assert str(raised.value) == f"the data folder {tmp_path / place} cannot be used: {why}"
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _move_away(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+def _replace(folder: Path) -> None:
+    _move_away(folder)
+    folder.mkdir()
+
+
+def _remove_all_above(folder: Path) -> None:
+    shutil.rmtree(folder.parent)
+
+
+def _remove_the_lock(folder: Path) -> None:
+    (folder / "lock").unlink()
+
+
+@pytest.mark.parametrize("harm", [_remove, _move_away, _replace, _remove_all_above, _remove_the_lock])
+def test_folder_that_is_gone_is_made_and_held_anew(tmp_path, held, caplog, harm):
+    """Given a folder, or its lock, that was removed or replaced, then it is made, held and told, once."""
+    folder = held(tmp_path / "above" / "data")
+    for _ in range(2):
+        folder.keep()
+    assert caplog.text == ""
+    harm(folder.path)
+    for _ in range(2):
+        folder.keep()
+    assert caplog.text.count("was removed or replaced: it is begun anew") == 1
+    assert not is_free(folder.path)
+    if harm in (_remove, _move_away, _remove_all_above):
+        assert mode_of(folder.path) == 0o700
+
+
+def test_folder_that_another_gateway_was_quicker_to_take_is_taken(tmp_path, held, holder):
+    """Given a folder that was removed, and another gateway that has begun in its place, then that is said."""
+    folder = held(tmp_path / "data")
+    _remove(folder.path)
+    holder()
+    with pytest.raises(DataFolderTaken, match="another gateway uses the data folder"):
+        folder.keep()
+
+
+def test_folder_that_was_moved_away_and_back_is_still_held(tmp_path, held, caplog):
+    """Given a folder that is moved away, and later comes back in place of the new one, then it is this gateway's."""
+    folder = held(tmp_path / "data")
+    _move_away(folder.path)
+    folder.keep()
+    shutil.rmtree(folder.path)
+    (tmp_path / "moved").rename(folder.path)
+    caplog.clear()
+    folder.keep()
+    assert caplog.text == ""
+    assert not is_free(folder.path)
+
+
+def test_folder_that_cannot_be_made_anew_is_told_once_and_tried_again(tmp_path, held, caplog):
+    """Given something in the folder's place, then that is told once; when that is gone, the folder is made."""
+    folder = held(tmp_path / "data")
+    _remove(folder.path)
+    folder.path.write_text("in the way")
+    for _ in range(3):
+        folder.keep()
+    assert caplog.text.count("there is no new one: the data folder") == 1
+    folder.path.unlink()
+    folder.keep()
+    assert not is_free(folder.path)
 
 
 def test_each_start_begins_with_empty_counts(tmp_path, held):

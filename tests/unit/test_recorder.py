@@ -13,7 +13,7 @@ import pytest
 
 from gateway.interception_record import InterceptionRecord
 from gateway.recorder import NoRecorder, Recorder
-from gateway.shipper import LedgerUnavailable
+from gateway.shipper import LedgerLost, LedgerUnavailable
 from tests.harness import wait_until
 from tests.record_samples import record_of
 from tests.unit.fakes import race
@@ -22,14 +22,17 @@ SOON_SECONDS = 15.0
 
 
 class FakeSegment:
-    """Records that were sealed together."""
+    """Records that were sealed together; `failure` is what the disk says when they are read."""
 
-    def __init__(self, records: list[InterceptionRecord], damaged: int = 0) -> None:
+    def __init__(self, records: list[InterceptionRecord], damaged: int = 0, failure: OSError | None = None) -> None:
         self.records = records
         self.damaged = damaged
+        self.failure = failure
 
-    def read(self) -> tuple[list[InterceptionRecord], int]:
-        return self.records, self.damaged
+    def read(self) -> list[tuple[list[InterceptionRecord], int]]:
+        if self.failure is not None:
+            raise self.failure
+        return [(self.records, self.damaged)]
 
 
 class FakeJournal:
@@ -41,9 +44,13 @@ class FakeJournal:
         self.segments: list[FakeSegment] = []
         self.room = 1_000_000
         self.failure: OSError | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.given_up: list[FakeSegment] = []
         self.is_closed = False
 
     def append(self, records: Sequence[InterceptionRecord]) -> int:
+        self.gate.wait(60)
         with self._lock:
             if self.failure is not None:
                 raise self.failure
@@ -63,6 +70,10 @@ class FakeJournal:
         with self._lock:
             self.segments.remove(segment)
 
+    def give_up(self, segment: FakeSegment, error: OSError) -> None:
+        self.remove(segment)
+        self.given_up.append(segment)
+
     def close(self) -> None:
         self.is_closed = True
 
@@ -74,6 +85,7 @@ class FakeLedger:
         self.stored: list[str] = []
         self.batches: list[int] = []
         self.failure: Exception | None = None
+        self.losses = 0  # so many times it says that its connection is lost
         self.gate = threading.Event()
         self.gate.set()
         self.refuses: set[str] = set()
@@ -83,6 +95,9 @@ class FakeLedger:
 
     def prepare(self) -> None:
         self.gate.wait(60)
+        if self.losses:
+            self.losses -= 1
+            raise LedgerLost("cut")
         if self.failure is not None:
             raise self.failure
 
@@ -189,6 +204,40 @@ def test_a_database_that_hangs_keeps_nothing_from_the_journal() -> None:
         assert stage.ledger.stored == []
 
 
+def test_a_lost_connection_is_no_outage_yet(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a connection that was cut, and a new one that works; then nobody is told, and nothing is lost."""
+    caplog.set_level(logging.INFO)
+    with running() as stage:
+        for number in range(3):
+            stage.ledger.losses = 1
+            stage.put(number)
+            assert stage.has_stored(number + 1)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_connection_that_is_lost_again_at_once_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a new connection that is cut, too; then that is told when it begins and when it ends."""
+    caplog.set_level(logging.INFO)
+    with running() as stage:
+        stage.ledger.losses = 2
+        stage.put(1)
+        assert stage.has_stored(1)
+        assert wait_until(lambda: "records are stored again" in caplog.text, SOON_SECONDS)
+    assert caplog.text.count("the record database cannot be used: cut") == 1
+
+
+def test_a_segment_that_cannot_be_read_holds_up_no_other() -> None:
+    """Given a disk that fails under one segment; then that is given up, and all others are stored."""
+    stage = Stage()
+    bad = FakeSegment([record_of(1)], failure=OSError(errno.EIO, "Input/output error"))
+    stage.journal.segments += [bad, FakeSegment([record_of(2)])]
+    stage.recorder.start()
+    assert stage.has_stored(1)
+    stage.recorder.close()
+    assert stage.ledger.stored == ["req_gw_2"]
+    assert stage.journal.given_up == [bad]
+
+
 def test_an_unforeseen_failure_does_not_end_the_recording(caplog: pytest.LogCaptureFixture) -> None:
     """Given a bug in the way to the database; then the log has it, and recording goes on."""
     with running() as stage:
@@ -199,17 +248,19 @@ def test_an_unforeseen_failure_does_not_end_the_recording(caplog: pytest.LogCapt
         assert stage.has_stored(1)
 
 
-def test_past_the_queue_s_limit_records_are_dropped_and_counted() -> None:
-    """Given nobody empties the queue; then it takes so many, and the rest is counted."""
+def test_past_the_queue_s_limit_records_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Given nobody empties the queue; then it takes so many, the rest is counted; the log has beginning and end."""
     stage = Stage(queue_limit=3)
     stage.put(*range(5))
     assert stage.meter.lost == {"queue_full": 2}
     stage.recorder.start()
     assert stage.has_stored(3)
     stage.recorder.close()
+    assert caplog.text.count("records are lost: the queue in memory is full") == 1
+    assert "there is room for records again; 2 were lost" in caplog.text
 
 
-def test_past_the_journal_s_limit_records_are_dropped_and_counted() -> None:
+def test_past_the_journal_s_limit_records_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
     """Given a journal that is full; then what finds no room is counted."""
     stage = Stage()
     stage.journal.room = 2
@@ -219,11 +270,12 @@ def test_past_the_journal_s_limit_records_are_dropped_and_counted() -> None:
     stage.recorder.close()
     assert stage.meter.lost == {"journal_full": 3}
     assert stage.ledger.stored == ["req_gw_0", "req_gw_1"]
+    assert caplog.text.count("records are lost: the journal is full") == 1
 
 
 def test_a_disk_that_fails_keeps_records_in_memory_and_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Given a journal that cannot be written; then records wait in memory, and go on when it can be."""
-    with running() as stage:
+    with running() as stage, caplog.at_level(logging.INFO, "gateway.recorder"):
         stage.journal.failure = OSError(28, "No space left on device")
         stage.put(1, 2)
         assert wait_until(lambda: "No space left" in caplog.text, SOON_SECONDS)
@@ -232,6 +284,8 @@ def test_a_disk_that_fails_keeps_records_in_memory_and_in_order(caplog: pytest.L
         assert stage.has_stored(3)
     assert stage.ledger.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
     assert caplog.text.count("No space left") == 1
+    assert "up to 1000 records wait in memory" in caplog.text
+    assert "the journal can be written to again" in caplog.text
 
 
 def test_records_that_cannot_be_written_down_are_counted(
@@ -290,6 +344,30 @@ def test_a_straggler_behind_the_stop_is_in_the_journal() -> None:
     stage.recorder.close()
     stage.put(1)
     assert [record.id for record in stage.journal.open] == ["req_gw_1"]
+
+
+def test_a_straggler_that_finds_no_room_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a full disk, and a request that ends when the worker has stored its last; then its record is counted."""
+    stage = Stage()
+    stage.recorder.start()
+    stage.recorder.close()
+    stage.journal.failure = OSError(errno.ENOSPC, "No space left on device")
+    stage.put(1)
+    assert stage.meter.lost == {"journal_full": 1}
+    assert "1 records are lost" in caplog.text
+
+
+def test_a_stop_does_not_wait_for_a_disk_that_hangs() -> None:
+    """Given a disk that takes a write and does not end it; when the worker stops; then it ends in time, and counts."""
+    stage = Stage(stop_seconds=0.3)
+    stage.journal.gate.clear()
+    stage.recorder.start()
+    stage.put(1)
+    assert wait_until(lambda: not stage.recorder._queue, SOON_SECONDS)
+    stage.put(2)
+    stage.recorder.close()
+    assert stage.meter.lost == {"journal_full": 1}
+    stage.journal.gate.set()
 
 
 def test_old_records_are_forgotten_in_batches() -> None:

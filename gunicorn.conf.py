@@ -32,8 +32,7 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
 proc_name = "messages-gateway"
 loglevel = _settings.log_level
-if _settings.log_format == "json":
-    logger_class = logs.JsonLogger
+logger_class = logs.server_logger(_settings)
 logs.configure(_settings)
 
 on_starting = master.on_starting

@@ -11,9 +11,13 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
+from gateway.safe_text import safe_text
+
+_LONGEST_MESSAGE = 1000
+
 
 class GatewayError(Exception):
-    """A request ends with this: `message` is safe to show to the client and to log.
+    """A request ends with this: `message` is safe to show to the client and to log, whatever it quotes.
 
     `status` is the HTTP status, `kind` is Anthropic's error type, `retry_after_seconds` becomes the
     `Retry-After` header when it is not None (whole seconds, at least 1). `is_rejection` tells what the gateway refuses
@@ -25,8 +29,8 @@ class GatewayError(Exception):
     is_rejection: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = safe_text(message, _LONGEST_MESSAGE)
+        super().__init__(self.message)
         self.retry_after_seconds = retry_after_seconds
         self.request_id: str | None = None  # set once the request was admitted, and so is counted
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from gateway.log_format import JsonFormatter
+from gateway.log_format import JsonFormatter, TextFormatter
 from gateway.settings import Settings
 
 ACCESS_LOGGER = "gateway.access"
@@ -49,15 +49,30 @@ class Sparing(logging.Filter):
         return True
 
 
-class JsonLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's logger with JSON lines, wherever the command line sends them."""
+class TextLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's logger in its own form, wherever the command line sends its lines, but made safe."""
 
     def setup(self, cfg: Any) -> None:
         """Set up as gunicorn does, but for the form."""
         super().setup(cfg)
-        for log in (self.error_log, self.access_log):
-            for handler in log.handlers:
-                handler.setFormatter(JsonFormatter())
+        self._give(self.error_log, TextFormatter(self.error_fmt, self.datefmt))
+        self._give(self.access_log, TextFormatter(self.access_fmt))
+
+    def _give(self, log: logging.Logger, form: logging.Formatter) -> None:
+        for handler in log.handlers:
+            handler.setFormatter(form)
+
+
+class JsonLogger(TextLogger):
+    """gunicorn's logger with JSON lines."""
+
+    def _give(self, log: logging.Logger, form: logging.Formatter) -> None:
+        super()._give(log, JsonFormatter())
+
+
+def server_logger(settings: Settings) -> type[TextLogger]:
+    """The class of gunicorn's logger."""
+    return JsonLogger if settings.log_format == "json" else TextLogger
 
 
 def configure(settings: Settings) -> None:

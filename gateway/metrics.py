@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 
 from gateway.pool import KeyState, KeyStatus
 from gateway.record_words import word
+from gateway.safe_text import safe_text
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -253,7 +254,7 @@ class Metrics:
 
     def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""
-        self.tool_calls.labels(server, self._tools.fold(tool), outcome).inc()
+        self.tool_calls.labels(server, self._tools.fold(safe_text(tool)), outcome).inc()
         if seconds is not None:
             self.tool_call_duration.labels(server).observe(seconds)
 

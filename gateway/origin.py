@@ -17,6 +17,7 @@ from gateway.headers import REQUEST_ID_HEADER
 
 _ADDRESS_HEADER = "x-forwarded-for"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_SCOPE = re.compile(r"[A-Za-z0-9._-]{1,15}")  # `ipaddress` takes anything; an interface has a name, or a number
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,6 +55,8 @@ def _is_among(peer: str, trusted: Sequence[Network]) -> bool:
 @lru_cache(maxsize=1024)  # reading an address takes longer than comparing it, and the same ones come again
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    scope = getattr(address, "scope_id", None)
+    return address if scope is None or _SCOPE.fullmatch(scope) else None

@@ -20,6 +20,7 @@ from gateway.errors import (
 )
 from gateway.interception_record import TurnUsage
 from gateway.messages import Tally
+from gateway.safe_text import safe_text
 from gateway.usage import Certainty
 
 UNEXPECTED = "unexpected"
@@ -73,5 +74,5 @@ def word(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A message of the gateway's own, of bounded length."""
-    return text[:_LONGEST_ERROR].encode("ascii", "replace").decode().replace("\0", "?")
+    """A message of the gateway's own, of bounded length, in ASCII."""
+    return safe_text(text, _LONGEST_ERROR).encode("ascii", "replace").decode()

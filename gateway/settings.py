@@ -20,6 +20,7 @@ from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileErr
 from gateway.credential import Key, Secret
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.origin import Network
+from gateway.safe_text import safe_text
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
@@ -27,6 +28,8 @@ CONFIG_NAME = "GATEWAY_CONFIG"
 _FOREIGN = re.compile(r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SECRET = re.compile(r"[\x21-\x7e]+")
+
+_LONGEST_COMPLAINT = 1000
 
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
@@ -37,8 +40,8 @@ class SettingsError(ValueError):
     """The configuration is unusable; `complaints` has one clear line for each fault."""
 
     def __init__(self, complaints: list[str]) -> None:
-        super().__init__("\n".join(complaints))
-        self.complaints = complaints
+        self.complaints = [safe_text(line, _LONGEST_COMPLAINT) for line in complaints]  # they quote what files hold
+        super().__init__("\n".join(self.complaints))
 
 
 @dataclass(frozen=True, slots=True)

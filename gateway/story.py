@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
+from gateway.safe_text import safe_text
+
+_LONGEST_LINE = 1000
 
 _ROUTES = {
     "messages": "POST /v1/messages",
@@ -56,8 +59,8 @@ _CERTAINTIES = {
 
 
 def tell(record: InterceptionRecord) -> str:
-    """The whole story, a line for each thing that happened, in order."""
-    return "\n".join(_lines(record))
+    """The whole story, a line for each thing that happened, in order; nothing in the record makes a line of its own."""
+    return "\n".join(safe_text(line, _LONGEST_LINE) for line in _lines(record))
 
 
 def _lines(record: InterceptionRecord) -> Iterator[str]:

@@ -7,9 +7,9 @@ Owns: a report in words. Web layer. MCP servers are asked for their tools; nothi
 from __future__ import annotations
 
 import argparse
-import sys
 
 from gateway import __version__, launch
+from gateway.cli.output import complain, say
 from gateway.credential import Key, key_header
 from gateway.errors import GatewayError
 from gateway.lifecycle import Lifecycle
@@ -41,14 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = launch.read_settings()
     except SettingsError as error:
-        for line in error.complaints:
-            print(f"gateway: {line}", file=sys.stderr)
-        return 1
-    print(f"upstream  {settings.upstream_url}")
-    print(f"address   {settings.bind}")
-    print(f"clients   {_clients(settings)}")
-    print(f"own keys  {settings.allow_byok.value}")
-    print(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
+        return complain(*error.complaints)
+    say(f"upstream  {settings.upstream_url}")
+    say(f"address   {settings.bind}")
+    say(f"clients   {_clients(settings)}")
+    say(f"own keys  {settings.allow_byok.value}")
+    say(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
     refused = 0
     with_upstream = Upstream(route_of(settings), _PROBE_SECONDS) if arguments.upstream else None
     for position, key in enumerate(settings.keys, start=1):
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         if with_upstream is not None:
             is_accepted, finding = _probe(with_upstream, key)
             refused += not is_accepted
-        print(f"key {position:<5} {key.name} ({key.hint}){finding}")
+        say(f"key {position:<5} {key.name} ({key.hint}){finding}")
     troubles = _report_tools(settings)
     return 1 if refused or (arguments.strict and troubles) else 0
 
@@ -72,11 +70,11 @@ def _report_tools(settings: Settings) -> int:
         troubles += len(finding.listing.refusals) + bool(finding.trouble)
         server = finding.server
         state = f"down: {finding.trouble}" if finding.trouble else f"{len(finding.listing.tools)} tools"
-        print(f"mcp       {server.name} ({server.address}): {state}")
+        say(f"mcp       {server.name} ({server.address}): {state}")
         for tool in finding.listing.tools:
-            print(f"  {tool.name}")
+            say(f"  {tool.name}")
         for refusal in finding.listing.refusals:
-            print(f"  {refusal}")
+            say(f"  {refusal}")
     return troubles
 
 

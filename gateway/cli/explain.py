@@ -7,12 +7,12 @@ saw: the upstream's when its answer was relayed, the gateway's own otherwise; bo
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 from gateway import launch
+from gateway.cli.output import complain, say
 from gateway.data_folder import journal_folder
 from gateway.interception_record import InterceptionRecord
 from gateway.journal import waiting_records
@@ -34,15 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = launch.read_settings()
     except SettingsError as error:
-        return _complain(*error.complaints)
+        return complain(*error.complaints)
     waiting, trouble = _waiting(journal_folder(settings.data_dir), arguments.id)
     stored, complaint = _stored(settings, arguments.id)
     found = {record.id: record for record in (*stored, *waiting)}
     for line in filter(None, (trouble, complaint)):
-        _complain(line)
+        complain(line)
     if not found:
-        return _complain(f"no record of {arguments.id}; records are kept for {settings.record_retention_days} days")
-    print("\n\n".join(tell(record) for record in sorted(found.values(), key=lambda record: record.started_at)))
+        return complain(f"no record of {arguments.id}; records are kept for {settings.record_retention_days} days")
+    stories = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))
+    say(*"\n\n".join(stories).split("\n"))
     return 0
 
 
@@ -65,9 +66,3 @@ def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], s
 
 def _is_of(record: InterceptionRecord, request_id: str) -> bool:
     return is_called(record.id, request_id) or any(attempt.request_id == request_id for attempt in record.attempts)
-
-
-def _complain(line: str, *more: str) -> int:
-    for each in (line, *more):
-        print(f"gateway: {each}", file=sys.stderr)
-    return 1

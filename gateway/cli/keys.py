@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import lmdb
 
 from gateway import launch
+from gateway.cli.output import complain, say
 from gateway.credential import Key
 from gateway.embedded_store import EmbeddedStore
 from gateway.pool import BY_OPERATOR, KeyStatus, Pool
@@ -55,13 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
             _change(pool, arguments)
             _share(store)
     except SettingsError as error:
-        return _complain(*error.complaints)
+        return complain(*error.complaints)
     except _Refused as error:
-        return _complain(str(error))
+        return complain(str(error))
     except (OSError, lmdb.Error) as error:
-        return _complain(f"the keys' state cannot be reached: {error}")
+        return complain(f"the keys' state cannot be reached: {error}")
     described = [_described(status) for status in pool.statuses()]
-    print(json.dumps(described, indent=2) if arguments.json else _table(described))
+    say(*(json.dumps(described, indent=2).split("\n") if arguments.json else _table(described)))
     return 0
 
 
@@ -126,15 +126,7 @@ def _moment(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds") if at else ""
 
 
-def _table(described: list[dict[str, Any]]) -> str:
+def _table(described: list[dict[str, Any]]) -> list[str]:
     rows = [list(_COLUMNS), *([str(entry[column]) or "-" for column in _COLUMNS] for entry in described)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _complain(*lines: str) -> int:
-    for line in lines:
-        print(f"gateway: {line}", file=sys.stderr)
-    return 1
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

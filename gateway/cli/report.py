@@ -16,8 +16,10 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from gateway import launch
+from gateway.cli.output import complain, say
 from gateway.data_folder import journal_folder
 from gateway.journal import waiting_records
+from gateway.safe_text import safe_text
 from gateway.settings import SettingsError
 from gateway.shipper import LedgerUnavailable
 from gateway.usage_report import DIMENSIONS, MEASURES, UsageRow
@@ -45,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         with closing(launch.open_reader(settings)) as reader:
             groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
     except SettingsError as error:
-        return _complain(*error.complaints)
+        return complain(*error.complaints)
     except (LedgerUnavailable, ValueError) as error:
-        return _complain(str(error))
+        return complain(str(error))
     _PRINTERS[arguments.format](arguments.by, groups, total)
     _tell_what_waits(settings.data_dir)
     return 0
@@ -58,15 +60,15 @@ def _tell_what_waits(data_dir: str) -> None:
     try:
         waiting = sum(1 for _ in waiting_records(journal_folder(data_dir)))
     except OSError as error:
-        _complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
+        complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
         return
     if waiting:
-        _complain(f"{waiting} records are not in the database yet, and not in this report")
+        complain(f"{waiting} records are not in the database yet, and not in this report")
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
     lines = [[*by, *MEASURES]]
-    lines += [[*(value or _NOBODY for value in row.group), *_numbers(row)] for row in rows]
+    lines += [[*(safe_text(value or _NOBODY) for value in row.group), *_numbers(row)] for row in rows]
     lines.append(["total", *[""] * (len(by) - 1), *_numbers(total)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -74,7 +76,7 @@ def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
             cell.ljust(width) if index < len(by) else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
@@ -82,12 +84,12 @@ def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow([*by, *MEASURES])
     for row in rows:
-        writer.writerow([*(value or "" for value in row.group), *_numbers(row)])
+        writer.writerow([*(safe_text(value or "") for value in row.group), *_numbers(row)])
 
 
 def _print_json(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
     documents = [dict(zip(by, row.group, strict=True)) | row.measures for row in rows]
-    print(json.dumps({"by": by, "rows": documents, "total": total.measures}, indent=2))
+    say(*json.dumps({"by": by, "rows": documents, "total": total.measures}, indent=2).split("\n"))
 
 
 _PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}
@@ -114,9 +116,3 @@ def _moment(text: str) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"a date, a time or so long ago was expected, not {text!r}") from None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _complain(*lines: str) -> int:
-    for line in lines:
-        print(f"gateway: {line}", file=sys.stderr)
-    return 1

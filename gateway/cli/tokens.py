@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 
 from gateway.access import TOKEN_PREFIX, TokenFileError, parse_tokens
+from gateway.cli.output import complain, say
 from gateway.credential import Secret
 
 _SETTING = "GATEWAY_CLIENT_TOKENS_FILE"
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; 1, with a line on standard error, if that cannot be done."""
     path = arguments.file or os.environ.get(_SETTING, "")
     if not path:
-        return _complain(f"which file? Give --file PATH or set {_SETTING}")
+        return complain(f"which file? Give --file PATH or set {_SETTING}")
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8") if file.exists() or arguments.action != "make" else ""
@@ -46,16 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
             return _make(file, text, arguments.name, arguments.operator)
         return _revoke(file, text, arguments.name)
     except TokenFileError as error:
-        return _complain(f"{path}: {error}")
+        return complain(f"{path}: {error}")
     except UnicodeDecodeError:
-        return _complain(f"{path} is not UTF-8 text")
+        return complain(f"{path} is not UTF-8 text")
     except OSError as error:
-        return _complain(f"{path}: {error.strerror or error}")
+        return complain(f"{path}: {error.strerror or error}")
 
 
 def _list(text: str) -> int:
     for token in parse_tokens(text):
-        print(f"{token.name}{' operator' if token.is_operator else ''}")
+        say(f"{token.name}{' operator' if token.is_operator else ''}")
     return 0
 
 
@@ -70,15 +70,15 @@ def _make(file: Path, text: str, name: str, is_operator: bool) -> int:
     except TokenFileError:
         names = []
     if names != [*(old.name for old in known), name]:  # `#ann` would make a comment of the line
-        return _complain(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
+        return complain(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
     _replace(file, new)
-    print(token)
+    say(token)
     return 0
 
 
 def _revoke(file: Path, text: str, name: str) -> int:
     if all(token.name != name for token in parse_tokens(text)):
-        return _complain(f"there is no token called {name}")
+        return complain(f"there is no token called {name}")
     kept = [line for line in text.splitlines(keepends=True) if line.split(None, 1)[:1] != [name]]
     _replace(file, "".join(kept))
     return 0
@@ -102,8 +102,3 @@ def _replace(file: Path, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _complain(line: str) -> int:
-    print(f"gateway: {line}", file=sys.stderr)
-    return 1

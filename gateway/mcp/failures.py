@@ -6,11 +6,15 @@ arguments or headers, so they stand in no log and in no `str`.
 
 from __future__ import annotations
 
+from gateway.safe_text import safe_text
 from gateway.toolbox import ToolOutcome
 
 
 class ServerTrouble(Exception):
     """A server cannot be talked with; the message says why and may be logged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(safe_text(message))
 
 
 class NotExecuted(ServerTrouble):

@@ -17,7 +17,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
+        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin", "safe_text"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *("mcp_servers", "tool_results"),
     ],
@@ -273,3 +273,14 @@ def test_request_context_is_read_by_views_alone():
                 if names & {"request", "current_app", "g", "session"}:
                     readers.add(module)
     assert readers <= {"routes", "status_pages", "app"}
+
+
+def test_commands_print_by_way_of_one_module():
+    """Given every call of `print`, then it stands where what is printed is made safe for a terminal."""
+    printing = {
+        module
+        for module in GATEWAY_MODULES
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Name) and node.id == "print"
+    }
+    assert printing == {"cli.output"}

@@ -8,6 +8,20 @@ import logging
 import pytest
 
 from gateway.log_format import JsonFormatter, TextFormatter
+from gateway.safe_text import safe_text
+
+FORGERIES = [
+    "a\n[2026-01-01 00:00:00 +0000] [1] [INFO] gateway.pool: forged",
+    "\r",
+    "\x1b[2K\x1b[1A",
+    "\x9b2J",
+    "\x7f",
+    "\x00",
+    "\u2028",
+    "\u202egnp.exe",
+    "\u200b",
+    "\ud83d",
+]
 
 
 def record(message: str, *args: object, fields: dict[str, object] | None = None) -> logging.LogRecord:
@@ -32,11 +46,12 @@ def test_json_line_is_one_object_with_time_level_logger_and_process() -> None:
 
 @pytest.mark.parametrize("text", ['"', "\n", "a\r\nb", "\x1b[31m", "\u2028", "\ud83d", "\x00", "ü"])
 def test_json_line_stays_one_line_whatever_it_quotes(text: str) -> None:
-    """Given line ends, controls, quotes and half of a pair, then the line is ASCII, one line, and gives them back."""
-    line = JsonFormatter().format(record("%s", text, fields={"user_agent": text}))
+    """Given line ends, controls, quotes and half of a pair, then the line is ASCII, one line, and safe to print."""
+    line = JsonFormatter().format(record("got %s.", text, fields={"user_agent": text}))
     assert line.isascii()
     assert len(line.splitlines()) == 1
-    assert json.loads(line)["message"] == json.loads(line)["user_agent"] == text
+    assert json.loads(line)["message"] == f"got {safe_text(text)}."
+    assert json.loads(line)["user_agent"] == safe_text(text)
 
 
 def test_json_line_carries_fields_as_members_of_their_own_type() -> None:
@@ -59,6 +74,37 @@ def test_json_line_holds_the_whole_exception() -> None:
     exception = json.loads(line)["exception"]
     assert "KeyError: 'inner'" in exception
     assert exception.endswith("ValueError: outer")
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+def test_text_line_stays_one_line_of_visible_characters_whatever_it_quotes(text: str) -> None:
+    """Given what would forge a line or move the cursor, in the message or a field, then it is shown escaped."""
+    line = TextFormatter().format(record("got %s.", text, fields={"user_agent": text}))
+    assert line.isprintable()
+    assert len(line.splitlines()) == 1
+    assert f"got {safe_text(text)}." in line
+
+
+@pytest.mark.parametrize("text", FORGERIES)
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_exceptions_words_forge_no_line(formatter: logging.Formatter, text: str) -> None:
+    """Given an exception that quotes what others sent, then nothing but the record's own line begins at the margin."""
+    made = record("it failed")
+    made.exc_info = (ValueError, ValueError(f"cannot read {text}"), None)
+    made.stack_info = f"Stack:\n{text}"
+    first, *more = formatter.format(made).split("\n")
+    assert all(line.startswith("    ") for line in more)
+    assert all(line.isprintable() for line in (first, *more))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_line_is_bounded(formatter: logging.Formatter) -> None:
+    """Given megabytes in a message, a field and an exception, then the record has some kilobytes."""
+    made = record("%s", "x" * 1_000_000, fields={"user_agent": "x" * 1_000_000, "odd": "\x7f" * 1_000_000})
+    made.exc_info = (ValueError, ValueError("y" * 1_000_000), None)
+    assert len(formatter.format(made)) < 20_000
+    made.exc_info = (ValueError, ValueError("y\n" * 1_000_000), None)
+    assert len(formatter.format(made)) < 20_000
 
 
 def test_text_line_has_the_servers_form_and_the_loggers_name() -> None:

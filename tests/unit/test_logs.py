@@ -69,6 +69,22 @@ def test_what_may_quote_clients_or_credentials_is_not_heard() -> None:
     assert logged(program) == []
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_servers_own_lines_are_made_safe(log_format: str) -> None:
+    """Given gunicorn's logger, when it quotes what a client sent, then it forges no line and moves no cursor."""
+    program = (
+        "from gunicorn.config import Config\n"
+        f"settings = Settings(log_format={log_format!r})\n"
+        "config = Config(); config.set('accesslog', '/dev/stderr')\n"
+        "logger = logs.server_logger(settings)(config)\n"
+        "logger.error('bad request %s', 'a\\n\x1b[2K\u202e')\n"
+        "logger.access_log.info('GET %s', 'a\\n\x1b[2K\u202e')\n"
+    )
+    lines = logged(program, log_format=log_format)
+    assert len(lines) == 2
+    assert all(line.isprintable() and "u202e" in line for line in lines)
+
+
 def test_sparing_lets_one_pass_in_a_while() -> None:
     """Given records in a row, then the first passes; and every one does when there is no while."""
     record = logging.makeLogRecord({})

@@ -34,6 +34,10 @@ def test_nobody_else_is_believed(peer):
         pytest.param("", "10.0.0.7", id="nothing"),
         pytest.param("unknown", "10.0.0.7", id="no-address"),
         pytest.param("203.0.113.7\r\nforged: line", "10.0.0.7", id="another-line"),
+        pytest.param("fe80::1%eth0", "fe80::1%eth0", id="scope"),
+        pytest.param("fe80::1%\x1b[2J", "10.0.0.7", id="escape-in-scope"),
+        pytest.param("fe80::1%a\nforged: line", "10.0.0.7", id="another-line-in-scope"),
+        pytest.param("fe80::1%" + "a" * 16, "10.0.0.7", id="endless-scope"),
     ],
 )
 def test_only_an_address_is_taken_over(told, address):

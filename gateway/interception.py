@@ -94,14 +94,14 @@ class Interception:
             if not self._pace.has_begun:
                 raise
             outcome, failure = _outcome_of(error), error
-            log.warning("%s: stream ended: %s", self._pace.request_id, error.message)
+            log.warning("%s: stream ended: %s", self._chronicle.name, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
             outcome = StreamOutcome.TRUNCATED
             failure = GatewayError("the gateway failed in mid-stream; its log says why")
-            log.exception("%s: stream failed inside the gateway", self._pace.request_id)
+            log.exception("%s: stream failed inside the gateway", self._chronicle.name)
             yield self._error(failure)
         finally:
             self._dialogue.close()
@@ -132,7 +132,7 @@ class Interception:
         if is_message and self._dialogue.shows_events:
             return (yield from self._as_events(turn))
         if self._pace.has_begun:  # for another answer, which was a stream
-            yield upstream_error_event(turn.reply.status, turn.body, self._pace.request_id)
+            yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
             return StreamOutcome.UPSTREAM_ERROR
         body = self._dialogue.show_whole(turn.body) if is_message else turn.body
         if body is not None:
@@ -195,10 +195,10 @@ class Interception:
             while batch := stream.receive(deadline - self._clock()):
                 yield from self._shown(batch, stream.reply)
         except (UpstreamError, Stopping, ClientGone) as error:
-            log.debug("%s: after the last event: %r", self._pace.request_id, error)
+            log.debug("%s: after the last event: %r", self._chronicle.name, error)
 
     def _error(self, error: GatewayError) -> bytes:
-        return error_event(error.kind, error.message, self._pace.request_id)
+        return error_event(error.kind, error.message, self._pace.told_id)
 
 
 def _holds_message(turn: Turn) -> bool:

@@ -226,7 +226,7 @@ class Rig:
             document["stream"] = True
         call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
         watch = Watch(None, self.lifecycle)
-        narrator = Narrator(self.metrics, "req_gw_1", self.chronicle, self.trace)
+        narrator = Narrator(self.metrics, self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(upstream, self.pool, Caller(None, False), watch, narrator, 60.0, self.clock)
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())

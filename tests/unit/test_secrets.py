@@ -69,7 +69,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
     call = Call("POST", "/v1/messages", [("x-odd", PLANTED)], f'{{"model":"m","x":"{PROMPT}"}}'.encode())
     pool = Pool([KEY], MemoryStore(), FakeClock())
     upstream = gateway.configuration.upstream
-    narrator = Narrator(gateway.metrics, "req_1", chronicle_of())
+    narrator = Narrator(gateway.metrics, chronicle_of())
     return {
         "secret": KEY.secret,
         "key": KEY,
@@ -148,7 +148,7 @@ def test_no_traceback_shows_a_secret(gateway, lifecycle):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     upper = Upstream(Route(url, 5.0, 30.0), 30.0)
-    narrator = Narrator(Metrics(), "req_1", chronicle_of())
+    narrator = Narrator(Metrics(), chronicle_of())
 
     def attempt(key):
         yield
@@ -186,7 +186,7 @@ def test_no_complaint_shows_a_secret(environ):
 def test_narrator_tells_names_and_hints(caplog):
     """Given marks and attempts, when told at the lowest level, then the lines name key and hint and no secret."""
     metrics = Metrics()
-    narrator = Narrator(metrics, "req_1", chronicle_of())
+    narrator = Narrator(metrics, chronicle_of())
     with caplog.at_level(logging.DEBUG, logger="gateway"):
         for outcome in Outcome:
             narrator.attempted(KEY, Verdict(outcome, 5.0))

@@ -34,8 +34,9 @@ from gateway.upstream import Reply
 
 log = logging.getLogger(__name__)
 
-# How long a stream may stay open behind its last event before it is ended on the upstream's behalf.
+# How long a stream may stay open behind its last event, and how much may come, before its connection is dropped.
 _LINGER_SECONDS = 1.0
+_LINGER_BYTES = 64 * 1024
 
 
 class StreamOutcome(Enum):
@@ -157,7 +158,7 @@ class Interception:
                 yield from self._shown(batch, stream.reply)
             else:
                 yield from self._silent(stream)
-        yield from self._lingered(stream)
+        self._linger(stream)
         return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
 
     def _patience_seconds(self, stream: EventStream) -> float:
@@ -188,12 +189,16 @@ class Interception:
         elif self._pace.left_seconds <= 0:
             yield self._pace.signal(reply)
 
-    def _lingered(self, stream: EventStream) -> Generator[Output, None, None]:
-        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long."""
+    def _linger(self, stream: EventStream) -> None:
+        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.
+
+        The client has its message: nothing that still comes is shown.
+        """
         deadline = self._clock() + _LINGER_SECONDS
+        left_bytes = _LINGER_BYTES
         try:
-            while batch := stream.receive(deadline - self._clock()):
-                yield from self._shown(batch, stream.reply)
+            while left_bytes > 0 and (left := deadline - self._clock()) > 0 and (rest := stream.reply.receive(left)):
+                left_bytes -= len(rest)
         except (UpstreamError, Stopping, ClientGone) as error:
             log.debug("%s: after the last event: %r", self._chronicle.name, error)
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from gateway.access import Caller
 from gateway.credential import AuthHeader, Key, key_header
 from gateway.errors import UpstreamError
-from gateway.events import Event
 from gateway.failover import walk
 from gateway.messages import Tally
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.pool import Pool
-from gateway.stream import EventStream, first_event
+from gateway.stream import EventStream
 from gateway.upstream import Call, Reply, Upstream
 from gateway.verdict import Outcome, Verdict, cooldown_seconds, outcome_of, outcome_of_error
 from gateway.watch import Watch
@@ -124,20 +123,12 @@ class TurnMaker:
     def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
         """Wait for a stream's first event: it still decides whether the key was limited."""
         pace.upstream_head_came()
-        opening: list[bytes] = []
-        event: Event | None = None
-        while event is None:
-            batch = stream.receive(pace.left_seconds)
-            if batch == b"":
-                raise UpstreamError("the upstream's stream ended before its first event")
-            if batch is not None:
-                opening.append(batch)
-                event = first_event(batch)
-            if event is None and pace.left_seconds <= 0:
+        while (opening := stream.open(pace.left_seconds)) is None:
+            if pace.left_seconds <= 0:
                 yield pace.signal(stream.reply)
-        error_kind = stream.tally.error_kind if event.name == "error" else None
+        error_kind = stream.tally.error_kind if opening.event.name == "error" else None
         outcome = Outcome.OK if error_kind is None else outcome_of_error(error_kind)
-        turn = Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening))
+        turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch)
         return turn, self._verdict(outcome, stream.reply)
 
     def _verdict(self, outcome: Outcome, reply: Reply) -> Verdict:

@@ -58,6 +58,9 @@ class Streamed:
 class FakeReply:
     """An answer whose body comes in these pieces."""
 
+    read_idle_seconds = 600.0
+    may_hold_more = False
+
     def __init__(self, status: int, headers: list[tuple[str, str]], pieces: Sequence[bytes]) -> None:
         self.status = status
         self.headers = headers

@@ -43,6 +43,8 @@ class FakeReply:
     """An answer whose stream gives these pieces, and raises exceptions among them."""
 
     status = 200
+    read_idle_seconds = 600.0
+    may_hold_more = False
     headers = (("content-type", "text/event-stream"),)
 
     def __init__(self, *pieces: object) -> None:

@@ -77,6 +77,9 @@ _BY_ERROR_KIND = {
 }
 
 
+_LONGEST_NUMBER = 40  # reading a number takes the square of its length
+
+
 def outcome_of(status: int) -> Outcome:
     """Classify an HTTP status."""
     named = _BY_STATUS.get(status)
@@ -114,7 +117,7 @@ def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: fl
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or not text.strip().isascii() or "_" in text:
+    if text is None or len(text) > _LONGEST_NUMBER or not text.strip().isascii() or "_" in text:
         return None
     try:
         value = float(text)

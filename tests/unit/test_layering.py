@@ -18,7 +18,7 @@ LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin", "safe_text"),
-        *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
+        *("counts", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *("mcp_servers", "tool_results"),
     ],
     "state": [

@@ -105,9 +105,11 @@ class Accumulator:
 
     def _citations(self, index: int, block: dict[str, Any]) -> list[Any]:
         """The block's list, copied once: what was taken in is not changed."""
-        before, own = block.get("citations"), self._cited.get(index)
-        if own is None or before is not own:
-            own = self._cited[index] = block["citations"] = list(before) if isinstance(before, list) else []
+        before = block.get("citations")
+        own = self._cited.get(index, [])
+        if before is not own:
+            own = list(before) if isinstance(before, list) else []
+            self._cited[index] = block["citations"] = own
         return own
 
     def _add_members(self, index: int, block: dict[str, Any], delta: Mapping[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 Owns: the facts, in the order in which they come in. State layer; values only; belongs to one request's thread. Whoever
 learns a fact tells it here: the routes who asks and for what, the turns their attempts, the walk the keys it passed
-over, the interception how it ended. Nothing here waits, logs or counts, and nothing that a client or an upstream
-wrote is kept but short words of an expected form.
+over, the interception how it ended. Nothing here waits, logs or counts. Of what a client or an upstream wrote
+only short words of an expected form are kept, and what an error of the gateway's quotes, made safe.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Secrets, and what pays for a request: one of the pool's keys or the client's own credential.
 
 Owns: the only class that holds a secret in clear, its masked form and its fingerprint. Pure; immutable; any
-thread. `reveal()` is called where the upstream request is written and nowhere else (a test looks).
+thread. `reveal()` is called where the request that needs the secret is written, in the modules that a test lists.
 """
 
 from __future__ import annotations

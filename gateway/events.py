@@ -7,8 +7,8 @@ of gzip may stand for millions of lines, and other streams wait for the interpre
 The rules (https://html.spec.whatwg.org/multipage/server-sent-events.html): a line ends with LF, CR or CRLF; an
 event ends with an empty line; a stream may open with a byte order mark. Two line ends that follow each other
 are, as bytes, one of LF LF, CR CR or LF CR (CR LF alone is a single line end), so the last boundary of a
-buffer is the last such pair, plus the LF of a CRLF whose CR closed the pair. Everything is relayed as it came;
-nothing here re-encodes an event.
+buffer is the last such pair, plus the LF of a CRLF whose CR closed the pair. What is not changed is relayed as it
+came; `encode_event` writes what splicing changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calls to the upstream.
 
-Owns: turning a client's request into the upstream's, with a credential; the only module that reveals a secret.
+Owns: turning a client's request into the upstream's, with a credential; no other module reveals a key.
 Edge layer; thread-safe.
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.counts import count_or_none
 from gateway.json_values import exact_object_or_none
 
 # What a message's document holds from its beginning, and so `message_start` carries it alone.
@@ -33,6 +34,7 @@ class Accumulator:
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
         self._open: set[int] = set()  # the blocks that have not ended
+        self._cited: dict[int, list[Any]] = {}  # by block, the lists that are our own
         # Texts come in thousands of pieces, which are joined once.
         self._texts: dict[int, dict[str, list[str]]] = {}
         self._inputs: dict[int, list[str]] = {}
@@ -97,10 +99,18 @@ class Accumulator:
         if delta.get("type") == "input_json_delta":
             self._inputs.setdefault(index, []).append(str(delta.get("partial_json") or ""))
         elif delta.get("type") == "citations_delta":
-            before = block.get("citations")
-            block["citations"] = [*(before if isinstance(before, list) else ()), delta.get("citation")]
+            self._citations(index, block).append(delta.get("citation"))
         else:
             self._add_members(index, block, delta)
+
+    def _citations(self, index: int, block: dict[str, Any]) -> list[Any]:
+        """The block's list, copied once: what was taken in is not changed."""
+        before = block.get("citations")
+        own = self._cited.get(index, [])
+        if before is not own:
+            own = list(before) if isinstance(before, list) else []
+            self._cited[index] = block["citations"] = own
+        return own
 
     def _add_members(self, index: int, block: dict[str, Any], delta: Mapping[str, Any]) -> None:
         appends = delta.get("type") not in _REPLACING
@@ -110,7 +120,7 @@ class Accumulator:
             if appends and isinstance(block.get(name), str) and isinstance(value, str):
                 self._texts.setdefault(index, {}).setdefault(name, []).append(value)
             else:
-                self._join(index)
+                self._texts.get(index, {}).pop(name, None)
                 block[name] = value
 
     def _join(self, index: int) -> None:
@@ -156,14 +166,19 @@ def events_of(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def usage_sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The usage of two turns together: counts add up, at any depth, lists follow each other, of the rest the later."""
+    """The usage of two turns together: counts add up, at any depth, lists follow each other, of the rest the later.
+
+    What is no count (`counts`) is relayed in the turn that says it, and not added to.
+    """
     total = dict(one)
     for name, value in other.items():
         before = total.get(name)
         if isinstance(before, dict) and isinstance(value, dict):
             total[name] = usage_sum(before, value)
-        elif (isinstance(before, list) and isinstance(value, list)) or (_is_count(before) and _is_count(value)):
+        elif isinstance(before, list) and isinstance(value, list):
             total[name] = before + value
+        elif (count := count_or_none(before)) is not None and (more := count_or_none(value)) is not None:
+            total[name] = count + more
         elif value is not None:
             total[name] = value
     return total
@@ -182,7 +197,3 @@ def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise MalformedStream(f"a {data.get('type')} has no {name}")
     return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

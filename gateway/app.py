@@ -99,5 +99,7 @@ def _unroutable(error: HTTPException) -> Response:
 
 
 def _failed(error: Exception) -> Response:
-    log.error("%s %s failed inside the gateway", request.method, request.path, exc_info=error)
-    return _refused(GatewayError("the gateway failed to serve this request; its log says why"))
+    failure = GatewayError("the gateway failed to serve this request; its log says why")
+    response = _refused(failure)
+    log.error("%s: %s %s failed inside the gateway", failure.request_id, request.method, request.path, exc_info=error)
+    return response

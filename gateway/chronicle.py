@@ -2,8 +2,8 @@
 
 Owns: the facts, in the order in which they come in. State layer; values only; belongs to one request's thread. Whoever
 learns a fact tells it here: the routes who asks and for what, the turns their attempts, the walk the keys it passed
-over, the interception how it ended. Nothing here waits, logs or counts, and nothing that a client or an upstream
-wrote is kept but short words of an expected form.
+over, the interception how it ended. Nothing here waits, logs or counts. Of what a client or an upstream wrote
+only short words of an expected form are kept, and what an error of the gateway's quotes, made safe.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Chronicle:
         self._outcome: str | None = None
         self._error: str | None = None
         self._request_id = id
+        self._upstream_id: str | None = None  # of the attempt made last
         self._hint = caller.own[0].secret.hint if caller.own else None
         self._turn = 0
         self._key: str | None = None
@@ -60,6 +61,11 @@ class Chronicle:
         self._attempts: list[Attempt] = []
         self._answers: list[tuple[int, str | None, Tally]] = []
         self._injected_calls: dict[tuple[int, str], tuple[str, int | None, float | None]] = {}
+
+    @property
+    def name(self) -> str:
+        """How the log names the request: by its own id, with the upstream's for the last attempt once that is known."""
+        return self._id if self._upstream_id is None else f"{self._id} (upstream {self._upstream_id})"
 
     # The request.
 
@@ -84,15 +90,17 @@ class Chronicle:
 
     def attempt_began(self, key: Key | None) -> None:
         """A request goes upstream; `key` is None for the client's own credential."""
+        self._upstream_id = None
         self._attempt = _OpenAttempt(key.name if key is not None else None, self._elapsed())
         if key is not None:
             self._hint = key.hint
 
     def answered(self, status: int, request_id: str | None) -> None:
         """The attempt's answer has begun: its status and the upstream's id for it."""
+        self._upstream_id = word(request_id) if request_id is not None else None
         if self._attempt is not None:
             self._attempt.status = status
-            self._attempt.request_id = word(request_id) if request_id is not None else None
+            self._attempt.request_id = self._upstream_id
 
     def attempt_ended(self, verdict: Verdict) -> None:
         """The attempt has ended, with an answer or a transport error."""

@@ -64,7 +64,7 @@ class Exchange:
             if not error.is_rejection:
                 log.warning(
                     "%s: %s for %s answered %d: %s",
-                    self.request_id,
+                    self.chronicle.name,
                     self._route,
                     self._client,
                     error.status,
@@ -72,11 +72,11 @@ class Exchange:
                 )
             self._end(error)
         elif isinstance(error, ClientGone):
-            log.debug("%s: the client is gone", self.request_id)
+            log.debug("%s: the client is gone", self.chronicle.name)
             self.chronicle.failed(error)
             self.finish(CLIENT_GONE_STATUS)
         elif isinstance(error, Exception):
-            log.error("%s: %s failed inside the gateway", self.request_id, self._route, exc_info=error)
+            log.error("%s: %s failed inside the gateway", self.chronicle.name, self._route, exc_info=error)
             failure = GatewayError("the gateway failed to serve this request; its log says why")
             self._end(failure)
             raise failure from error
@@ -107,7 +107,7 @@ class Exchange:
             self.trace.ended(record)
             access_log.ended(record, self._address)
         except Exception:
-            log.exception("%s: its record is lost", self.request_id)
+            log.exception("%s: its record is lost", self.chronicle.name)
 
 
 class _Guard:

@@ -34,8 +34,9 @@ from gateway.upstream import Reply
 
 log = logging.getLogger(__name__)
 
-# How long a stream may stay open behind its last event before it is ended on the upstream's behalf.
+# How long a stream may stay open behind its last event, and how much may come, before its connection is dropped.
 _LINGER_SECONDS = 1.0
+_LINGER_BYTES = 64 * 1024
 
 
 class StreamOutcome(Enum):
@@ -94,14 +95,14 @@ class Interception:
             if not self._pace.has_begun:
                 raise
             outcome, failure = _outcome_of(error), error
-            log.warning("%s: stream ended: %s", self._pace.request_id, error.message)
+            log.warning("%s: stream ended: %s", self._chronicle.name, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
             outcome = StreamOutcome.TRUNCATED
             failure = GatewayError("the gateway failed in mid-stream; its log says why")
-            log.exception("%s: stream failed inside the gateway", self._pace.request_id)
+            log.exception("%s: stream failed inside the gateway", self._chronicle.name)
             yield self._error(failure)
         finally:
             self._dialogue.close()
@@ -132,7 +133,7 @@ class Interception:
         if is_message and self._dialogue.shows_events:
             return (yield from self._as_events(turn))
         if self._pace.has_begun:  # for another answer, which was a stream
-            yield upstream_error_event(turn.reply.status, turn.body, self._pace.request_id)
+            yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
             return StreamOutcome.UPSTREAM_ERROR
         body = self._dialogue.show_whole(turn.body) if is_message else turn.body
         if body is not None:
@@ -157,7 +158,7 @@ class Interception:
                 yield from self._shown(batch, stream.reply)
             else:
                 yield from self._silent(stream)
-        yield from self._lingered(stream)
+        self._linger(stream)
         return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
 
     def _patience_seconds(self, stream: EventStream) -> float:
@@ -188,17 +189,21 @@ class Interception:
         elif self._pace.left_seconds <= 0:
             yield self._pace.signal(reply)
 
-    def _lingered(self, stream: EventStream) -> Generator[Output, None, None]:
-        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long."""
+    def _linger(self, stream: EventStream) -> None:
+        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.
+
+        The client has its message: nothing that still comes is shown.
+        """
         deadline = self._clock() + _LINGER_SECONDS
+        left_bytes = _LINGER_BYTES
         try:
-            while batch := stream.receive(deadline - self._clock()):
-                yield from self._shown(batch, stream.reply)
+            while left_bytes > 0 and (left := deadline - self._clock()) > 0 and (rest := stream.reply.receive(left)):
+                left_bytes -= len(rest)
         except (UpstreamError, Stopping, ClientGone) as error:
-            log.debug("%s: after the last event: %r", self._pace.request_id, error)
+            log.debug("%s: after the last event: %r", self._chronicle.name, error)
 
     def _error(self, error: GatewayError) -> bytes:
-        return error_event(error.kind, error.message, self._pace.request_id)
+        return error_event(error.kind, error.message, self._pace.told_id)
 
 
 def _holds_message(turn: Turn) -> bool:

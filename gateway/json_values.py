@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+_MOST_DIGITS = 1000  # Python refuses to read more than some thousands
+
 
 def object_or_none(text: str | bytes) -> dict[str, Any] | None:
     """The JSON object that a text is; None for anything else."""
@@ -22,11 +24,15 @@ def object_or_none(text: str | bytes) -> dict[str, Any] | None:
 
 
 def _read_leniently(text: str | bytes) -> object:
-    """For what msgspec refuses and others send: half a surrogate pair, a byte order mark, NaN."""
+    """For what msgspec refuses and others send: half a surrogate pair, a byte order mark, NaN, endless digits."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 
 
 def is_unicode(value: object) -> bool:

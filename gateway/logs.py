@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import threading
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from gunicorn.glogging import Logger
 
 from gateway.log_format import JsonFormatter, TextFormatter
 from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ACCESS_LOGGER = "gateway.access"
 _EXPORTER_QUIET_SECONDS = 60.0
@@ -75,6 +78,16 @@ def server_logger(settings: Settings) -> type[TextLogger]:
     return JsonLogger if settings.log_format == "json" else TextLogger
 
 
+def _thread_ended(failed: threading.ExceptHookArgs) -> None:
+    """What nobody caught in a thread is a record as any other; Python itself would print it as it is."""
+    if failed.exc_type is SystemExit:
+        return
+    name = failed.thread.name if failed.thread is not None else "that is gone"
+    log.error(
+        "the thread %s ended by an exception, and what it did is not done any more", name, exc_info=failed.exc_value
+    )
+
+
 def configure(settings: Settings) -> None:
     """Log to standard error in the form that is set; gunicorn's own lines quote no request.
 
@@ -82,6 +95,7 @@ def configure(settings: Settings) -> None:
     header or the collector's credentials, and are not heard at all.
     """
     logging.getLogger("gunicorn.error").addFilter(Discretion())
+    threading.excepthook = _thread_ended
     logging.captureWarnings(True)
     own = {"handlers": ["stderr"], "propagate": False}
     exporter = {"level": "WARNING", "handlers": ["exporter"], "propagate": False}

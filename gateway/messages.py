@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.counts import count_or_none
 from gateway.errors import InvalidRequest
 from gateway.events import Event
 from gateway.json_values import object_or_none
@@ -162,8 +163,8 @@ class Tally:
             return
         self.usage.take(usage)
         for name, token_type in TOKEN_TYPES.items():
-            count = usage.get(name)
-            if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+            count = count_or_none(usage.get(name))
+            if count is not None:
                 self.tokens[token_type] = count
 
 

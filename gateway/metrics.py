@@ -8,7 +8,6 @@ the present moment (key states, the last reload, the store's reach) is read at s
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from gateway.counts import count_in
 from gateway.pool import KeyState, KeyStatus
 from gateway.record_words import word
 from gateway.safe_text import safe_text
@@ -47,7 +47,6 @@ _STREAM_OUTCOMES = (
     *("completed", "upstream_error", "truncated"),
     *("client_disconnected", "idle_timeout", "drained"),
 )
-_COUNT = re.compile(r"[0-9]{1,15}")
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
@@ -268,9 +267,10 @@ class Metrics:
         """Write what was noted since the last time: of many answers only the last one's limits matter."""
         for key, name in list(self._noted_limits):
             value = self._noted_limits.pop((key, name), "")  # another thread may have been quicker
-            if _COUNT.fullmatch(value):
+            count = count_in(value)
+            if count is not None:
                 gauge, limit = self._rate_limits[name]
-                gauge.labels(key, limit).set(int(value))
+                gauge.labels(key, limit).set(count)
 
     def dropped(self, reason: str, number: int) -> None:
         """Count records that are lost."""

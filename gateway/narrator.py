@@ -27,16 +27,15 @@ _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
 class Narrator:
-    """Logs and counts for the request that `request_id` names, and tells its `chronicle`.
+    """Logs and counts for the request that `chronicle` is of, and tells it.
 
     `trace` is there for those that know when something begins.
     """
 
-    def __init__(self, metrics: Metrics, request_id: str, chronicle: Chronicle, trace: Trace = NOT_TRACED) -> None:
+    def __init__(self, metrics: Metrics, chronicle: Chronicle, trace: Trace = NOT_TRACED) -> None:
         self.chronicle = chronicle
         self.trace = trace
         self._metrics = metrics
-        self._request_id = request_id
 
     def answered(self, key: Key | None, status: int, headers: Mapping[str, str]) -> None:
         """An answer has come; its headers say how much is left of the key's limits. No key: the client's own."""
@@ -55,7 +54,7 @@ class Narrator:
             log.log(
                 level,
                 "%s: key %s (%s): %s%s",
-                self._request_id,
+                self.chronicle.name,
                 key.name,
                 key.hint,
                 verdict.outcome.value,
@@ -68,14 +67,15 @@ class Narrator:
         reason = verdict.outcome.value
         if state is KeyState.TEMPORARY:
             log.info(
-                "key %s (%s) is cooling down for %.1f s: %s",
+                "%s: key %s (%s) is cooling down for %.1f s: %s",
+                self.chronicle.name,
                 key.name,
                 key.hint,
                 verdict.cooldown_seconds,
                 reason,
             )
         else:
-            log.warning("key %s (%s) is retired: %s", key.name, key.hint, reason)
+            log.warning("%s: key %s (%s) is retired: %s", self.chronicle.name, key.name, key.hint, reason)
         self._metrics.key_transitions.labels(key.name, state.value).inc()
 
     def failed_over(self, key: Key, verdict: Verdict) -> None:
@@ -89,7 +89,7 @@ class Narrator:
     def exhausted(self, error: GatewayError, attempts: int) -> None:
         """A walk found no usable key."""
         outcome = _EXHAUSTIONS.get(type(error), "auth_failed")
-        log.warning("%s: %s, after %d attempts", self._request_id, error.message, attempts)
+        log.warning("%s: %s, after %d attempts", self.chronicle.name, error.message, attempts)
         self._metrics.count_exhaustion(outcome)
         self._metrics.failover_attempts.observe(attempts)
 
@@ -104,6 +104,6 @@ class Narrator:
         """The call of a `tool_use` block has ended after so long, or was never made; None: there is no such tool."""
         server, name = (tool.server, tool.tool) if tool is not None else ("unknown", "unknown")
         level = logging.WARNING if outcome in _TOOL_TROUBLE else logging.DEBUG
-        log.log(level, "%s: tool %s of %s: %s", self._request_id, name, server, outcome.value)
+        log.log(level, "%s: tool %s of %s: %s", self.chronicle.name, name, server, outcome.value)
         self._metrics.count_tool_call(server, name, outcome.value, seconds)
         self.chronicle.tool_called(call_id, outcome.value, result_bytes, seconds)

@@ -33,10 +33,13 @@ Output = Head | bytes
 
 
 class Pace:
-    """The client's side of one streamed answer. `clock` is monotonic, in seconds."""
+    """The client's side of one streamed answer. `clock` is monotonic, in seconds.
+
+    `told_id` is the request id that the client is told: the gateway's, or that of the upstream's answer.
+    """
 
     def __init__(self, request_id: str, ping_seconds: float, clock: Callable[[], float]) -> None:
-        self.request_id = request_id
+        self.told_id = request_id
         self.has_begun = False
         self._ping_seconds = ping_seconds
         self._clock = clock
@@ -79,6 +82,6 @@ class Pace:
     def _identified(self, headers: Headers) -> Headers:
         for name, value in headers:
             if name == "request-id":
-                self.request_id = value
+                self.told_id = value
                 return headers
-        return [*headers, ("request-id", self.request_id)]
+        return [*headers, ("request-id", self.told_id)]

@@ -219,7 +219,7 @@ def _lender(exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dial
 
 
 def _narrator(exchange: Exchange) -> Narrator:
-    return Narrator(exchange.gateway.metrics, exchange.request_id, exchange.chronicle, exchange.trace)
+    return Narrator(exchange.gateway.metrics, exchange.chronicle, exchange.trace)
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:

@@ -36,6 +36,7 @@ from gateway.upstream.dialer import Route
 log = logging.getLogger(__name__)
 
 _END_SESSIONS_SECONDS = 3.0
+_TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Gateway:
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
         self._prober: Prober | None = None
+        self._ticks_again_at = clock()
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
         self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up)
@@ -100,7 +102,11 @@ class Gateway:
         log.info("configuration reloaded; keys: %s", names)
 
     def tick(self) -> None:
-        """Housekeeping, about once a second."""
+        """Housekeeping: in every round of the worker's main loop, but done once a second at most."""
+        now = self.clock()
+        if now < self._ticks_again_at:
+            return
+        self._ticks_again_at = now + _TICK_SECONDS
         self.configuration.upstream.drop_stale()
         self.metrics.settle()
 

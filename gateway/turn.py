@@ -15,13 +15,12 @@ from gateway.access import Caller
 from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
 from gateway.credential import AuthHeader, Key, key_header
 from gateway.errors import UpstreamError
-from gateway.events import Event
 from gateway.failover import walk
 from gateway.messages import Tally
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.pool import Pool
-from gateway.stream import EventStream, first_event
+from gateway.stream import EventStream
 from gateway.upstream import Call, Reply, Upstream
 from gateway.verdict import Next, Outcome, Verdict
 from gateway.watch import Watch
@@ -143,26 +142,19 @@ class TurnMaker:
     def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
         """Wait for a stream's first event that is no ping: it still decides whether the key was refused."""
         pace.upstream_head_came()
-        opening: list[bytes] = []
-        event: Event | None = None
-        while event is None:
-            batch = stream.receive(pace.left_seconds)
-            if batch == b"":
-                raise UpstreamError("the upstream's stream ended before its first event")
-            if batch is not None:
-                opening.append(batch)
-                event = first_event(batch)
-            if event is None and pace.left_seconds <= 0:
+        while (opening := stream.open(pace.left_seconds)) is None:
+            if pace.left_seconds <= 0:
                 yield pace.signal(stream.reply)
+        event = opening.event
         if event.name != "error" or stream.tally.error_kind is None:
             # The gateway's pings keep the client's own watchdog quiet, so the gateway has to be the one.
             stream.reply.limit_silence(self._stream_idle_seconds)
-            turn = Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening))
+            turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch)
             return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
         status = status_of_kind(stream.tally.error_kind)
         verdict = self._judge(stream.reply, event.data.encode(), status)
         if pace.has_begun:
-            return Turn(stream.reply, stream.tally, stream=stream, opening=b"".join(opening)), verdict
+            return Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch), verdict
         stream.reply.recast(status, "application/json")  # SDKs do not retry an error in a 200
         stream.reply.close()
         return Turn(stream.reply, Tally(), event.data.encode()), verdict

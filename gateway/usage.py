@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from gateway.counts import count_or_none
+
 # The usage object's members to the names that they are kept under.
 _COUNTS = {
     "input_tokens": "input_tokens",
@@ -72,8 +74,9 @@ class Usage:
                 self._set(kept, lifetimes.get(name))
         tools = said.get("server_tool_use")
         if isinstance(tools, dict):
-            for name, count in list(tools.items())[:_MOST_SERVER_TOOLS]:
-                if _is_count(count):
+            for name, said_count in list(tools.items())[:_MOST_SERVER_TOOLS]:
+                count = count_or_none(said_count)
+                if count is not None and (name in self.server_tools or len(self.server_tools) < _MOST_SERVER_TOOLS):
                     self.server_tools[name] = count
         tier = said.get("service_tier")
         if isinstance(tier, str):
@@ -99,10 +102,7 @@ class Usage:
         text_bytes = self._delta_bytes - events * _DELTA_ENVELOPE_BYTES
         return max(self.output_tokens, math.ceil(max(0.0, text_bytes) / _BYTES_PER_TOKEN))
 
-    def _set(self, kept: str, count: object) -> None:
-        if _is_count(count):
+    def _set(self, kept: str, said: object) -> None:
+        count = count_or_none(said)
+        if count is not None:
             setattr(self, kept, count)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53

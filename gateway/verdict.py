@@ -91,6 +91,9 @@ class Verdict:
     http_status: int = 0
 
 
+_LONGEST_NUMBER = 40  # reading a number takes the square of its length
+
+
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
     """How long a rate-limited key rests, in seconds, at most 24 hours.
 
@@ -115,7 +118,7 @@ def has_cooldown(headers: Mapping[str, str]) -> bool:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or not text.strip().isascii() or "_" in text:
+    if text is None or len(text) > _LONGEST_NUMBER or not text.strip().isascii() or "_" in text:
         return None
     try:
         value = float(text)

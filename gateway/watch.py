@@ -1,8 +1,10 @@
 """Waiting on an upstream without forgetting the client.
 
-Owns: the one place where a request's thread sleeps on sockets. A Watch belongs to one request and its thread.
-Every wait for the upstream, to connect, to send or to receive, also watches the client's connection and the end of
-the drain time, so the kernel wakes the thread for whichever comes first; nothing polls at intervals.
+Owns: how a request's thread waits for its upstream, and for a tool's result. A Watch belongs to one request and its
+thread. Every wait for the upstream, to connect, to send or to receive, also watches the client's connection and the
+end of the drain time, so the kernel wakes the thread for whichever comes first: it does not wake at intervals to look.
+What the client sends and takes is waited for elsewhere (`request_body`, `client_socket`), and so are all streams that
+are lent (`relay`, which does look at intervals).
 
 The client's socket is watched for its hang-up alone (POLLRDHUP): bytes of a pipelined next request are none of
 our business here, and a client that shuts its sending side is taken for gone, as nginx does too.

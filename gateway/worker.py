@@ -135,7 +135,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._gateway.flush()
 
     def notify(self) -> None:
-        """Called by the main loop in every round, which comes about once a second at least."""
+        """Called by the main loop in every round: once a second at least, and whenever a connection has something."""
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
             super().set_accept_enabled(False)
         now = time.monotonic()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
 from gateway.cli import check, explain, keys, report, tokens
+from gateway.cli.output import complain
 from gateway.simulator import cli as simulate
 
 _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 1
+    except Exception:  # noqa: BLE001  # nobody foresaw it, and its text may quote anything
+        return complain(*traceback.format_exc().rstrip().split("\n"))
 
 
 if __name__ == "__main__":

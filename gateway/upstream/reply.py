@@ -19,7 +19,7 @@ from gateway.headers import Headers
 from gateway.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
-_DECODED_BYTES = 1024 * 1024
+_DECODED_BYTES = 64 * 1024  # what is looked through at once, while others wait
 _DISCARD_BYTES = 64 * 1024
 # How long the body of a refusal may take before it is judged by its head alone: another key may answer meanwhile.
 _REFUSAL_SECONDS = 0.25
@@ -51,7 +51,7 @@ class Reply:
         self.headers: Headers = list(response.headers.items())
         self._raw = cast(Body, response.raw)
         self._watch = watch
-        self._read_idle_seconds = read_idle_seconds
+        self.read_idle_seconds = read_idle_seconds
         self._heard_at = time.monotonic()
         self._is_ended = False
         self._decoder = _decoder(response.headers.get("content-encoding", ""))
@@ -71,7 +71,7 @@ class Reply:
     @property
     def patience_seconds(self) -> float:
         """How much longer the upstream's silence is borne."""
-        return self._heard_at + self._read_idle_seconds - time.monotonic()
+        return self._heard_at + self.read_idle_seconds - time.monotonic()
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.
@@ -84,11 +84,11 @@ class Reply:
                 return self._decode(b"")
             if self._is_ended:
                 return b""
-            limit = min(deadline, self._heard_at + self._read_idle_seconds)
+            limit = min(deadline, self._heard_at + self.read_idle_seconds)
             with translated():
                 data = self._raw.receive(self._watch, limit - time.monotonic())
             if data is None:
-                if time.monotonic() >= self._heard_at + self._read_idle_seconds:
+                if time.monotonic() >= self._heard_at + self.read_idle_seconds:
                     raise UpstreamSilent("the upstream has gone silent")
                 return None
             self._heard_at = time.monotonic()
@@ -101,7 +101,7 @@ class Reply:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
         pieces: list[bytes] = []
         size = 0
-        while (data := self.receive(self._read_idle_seconds)) != b"":
+        while (data := self.receive(self.read_idle_seconds)) != b"":
             pieces.append(data or b"")  # None is no end: the last thing that came decoded to nothing
             size += len(pieces[-1])
             if size > LARGEST_WHOLE_BYTES:
@@ -126,7 +126,7 @@ class Reply:
 
     def limit_silence(self, seconds: float) -> None:
         """From now on the upstream may be silent for so long at most."""
-        self._read_idle_seconds = min(self._read_idle_seconds, seconds)
+        self.read_idle_seconds = min(self.read_idle_seconds, seconds)
 
     def recast(self, status: int, media_type: str) -> None:
         """From now on the answer has this status and type: its stream began with what is no stream."""

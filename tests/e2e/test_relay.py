@@ -5,6 +5,7 @@ What a client gets through the gateway is compared with what the same request ge
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -545,6 +546,16 @@ CUT_FRAMINGS = {
 }
 
 
+def _completed(stream: bytes) -> bytes:
+    """With a blank line behind the last event, if that alone is missing: its data are whole."""
+    last = stream.rpartition(b"\n\n")[2]
+    data = last.rstrip(b"\n").rpartition(b"data: ")[2]
+    try:
+        return stream + b"\n\n" if isinstance(json.loads(data), dict) else stream
+    except ValueError:
+        return stream
+
+
 @pytest.mark.parametrize("options", CUT_FRAMINGS.values(), ids=CUT_FRAMINGS)
 def test_a_stream_cut_at_any_byte_is_never_cut_in_silence(rig: Rig, options: str) -> None:
     """Given a short stream cut at every one of its bytes, then its whole events and one error, or a JSON 502."""
@@ -558,7 +569,8 @@ def test_a_stream_cut_at_any_byte_is_never_cut_in_silence(rig: Rig, options: str
             rig.simulator.script(rig.secrets[0], f"cut_at:byte={offset},{shape}")
             client.send(STREAMED)
             answer = client.read_answer()
-            events = events_of(whole[:offset])
+            has_proper_end = "close" in options
+            events = events_of(_completed(whole[:offset]) if has_proper_end else whole[:offset])
             if not events:
                 _assert_own_error(answer, 502, "api_error")
             elif events[-1][0] == "message_stop":

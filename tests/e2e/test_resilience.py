@@ -263,10 +263,10 @@ def bomb(first_lines: list[str], opening: bytes = b"") -> Play:
 @pytest.mark.parametrize(
     ("play", "is_streamed", "most_mebibytes"),
     [
-        # What is read whole may take 256 MiB, an event 64 MiB; a copy of each, and what the allocator keeps.
+        # What is read whole may take 256 MiB, an event 32 MiB; a copy of each, and what the allocator keeps.
         pytest.param(bomb(["Content-Type: application/json"]), False, 2 * 256 + 64, id="whole"),
-        pytest.param(bomb(["Content-Type: text/event-stream"]), True, 3 * 64 + 64, id="first-event"),
-        pytest.param(bomb(["Content-Type: text/event-stream"], FIRST_EVENT), True, 3 * 64 + 64, id="later-event"),
+        pytest.param(bomb(["Content-Type: text/event-stream"]), True, 3 * 32 + 64, id="first-event"),
+        pytest.param(bomb(["Content-Type: text/event-stream"], FIRST_EVENT), True, 3 * 32 + 64, id="later-event"),
     ],
 )
 def test_compressed_bomb_is_an_error_and_takes_bounded_memory(
@@ -320,6 +320,73 @@ def test_compressed_stream_that_swells_is_relayed_piece_by_piece(
     assert received == len(FIRST_EVENT) + members * len(pings) + len(LAST_EVENT)
     assert tail == LAST_EVENT
     assert resident_bytes(worker, "VmHWM") - before < 64 * MEBIBYTE
+
+
+def for_ever(opening: bytes, piece: bytes, ended: threading.Event) -> Play:
+    """A stream that begins so and sends the same on and on, until the other side hangs up."""
+
+    def play(incoming: Incoming) -> None:
+        incoming.read()
+        incoming.send(stream_head() + opening)
+        try:
+            while True:
+                incoming.send(piece)
+        except OSError:
+            ended.set()
+
+    return play
+
+
+@pytest.mark.parametrize(
+    "piece", [b": nothing\n\n" * 4096, b"event: ping\n\n" * 4096, b"data: x\n" * 8192, b"x" * 65536, b"\r\n" * 32768]
+)
+def test_stream_for_ever_without_an_event_is_an_error_and_takes_bounded_memory(
+    gateway: GatewayProcess, upstream: RawUpstream, piece: bytes
+) -> None:
+    """Given comments, or an event that does not end, for ever, then an error, and the upstream is hung up on."""
+    worker, ended = worker_of(gateway), threading.Event()
+    upstream.play = for_ever(b"", piece, ended)
+    before = resident_bytes(worker)
+    Path(f"/proc/{worker}/clear_refs").write_text("5")
+    answered = ask(gateway, streamed=True)
+    if answered.status == 200:  # it took more than half a second
+        ((name, error),) = events_of(answered.body)
+        assert (name, error["error"]["type"]) == ("error", "api_error")
+    else:
+        assert error_of(answered)[:2] == (502, "api_error")
+    assert ended.wait(SOON_SECONDS)
+    assert resident_bytes(worker, "VmHWM") - before < 160 * MEBIBYTE
+
+
+@pytest.mark.parametrize("piece", [event("ping") * 1000, b": more\n\n" * 4096, b"x" * 65536, FIRST_EVENT * 100])
+def test_what_an_upstream_sends_behind_its_last_event_reaches_nobody(
+    gateway: GatewayProcess, upstream: RawUpstream, piece: bytes
+) -> None:
+    """Given `message_stop` and more for ever, then the message ends there, whole, and the upstream is hung up on."""
+    ended = threading.Event()
+    upstream.play = for_ever(FIRST_EVENT + LAST_EVENT, piece, ended)
+    answered = ask(gateway, streamed=True)
+    assert (answered.status, answered.body) == (200, FIRST_EVENT + LAST_EVENT)
+    assert ended.wait(SOON_SECONDS)
+
+
+@pytest.mark.parametrize("framing", ["close", "chunked", "length"])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_last_event_that_lacks_its_blank_line_is_relayed_with_it(
+    gateway: GatewayProcess, upstream: RawUpstream, framing: str, missing: int
+) -> None:
+    """Given a body that ends properly behind the data of `message_stop`, then the client has the whole message."""
+    body = (FIRST_EVENT + LAST_EVENT)[:-missing]
+    lines = {
+        "close": "Connection: close",
+        "chunked": "Transfer-Encoding: chunked",
+        "length": f"Content-Length: {len(body)}",
+    }
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if framing == "chunked" else body
+    play = close_behind if framing == "close" else answer
+    upstream.play = play(head("Content-Type: text/event-stream", lines[framing]) + framed)
+    answered = ask(gateway, streamed=True)
+    assert (answered.status, answered.body) == (200, FIRST_EVENT + LAST_EVENT)
 
 
 # What the gateway keeps, and what it tells

@@ -59,6 +59,9 @@ class Streamed:
 class FakeReply:
     """An answer whose body comes in these pieces."""
 
+    read_idle_seconds = 600.0
+    may_hold_more = False
+
     def __init__(self, status: int, headers: list[tuple[str, str]], pieces: Sequence[bytes]) -> None:
         self.status = status
         self.headers = headers
@@ -236,7 +239,7 @@ class Rig:
             document["stream"] = True
         call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
         watch = Watch(None, self.lifecycle)
-        narrator = Narrator(self.metrics, "req_gw_1", self.chronicle, self.trace)
+        narrator = Narrator(self.metrics, self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(
             upstream, self.pool, Caller(None, False), watch, narrator, Rests(60.0, 3600.0), 180.0, self.clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -192,3 +193,46 @@ def test_usage_adds_up_at_any_depth() -> None:
         "iterations": [{"type": "message"}, {"type": "compaction"}],
         "only_before": 4,
     }
+
+
+@pytest.mark.parametrize("odd", [10**310, -(10**310), 10**100, 1e308, 0.5, math.nan, math.inf, True, "7", None])
+def test_usage_that_is_no_count_is_added_to_nothing(odd: object) -> None:
+    """Given numbers that no float holds, and others that are no counts, then the later word stands."""
+    assert usage_sum({"output_tokens": odd}, {"output_tokens": 5}) == {"output_tokens": 5}
+    total = usage_sum({"output_tokens": 5}, {"output_tokens": odd})["output_tokens"]
+    assert total is (5 if odd is None else odd) or total == 5
+
+
+def cost_seconds(deltas: list[dict[str, Any]]) -> float:
+    """What it takes this thread to take in these deltas of one block."""
+    accumulator = Accumulator()
+    block = {"type": "text", "text": "", "signature": "", "citations": []}
+    accumulator.add({"type": "content_block_start", "index": 0, "content_block": block})
+    events = [{"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas]
+    began_at = time.thread_time()
+    for data in events:
+        accumulator.add(data)
+    assert accumulator.content[0] is not block
+    return time.thread_time() - began_at
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        pytest.param([{"type": "citations_delta", "citation": {}}], id="citations"),
+        pytest.param([{"type": "text_delta", "text": "x" * 200}], id="texts"),
+        pytest.param(
+            [{"type": "text_delta", "text": "x" * 200}, {"type": "signature_delta", "signature": "s"}],
+            id="texts-and-signatures",
+        ),
+        pytest.param([{"type": "input_json_delta", "partial_json": "x" * 200}], id="inputs"),
+    ],
+)
+def test_cost_is_proportional_to_the_deltas(deltas: list[dict[str, Any]]) -> None:
+    """Given thousands of deltas, when there are twice as many, then they cost about twice as much, not four times."""
+    ratios = []
+    for _ in range(8):
+        ratios.append(cost_seconds(deltas * 20_000) / max(cost_seconds(deltas * 10_000), 0.002))
+        if ratios[-1] < 3.0:
+            return
+    pytest.fail(f"twice the deltas cost {min(ratios):.1f} times as much")

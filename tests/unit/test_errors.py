@@ -57,7 +57,7 @@ def test_any_message_is_one_json_document_and_one_event(kind, message):
     event = decode_event(rendered)
     assert event is not None
     assert (event.name, json.loads(event.data)) == ("error", document)
-    assert list(notable_events(rendered)) == [rendered]
+    assert list(notable_events(rendered)) == [(0, len(rendered))]
 
 
 def test_upstream_s_error_document_is_kept_as_an_event():

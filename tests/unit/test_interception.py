@@ -12,6 +12,7 @@ import pytest
 from gateway.app import create_app
 from gateway.credential import Key, Secret
 from gateway.dialogue import OneTurn
+from gateway.errors import UpstreamError
 from gateway.interception import Interception
 from gateway.messages import Tally
 from gateway.metrics import Metrics
@@ -22,6 +23,8 @@ from gateway.stream import EventStream
 from gateway.turn import Turn, TurnMaker
 from gateway.upstream import Call, Reply
 from tests.unit.fakes import FakeClock, chronicle_of
+from tests.unit.loop_rig import FakeToolbox, Refusal, Rig, Streamed
+from tests.unit.messages_api import Answer, tool_use
 from tests.unit.tiny_server import Recorder, TinyServer
 
 PLACES = 2
@@ -40,6 +43,8 @@ class FakeReply:
     """An answer whose stream gives these pieces, and raises exceptions among them."""
 
     status = 200
+    read_idle_seconds = 600.0
+    may_hold_more = False
     headers = (("content-type", "text/event-stream"),)
 
     def __init__(self, *pieces: object) -> None:
@@ -243,3 +248,29 @@ def test_stream_that_the_server_closes_unread_gives_its_place_back(gateway: Gate
     assert gateway.admission.taken == 1
     answer.close()
     assert (gateway.admission.taken, inflight(gateway)) == (0, 0)
+
+
+@pytest.mark.parametrize("is_streaming", [True, False])
+def test_every_line_about_a_request_begins_with_its_own_id(
+    caplog: pytest.LogCaptureFixture, is_streaming: bool
+) -> None:
+    """Given attempts, a tool's call and an answer that breaks off, then each line begins with the gateway's id, and has
+    the upstream's for the answer that it is about."""
+    call = Answer([tool_use("bmcp_box_now", "t1")], "tool_use")
+    broken = Streamed([FIRST]) if is_streaming else b"not JSON"
+    rig = Rig([Refusal(429, "rate_limit_error"), call, broken], FakeToolbox("now"), count=2)
+    with caplog.at_level(logging.DEBUG, "gateway"):
+        if is_streaming:
+            assert rig.run(is_streaming).stream.count(b'"request_id":"req_2"') == 1, "the client was told this one"
+        else:
+            with pytest.raises(UpstreamError):
+                rig.run(is_streaming)
+    named = [tuple(line.partition(": ")[::2]) for line in caplog.messages]
+    assert [(name, words.split(" (sk-")[0].split(":")[0]) for name, words in named] == [
+        ("req_gw_1 (upstream req_1)", "key k0"),
+        ("req_gw_1 (upstream req_1)", "key k0"),
+        ("req_gw_1 (upstream req_2)", "key k1"),
+        ("req_gw_1 (upstream req_2)", "tool now of box"),
+        ("req_gw_1 (upstream req_3)", "key k1"),
+        *[("req_gw_1 (upstream req_3)", "stream ended")] * is_streaming,
+    ]

@@ -19,7 +19,7 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
         *("settings", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "upstream_proxy", "tool_results", "classification"),
+        *("mcp_servers", "upstream_proxy", "tool_results", "classification", "counts"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),

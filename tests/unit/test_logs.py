@@ -85,6 +85,19 @@ def test_the_servers_own_lines_are_made_safe(log_format: str) -> None:
     assert all(line.isprintable() and "u202e" in line for line in lines)
 
 
+def test_a_threads_uncaught_exception_is_a_record_as_any_other() -> None:
+    """Given a thread that ends by an exception which quotes what others sent, then the log has it, made safe."""
+    program = (
+        "import threading\n"
+        "def fail(): raise ValueError('x\\n[2026] [1] [INFO] forged \x1b[2K')\n"
+        "thread = threading.Thread(target=fail, name='some-thread'); thread.start(); thread.join()\n"
+    )
+    first, *more = logged(program)
+    assert "[ERROR] gateway.logs: the thread some-thread ended" in first
+    assert more[-1].lstrip().startswith("[2026]")
+    assert all(line.startswith("    ") and line.isprintable() for line in more)
+
+
 def test_sparing_lets_one_pass_in_a_while() -> None:
     """Given records in a row, then the first passes; and every one does when there is no while."""
     record = logging.makeLogRecord({})

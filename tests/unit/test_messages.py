@@ -117,8 +117,9 @@ def test_usage_is_replaced_within_a_turn():
 
 @pytest.mark.parametrize(
     "usage",
-    [None, 5, [], {"output_tokens": None}, {"output_tokens": -1}, {"output_tokens": True}, {"output_tokens": "7"}],
-    ids=str,
+    [None, 5, [], {"output_tokens": None}, {"output_tokens": -1}, {"output_tokens": True}, {"output_tokens": "7"}]
+    + [{"output_tokens": odd} for odd in (10**12 + 1, 10**100, 10**310, 7.0, float("nan"), float("inf"))],
+    ids=lambda usage: str(usage)[:40],
 )
 def test_odd_usage_changes_no_count(usage):
     """Given usage of an unknown shape, then what was counted stays."""

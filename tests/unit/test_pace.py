@@ -93,6 +93,6 @@ def test_whole_answer_has_no_stream_s_headers(pace, status):
 def test_request_id_is_the_upstream_s_or_else_the_gateway_s(pace):
     """Given an answer without a request-id, then the gateway's goes out; with one, that is used from then on."""
     assert ("request-id", "req_gw_1") in pace.whole(reply(), b"").headers
-    assert pace.request_id == "req_gw_1"
+    assert pace.told_id == "req_gw_1"
     pace.whole(reply(request_id="req_up"), b"")
-    assert pace.request_id == "req_up"
+    assert pace.told_id == "req_up"

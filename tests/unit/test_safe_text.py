@@ -7,6 +7,7 @@ import unicodedata
 
 import pytest
 
+from gateway.cli import main
 from gateway.cli.output import complain, say
 from gateway.errors import UpstreamError, error_body
 from gateway.mcp.failures import ServerTrouble
@@ -101,6 +102,21 @@ def test_commands_print_safely(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert (len(out.splitlines()), len(err.splitlines())) == (2, 1)
     assert all(is_safe(line) for line in (*out.split("\n"), *err.split("\n")))
+
+
+def test_what_a_command_did_not_foresee_is_printed_safely(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an exception that nobody foresaw, with foreign words, then a safe traceback and status 1."""
+
+    def fail() -> None:
+        raise RuntimeError(FORGED)
+
+    monkeypatch.setattr("gateway.launch.read_settings", fail)
+    assert main(["check"]) == 1
+    err = capsys.readouterr().err
+    assert "RuntimeError" in err
+    assert all(is_safe(line) and line.startswith("gateway: ") for line in err.rstrip("\n").split("\n"))
 
 
 def test_tools_name_is_safe_as_a_label() -> None:

@@ -80,7 +80,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
     route = route_of(gateway.configuration.settings)
     proxy = route.proxy
     assert proxy is not None
-    narrator = Narrator(gateway.metrics, "req_1", chronicle_of())
+    narrator = Narrator(gateway.metrics, chronicle_of())
     return {
         "secret": KEY.secret,
         "key": KEY,
@@ -165,7 +165,7 @@ def test_no_traceback_shows_a_secret(gateway, lifecycle, scheme):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         proxy = proxy_url(f"{scheme}://{LOGIN}:{LOGIN}@127.0.0.1:{unused.getsockname()[1]}")
     upper = Upstream(Route("http://127.0.0.1:9", 5.0, 30.0, proxy=proxy), 30.0)
-    narrator = Narrator(Metrics(), "req_1", chronicle_of())
+    narrator = Narrator(Metrics(), chronicle_of())
 
     def attempt(key):
         yield
@@ -205,7 +205,7 @@ def test_no_complaint_shows_a_secret(environ):
 def test_narrator_tells_names_and_hints(caplog):
     """Given marks and attempts, when told at the lowest level, then the lines name key and hint and no secret."""
     metrics = Metrics()
-    narrator = Narrator(metrics, "req_1", chronicle_of())
+    narrator = Narrator(metrics, chronicle_of())
     with caplog.at_level(logging.DEBUG, logger="gateway"):
         for outcome in Outcome:
             narrator.attempted(KEY, Verdict(outcome, 5.0))

@@ -13,6 +13,8 @@ from gateway.service import Gateway
 from gateway.settings import Settings
 from gateway.store import MemoryStore
 from gateway.tracing import Tracing
+from gateway.upstream import Upstream
+from tests.unit.fakes import FakeClock
 
 
 def test_what_ends_with_a_worker_ends_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +39,14 @@ def test_what_ends_with_a_worker_ends_side_by_side(monkeypatch: pytest.MonkeyPat
     gateway.recorder = SlowRecorder()
     gateway.flush()
     assert sorted(ended) == ["recorder", "store", "tools", "tracing"]
+
+
+def test_housekeeping_is_done_once_a_second_however_often_the_worker_comes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a main loop with hundreds of rounds a second; then each second has one round of housekeeping."""
+    clock, rounds = FakeClock(0.0), []
+    monkeypatch.setattr(Upstream, "drop_stale", lambda self: rounds.append(clock.now))
+    gateway = Gateway(Settings(upstream_url="http://127.0.0.1:1", keys=(Key("a", Secret("sk-a")),)), clock=clock)
+    for _ in range(300):
+        gateway.tick()
+        clock.advance(0.01)
+    assert len(rounds) == 3

@@ -378,7 +378,7 @@ def test_calls_that_fail_are_told_in_the_log_without_their_arguments(caplog: pyt
     toolbox = FakeToolbox("now", run=lambda tool, arguments: said("planted-result", ToolOutcome.TIMED_OUT))
     with caplog.at_level(logging.DEBUG):
         Rig([answer, DONE], toolbox).run(is_streaming=False)
-    assert "req_gw_1: tool now of box: timed_out" in caplog.text
+    assert "req_gw_1 (upstream req_1): tool now of box: timed_out" in caplog.text
     assert "planted" not in caplog.text
     assert "planted" not in repr(toolbox.tools()) + repr(said("planted-result"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_later_counts_replace_earlier_ones_and_what_is_not_said_again_stays() ->
     assert usage.server_tools == {"web_search_requests": 7, "web_fetch_requests": 0}
 
 
-@pytest.mark.parametrize("bad", [None, True, -1, 1.5, "7", [], 2**60])
+@pytest.mark.parametrize("bad", [None, True, -1, 1.5, "7", [], 10**12 + 1, 2**60, 10**310, 1e308, math.nan, math.inf])
 def test_what_is_no_count_is_passed_over(bad: object) -> None:
     """Given members that are no counts; then they change nothing."""
     usage = Usage()
@@ -186,3 +187,12 @@ def test_what_is_no_call_harms_nothing(raw: bytes) -> None:
     for part in split_events(raw + piece(0, "x")):
         uses.observe(part)
     assert uses.calls == []
+
+
+def test_tools_that_an_upstream_says_it_has_used_are_bounded() -> None:
+    """Given new names with every word on usage; then the first few are kept, and go on being counted."""
+    usage = Usage()
+    for number in range(100):
+        usage.take({"server_tool_use": {f"tool_{number}": 1, "tool_0": number}})
+    assert len(usage.server_tools) == 20
+    assert usage.server_tools["tool_0"] == 99

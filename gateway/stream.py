@@ -15,13 +15,13 @@ from gateway.events import Event, EventSplitter, EventTooLarge, decode_event, no
 from gateway.messages import Tally
 from gateway.upstream import Reply
 
-# Comments before the first event are signs of life; nobody needs so many.
+# Comments and pings before the first event are signs of life; nobody needs so many.
 _LARGEST_PRELUDE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A stream's first event that carries data, and all that came up to the end of its batch."""
+    """A stream's first event that is an answer, and all that came up to the end of its batch."""
 
     event: Event
     batch: bytes
@@ -44,9 +44,9 @@ class EventStream:
         self._prelude = bytearray()
 
     def open(self, timeout_seconds: float) -> Opening | None:
-        """The first event that carries data; None if it has not come in time. Before `receive`, and until it is there.
+        """The first event that is an answer; None if it has not come in time. Before `receive`, and until it is there.
 
-        Raises as `receive` does, and UpstreamError if the stream ends before or only comments come.
+        Raises as `receive` does, and UpstreamError if the stream ends before or only comments and pings come.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -95,9 +95,11 @@ class EventStream:
 
     def _require_first_event(self) -> None:
         if len(self._prelude) > _LARGEST_PRELUDE_BYTES:
-            raise UpstreamError(f"the upstream sent {len(self._prelude)} bytes of comments before its first event")
+            raise UpstreamError(
+                f"the upstream sent {len(self._prelude)} bytes of comments and pings before its first event"
+            )
         if time.monotonic() - self._began_at > self.reply.read_idle_seconds:
-            raise UpstreamSilent("the upstream sent nothing but comments in place of its first event")
+            raise UpstreamSilent("the upstream sent nothing but comments and pings in place of its first event")
 
     def _require_end_of_event(self) -> None:
         now = time.monotonic()

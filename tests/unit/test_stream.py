@@ -132,10 +132,10 @@ def test_an_event_that_drips_is_borne_for_a_time(passing_time: list[float]) -> N
 
 
 def test_comments_before_the_first_event_go_out_with_it() -> None:
-    """Given comments and then a message, then all of it is handed out, as it came."""
+    """Given comments and a ping, and then a message, then that is the first event, and all is handed out as it came."""
     stream, _ = stream_of([b": a\n\n", b": b\n", b"\n" + PING + START])
     event, batch = opened(stream)
-    assert (event.name, batch) == ("ping", b": a\n\n: b\n\n" + PING + START)
+    assert (event.name, batch) == ("message_start", b": a\n\n: b\n\n" + PING + START)
 
 
 # Behind the last event.

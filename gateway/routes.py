@@ -99,7 +99,9 @@ def count_tokens() -> Response:
         exchange.trace.asks(summary.model, None)
         with_tools = _with_tools(exchange, body, summary)  # they count, too
         target = _target(environ, "/v1/messages/count_tokens")
-        call = Call("POST", target, _headers(environ), with_tools.body() if with_tools else body)
+        call = Call("POST", target, _headers(environ), body)
+        if with_tools is not None:
+            call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
         return _passed_through(exchange, environ, call)
 
 

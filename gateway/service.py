@@ -18,6 +18,7 @@ from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
 from gateway.lifecycle import Lifecycle
+from gateway.mcp.budget import ToolLimits
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
@@ -174,7 +175,14 @@ class Gateway:
 
 def tool_settings_of(settings: Settings) -> ToolSettings:
     """What a configuration says of MCP servers and their tools."""
-    return ToolSettings(settings.mcp_servers, settings.mcp_refresh_seconds, settings.tool_result_max_bytes)
+    return ToolSettings(
+        settings.mcp_servers, settings.mcp_refresh_seconds, settings.tool_result_max_bytes, tool_limits_of(settings)
+    )
+
+
+def tool_limits_of(settings: Settings) -> ToolLimits:
+    """How large a configuration lets tools be."""
+    return ToolLimits(settings.tool_description_max_bytes, settings.tool_definition_max_bytes, settings.tools_max_bytes)
 
 
 def route_of(settings: Settings) -> Route:

@@ -224,7 +224,8 @@ def _narrator(exchange: Exchange) -> Narrator:
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
-    tools = exchange.gateway.toolbox.tools()
+    gateway, session = exchange.gateway, exchange.chronicle.session
+    tools = gateway.tool_sessions.tools(exchange.caller.token_name, session, gateway.toolbox.tools())
     return exchange.configuration.tool_policy.inject(body, summary.model, tools)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
+from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
 from gateway.mcp.budget import ToolLimits
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
@@ -29,6 +30,7 @@ from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
+from gateway.tool_sessions import ToolSessions
 from gateway.toolbox import Toolbox
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
@@ -75,6 +77,7 @@ class Gateway:
         self.metrics = Metrics()
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
+        self.tool_sessions = ToolSessions(sessions_folder(settings.data_dir) if settings.data_dir else None, wall_clock)
         self.recorder: Sink = NoRecorder()
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()

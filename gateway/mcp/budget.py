@@ -1,18 +1,27 @@
-"""How large tools may be: one description, one definition, and all of them together, for each request carries them.
+"""What servers offer, and how large it may be: every request carries it.
 
-Owns: the limits, and who is left out when the tools of all servers are too much. Pure.
+Owns: the limits of one description, of one definition, and of all together, and who is left out when the tools of all
+servers are too much. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from gateway.json_values import to_json
+from gateway.toolbox import InjectedTool
 
-if TYPE_CHECKING:
-    from gateway.mcp.listing import Listing
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A server's tools, sorted by name. Each of the `refusals` names a tool that is left out, and says why."""
+
+    tools: tuple[InjectedTool, ...]
+    refusals: tuple[str, ...]
+
+
+NOTHING = Listing((), ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 from mcp_types import CallToolResult
 
-from gateway.mcp.budget import ToolLimits
+from gateway.mcp.budget import NOTHING, Listing, ToolLimits
 from gateway.mcp.failures import CallFailed, NotExecuted, ServerTrouble
-from gateway.mcp.listing import NOTHING, Listing, listing
+from gateway.mcp.listing import listing
 from gateway.mcp.session import Session
 from gateway.mcp.teller import Teller
 from gateway.mcp_servers import McpServer

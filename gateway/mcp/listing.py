@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jsonschema import Draft202012Validator, SchemaError
 
 from gateway.json_values import to_json, unfit
-from gateway.mcp.budget import ToolLimits, refusal
+from gateway.mcp.budget import NOTHING, Listing, ToolLimits, refusal
 from gateway.mcp.sifting import DEEPEST_SCHEMA
 from gateway.mcp_servers import McpServer
 from gateway.toolbox import InjectedTool
 from gateway.tools import PREFIX
+
+__all__ = ["LONGEST_NAME", "NOTHING", "Listing", "injected_name", "listing"]
 
 # https://platform.claude.com/docs/en/agents-and-tools/tool-use/define-tools
 LONGEST_NAME = 128
@@ -43,17 +44,6 @@ class ListedTool(Protocol):
 
     @property
     def execution(self) -> object: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A server's tools, sorted by name. Each of the `refusals` names a tool that is left out, and says why."""
-
-    tools: tuple[InjectedTool, ...]
-    refusals: tuple[str, ...]
-
-
-NOTHING = Listing((), ())
 
 
 def listing(

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.mcp.budget import ToolLimits, within_total
+from gateway.mcp.budget import NOTHING, Listing, ToolLimits, within_total
 from gateway.mcp.failures import ServerTrouble
-from gateway.mcp.listing import NOTHING, Listing, listing
+from gateway.mcp.listing import listing
 from gateway.mcp.session import Session
 from gateway.mcp_servers import McpServer
 

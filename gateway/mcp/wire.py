@@ -194,7 +194,8 @@ class _Sifted(httpx2.AsyncByteStream):
             except EventTooLarge as error:
                 raise TooLarge("the list of tools is too large") from error
             for raw in split_events(batch):
-                yield await asyncio.to_thread(self._sifter.sift_event, raw)
+                is_list = b'"tools"' in raw
+                yield await asyncio.to_thread(self._sifter.sift_event, raw) if is_list else raw
 
     async def aclose(self) -> None:
         await self._inner.aclose()

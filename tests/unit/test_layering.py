@@ -28,6 +28,7 @@ LAYERS = {
     "edge": [
         *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
+        "tool_sessions",
     ],
     "flow": [
         *(

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp_types import ToolExecution
 
-from gateway.mcp.budget import ToolLimits, within_total
-from gateway.mcp.listing import LONGEST_NAME, NOTHING, injected_name, listing
+from gateway.mcp.budget import NOTHING, ToolLimits, within_total
+from gateway.mcp.listing import LONGEST_NAME, injected_name, listing
 from gateway.mcp_servers import McpServer
 
 SERVER = McpServer("files", "http://x")

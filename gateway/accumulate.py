@@ -77,6 +77,18 @@ class Accumulator:
         usage = self._message.get("usage")
         return usage if isinstance(usage, dict) else {}
 
+    @property
+    def container(self) -> Mapping[str, Any] | None:
+        """The container in which the model's code has run, as it was told; None if there is none."""
+        container = self._message.get("container")
+        return container if isinstance(container, dict) and isinstance(container.get("id"), str) else None
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers."""
+        model = self._message.get("model")
+        return model if isinstance(model, str) else None
+
     def require_ended(self) -> None:
         """Raise MalformedStream if a block has not ended: what it says may not be all of it."""
         for index in self._open:

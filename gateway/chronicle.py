@@ -75,6 +75,11 @@ class Chronicle:
         self._is_streamed = is_streamed
         self._session = self._session or session
 
+    @property
+    def session(self) -> str | None:
+        """The session that the request names."""
+        return self._session
+
     # The walk and its attempts.
 
     def passed_over(self, status: KeyStatus) -> None:

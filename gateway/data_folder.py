@@ -110,3 +110,8 @@ def journal_folder(data_dir: str) -> Path:
 def metrics_folder(data_dir: str) -> Path:
     """The folder of prometheus-client's multiprocess files in a data folder."""
     return Path(data_dir) / "worker-metrics"
+
+
+def sessions_folder(data_dir: str) -> Path:
+    """The folder of the tools that sessions began with, in a data folder."""
+    return Path(data_dir) / "tool-sessions"

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 _MOST_DIGITS = 1000  # Python refuses to read more than some thousands
+_LARGEST_BITS = 1023  # of an integer that a double can still hold
 
 
 def object_or_none(text: str | bytes) -> dict[str, Any] | None:
@@ -44,8 +45,30 @@ def is_unicode(value: object) -> bool:
     return True
 
 
+def unfit(value: object, deepest: int) -> str | None:
+    """Why a value is no JSON that everybody reads, in words; None if it is.
+
+    That is a number that is not finite or that no float holds, half a surrogate pair, and nesting over `deepest`.
+    """
+    waiting: list[tuple[object, int]] = [(value, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return "a number that is not finite"
+        if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+            return "a number that is too large"
+        if isinstance(value, str) and not is_unicode(value):
+            return "half a character (a lone surrogate)"
+        if isinstance(value, dict | list):
+            if depth > deepest:
+                return f"more than {deepest} levels"
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(part, depth + 1) for part in inner]
+    return None
+
+
 def exact_object_or_none(text: str | bytes) -> dict[str, Any] | None:
-    """The same, if it can be written again: None for NaN, which is no JSON, and for numbers that no float holds."""
+    """The JSON object that a text is, if it can be written again: None for NaN, which is no JSON, and for numbers that no float holds."""
     try:
         document = _EXACT.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -100,7 +100,9 @@ def count_tokens() -> Response:
         exchange.trace.asks(summary.model, None)
         with_tools = _with_tools(exchange, body, summary)  # they count, too
         target = _target(environ, "/v1/messages/count_tokens")
-        call = Call("POST", target, _headers(environ), with_tools.body() if with_tools else body)
+        call = Call("POST", target, _headers(environ), body)
+        if with_tools is not None:
+            call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
         return _passed_through(exchange, environ, call)
 
 
@@ -223,7 +225,8 @@ def _narrator(exchange: Exchange) -> Narrator:
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
-    tools = exchange.gateway.toolbox.tools()
+    gateway, session = exchange.gateway, exchange.chronicle.session
+    tools = gateway.tool_sessions.tools(exchange.caller.token_name, session, gateway.toolbox.tools())
     return exchange.configuration.tool_policy.inject(body, summary.model, tools)
 
 

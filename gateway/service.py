@@ -17,7 +17,9 @@ from pathlib import Path
 from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
+from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
+from gateway.mcp.budget import ToolLimits
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
@@ -28,6 +30,7 @@ from gateway.settings import Settings, settle
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
+from gateway.tool_sessions import ToolSessions
 from gateway.toolbox import Toolbox
 from gateway.tracing import Tracing
 from gateway.upstream import Upstream
@@ -75,6 +78,7 @@ class Gateway:
         self.metrics = Metrics()
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
+        self.tool_sessions = ToolSessions(sessions_folder(settings.data_dir) if settings.data_dir else None, wall_clock)
         self.recorder: Sink = NoRecorder()
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
@@ -180,7 +184,14 @@ class Gateway:
 
 def tool_settings_of(settings: Settings) -> ToolSettings:
     """What a configuration says of MCP servers and their tools."""
-    return ToolSettings(settings.mcp_servers, settings.mcp_refresh_seconds, settings.tool_result_max_bytes)
+    return ToolSettings(
+        settings.mcp_servers, settings.mcp_refresh_seconds, settings.tool_result_max_bytes, tool_limits_of(settings)
+    )
+
+
+def tool_limits_of(settings: Settings) -> ToolLimits:
+    """How large a configuration lets tools be."""
+    return ToolLimits(settings.tool_description_max_bytes, settings.tool_definition_max_bytes, settings.tools_max_bytes)
 
 
 def route_of(settings: Settings) -> Route:

@@ -118,6 +118,9 @@ class Settings:
         5.0, values.seconds_up_to(45), "how long a starting worker waits for MCP servers to answer", restart=True
     )
     mcp_refresh_seconds: float = _setting(300.0, values.seconds, "age at which a server's tools are listed again")
+    tool_description_max_bytes: int = _setting(32768, values.count(1), "the largest description of an injected tool")
+    tool_definition_max_bytes: int = _setting(131072, values.count(1), "the largest injected tool, its schema included")
+    tools_max_bytes: int = _setting(1048576, values.count(1), "how large all injected tools together may be")
     tool_result_max_bytes: int = _setting(262144, values.count(1024), "the most text of one tool's result")
     drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
     data_dir: str = _setting(

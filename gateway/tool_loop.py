@@ -62,7 +62,7 @@ class ToolLoop:
     ) -> None:
         self.shows_events = is_streaming
         # A stream that nobody asked for is not one of ours to follow.
-        self._template = replace(call, body=b"", may_stream=is_streaming)
+        self._template = replace(call, headers=request.headers(call.headers), body=b"", may_stream=is_streaming)
         self._request = request
         self._toolbox = toolbox
         self._tools = {tool.name: tool for tool in toolbox.tools()}
@@ -119,17 +119,21 @@ class ToolLoop:
             return
         if self._turns >= self._max_turns:
             raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
-        uses, content = self._splicer.calls, self._splicer.content
+        uses, content, container_id = self._splicer.calls, self._splicer.content, self._splicer.container_id
+        self._tell_not_made([use for use in self._splicer.withheld if use not in uses])
         self._splicer.end_turn()
         results = yield from self._results(uses, pace)
-        self._request = self._request.continued(content, results)
+        self._request = self._request.continued(content, results, container_id)
         if self._turns == self._max_turns - 1:
             self._request = self._request.without_tools()
         self._has_more = True
 
     def close(self) -> None:
         """Tell of the calls that the last turn asks for: none of them was made."""
-        for use in self._splicer.calls:
+        self._tell_not_made(self._splicer.withheld)
+
+    def _tell_not_made(self, uses: Sequence[ToolUse]) -> None:
+        for use in uses:
             self._narrator.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
 
     def _results(self, uses: Sequence[ToolUse], pace: Pace) -> Generator[Output, None, list[dict[str, Any]]]:

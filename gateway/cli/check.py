@@ -16,7 +16,7 @@ from gateway.credential import Key, key_header
 from gateway.errors import GatewayError
 from gateway.lifecycle import Lifecycle
 from gateway.prober import PROBE
-from gateway.service import route_of
+from gateway.service import route_of, tool_limits_of
 from gateway.settings import Settings, SettingsError
 from gateway.upstream import Upstream
 from gateway.watch import Watch
@@ -70,7 +70,7 @@ def _report_tools(settings: Settings) -> int:
     from gateway.mcp.survey import survey  # loads the SDK
 
     troubles = 0
-    for finding in survey(settings.mcp_servers, __version__, settings.mcp_start_seconds):
+    for finding in survey(settings.mcp_servers, __version__, settings.mcp_start_seconds, tool_limits_of(settings)):
         troubles += len(finding.listing.refusals) + bool(finding.trouble)
         server = finding.server
         state = f"down: {finding.trouble}" if finding.trouble else f"{len(finding.listing.tools)} tools"

@@ -15,9 +15,11 @@ from typing import Any
 
 from mcp_types import CallToolResult
 
+from gateway.mcp.budget import NOTHING, Listing, ToolLimits
 from gateway.mcp.failures import CallFailed, NotExecuted, ServerTrouble
-from gateway.mcp.listing import NOTHING, Listing, listing
+from gateway.mcp.listing import listing
 from gateway.mcp.session import Session
+from gateway.mcp.teller import Teller
 from gateway.mcp_servers import McpServer
 from gateway.metrics import Metrics
 from gateway.toolbox import ToolOutcome
@@ -29,23 +31,27 @@ _SHORTEST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SHORTEST_LIFE_SECONDS = 1.0  # of a session, lest it counts as a failure if the one before was short-lived, too
 _BETWEEN_LISTINGS_SECONDS = 0.5
-_MOST_REFUSALS_TOLD = 20
 
 
 class Keeper:
-    """One server's keeper. `refresh_seconds` is how old its tools may be; `on_change` is called when they change."""
+    """One server's keeper. `refresh_seconds` is how old its tools may be, `limits` say how large.
+
+    `on_change` is called when they change.
+    """
 
     def __init__(
         self,
         server: McpServer,
         version: str,
         refresh_seconds: float,
+        limits: ToolLimits,
         metrics: Metrics,
         on_change: Callable[[], None],
     ) -> None:
         self.server = server
         self._version = version
         self.refresh_seconds = refresh_seconds
+        self._limits = limits
         self._metrics = metrics
         self._on_change = on_change
         self._session: asyncio.Future[Session | None] = asyncio.get_running_loop().create_future()
@@ -53,7 +59,7 @@ class Keeper:
         self._is_lost = False
         self._is_up: bool | None = None  # None until it has answered, or failed to
         self._offered = NOTHING
-        self._told: frozenset[str] = frozenset()
+        self._teller = Teller(f"mcp server {server.name}")
         self.has_answered = asyncio.Event()
         metrics.mcp_server_up.labels(server.name).set(0)
         self._task = asyncio.create_task(self._keep(), name=f"mcp keeper {server.name}")
@@ -87,6 +93,12 @@ class Keeper:
         """Look soon whether the server still answers."""
         if self._tended is not None:
             self._tended.stale.set()
+
+    def limit(self, limits: ToolLimits) -> None:
+        """Put other limits in force: the tools are listed again if they differ."""
+        if limits != self._limits:
+            self._limits = limits
+            self.suspect()
 
     async def stop(self) -> None:
         """Keep it no longer; returns when its session is closed, which is when its last call is done."""
@@ -146,7 +158,7 @@ class Keeper:
 
     async def _listed(self, session: Session) -> Listing:
         tools = await session.tools()
-        return await asyncio.to_thread(listing, self.server, tools, self._offered)
+        return await asyncio.to_thread(listing, self.server, tools, self._offered, self._limits)
 
     async def _tend(self, session: Session) -> float:
         """Keep the list fresh until another session is needed; how many seconds this one has lasted."""
@@ -200,18 +212,7 @@ class Keeper:
             self._offered = offered
             self._on_change()
         if self._is_up:
-            self._tell(offered.refusals)
-
-    def _tell(self, refusals: tuple[str, ...]) -> None:
-        """Log what is refused, once."""
-        news = [refusal for refusal in refusals if refusal not in self._told]
-        for refusal in news[:_MOST_REFUSALS_TOLD]:
-            log.warning("%s", refusal)
-        if len(news) > _MOST_REFUSALS_TOLD:
-            log.warning(
-                "mcp server %s: %d more tools are not offered", self.server.name, len(news) - _MOST_REFUSALS_TOLD
-            )
-        self._told = frozenset(refusals)
+            self._teller.tell(offered.refusals)
 
     def _answer(self, session: Session | None) -> None:
         """Let calls that wait for a session have this one, or know that there is none."""

@@ -26,7 +26,6 @@ from mcp_types import (
     CallToolResult,
     Implementation,
     ListToolsResult,
-    Tool,
     ToolListChangedNotification,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -34,6 +33,7 @@ from pydantic import ValidationError
 
 from gateway.mcp import wire
 from gateway.mcp.failures import CallFailed, NotExecuted, ServerTrouble
+from gateway.mcp.sifting import ListedTool, Sifter
 from gateway.mcp_servers import McpServer
 from gateway.tool_results import UNREADABLE
 from gateway.toolbox import ToolOutcome
@@ -75,6 +75,7 @@ class Session:
         self._may_close = asyncio.Event()
         self._is_ending = False
         self._calls = 0
+        self._sifter = Sifter()
         self._task: asyncio.Task[None] | None = None
         self.stale = asyncio.Event()
         self.protocol = ""  # the revision that was agreed on
@@ -92,13 +93,13 @@ class Session:
         except Exception as error:
             raise _trouble(error) from error
 
-    async def tools(self) -> list[Tool]:
-        """All tools of all pages. Raises ServerTrouble."""
-        found: list[Tool] = []
+    async def tools(self) -> list[ListedTool]:
+        """All tools of all pages, as the server has written them. Raises ServerTrouble."""
+        found: list[ListedTool] = []
         cursors: set[str | None] = {None}
         page = await self._page(None)
         while True:
-            found += page.tools
+            found += self._sifter.tools_of(page)
             if len(found) > MOST_TOOLS:
                 raise ServerTrouble(f"it lists more than {MOST_TOOLS} tools")
             if page.next_cursor is None:
@@ -155,7 +156,7 @@ class Session:
     async def _live(self) -> None:
         try:
             async with AsyncExitStack() as stack:
-                http = await stack.enter_async_context(wire.client(self._server, self.stale.set))
+                http = await stack.enter_async_context(wire.client(self._server, self.stale.set, self._sifter))
                 client = await stack.enter_async_context(self._client(http))
                 self.protocol = client.protocol_version
                 self._ready.set_result(client)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway.mcp.budget import NOTHING, Listing, ToolLimits, within_total
 from gateway.mcp.failures import ServerTrouble
-from gateway.mcp.listing import NOTHING, Listing, listing
+from gateway.mcp.listing import listing
 from gateway.mcp.session import Session
 from gateway.mcp_servers import McpServer
 
@@ -25,21 +26,26 @@ class Finding:
     trouble: str = ""
 
 
-def survey(servers: Sequence[McpServer], version: str, seconds: float) -> list[Finding]:
+def survey(
+    servers: Sequence[McpServer], version: str, seconds: float, limits: ToolLimits | None = None
+) -> list[Finding]:
     """Ask all servers, at the same time, and give each so many seconds."""
+    limits = limits or ToolLimits()
 
     async def ask_all() -> list[Finding]:
-        return await asyncio.gather(*(_asked(server, version, seconds) for server in servers))
+        return await asyncio.gather(*(_asked(server, version, seconds, limits) for server in servers))
 
-    return asyncio.run(ask_all())
+    findings = asyncio.run(ask_all())
+    within = within_total([finding.listing for finding in findings], limits.total_bytes)
+    return [replace(finding, listing=offered) for finding, offered in zip(findings, within, strict=True)]
 
 
-async def _asked(server: McpServer, version: str, seconds: float) -> Finding:
+async def _asked(server: McpServer, version: str, seconds: float, limits: ToolLimits) -> Finding:
     session = Session(server, version)
     try:
         async with asyncio.timeout(seconds):
             await session.open()
-            found = listing(server, await session.tools(), NOTHING)
+            found = listing(server, await session.tools(), NOTHING, limits)
     except TimeoutError:
         session.abandon()
         return Finding(server, trouble=f"it has not answered in {seconds:g} s")

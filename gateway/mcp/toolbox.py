@@ -12,12 +12,14 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.json_values import is_unicode
+from gateway.mcp.budget import ToolLimits, within_total
 from gateway.mcp.call import Call, failed
 from gateway.mcp.failures import CallFailed
+from gateway.mcp.teller import Teller
 from gateway.mcp_servers import McpServer
 from gateway.metrics import Metrics
 from gateway.tool_results import converted
@@ -43,6 +45,7 @@ class ToolSettings:
     servers: tuple[McpServer, ...] = ()
     refresh_seconds: float = 300.0
     result_max_bytes: int = 262144
+    limits: ToolLimits = field(default_factory=ToolLimits)
 
 
 class McpToolbox:
@@ -59,6 +62,7 @@ class McpToolbox:
         self._offered: tuple[InjectedTool, ...] = ()
         # The loop's thread alone touches these.
         self._keepers: dict[str, Keeper] = {}
+        self._teller = Teller("mcp servers")
         self._leaving: set[asyncio.Task[None]] = set()
         self._running: dict[Call, asyncio.Task[None]] = {}
 
@@ -122,12 +126,13 @@ class McpToolbox:
         wanted = {server.name: server for server in settings.servers}
         for name, keeper in list(self._keepers.items()):
             keeper.refresh_seconds = settings.refresh_seconds
+            keeper.limit(settings.limits)
             if wanted.get(name) != keeper.server:
                 self._let_go(self._keepers.pop(name))
         for name, server in wanted.items():
             if name not in self._keepers:
                 self._keepers[name] = Keeper(
-                    server, self._version, settings.refresh_seconds, self._metrics, self._gather
+                    server, self._version, settings.refresh_seconds, settings.limits, self._metrics, self._gather
                 )
         self._gather()
 
@@ -138,8 +143,13 @@ class McpToolbox:
 
     def _gather(self) -> None:
         """The tools of some server have changed."""
-        found = [tool for keeper in self._keepers.values() for tool in keeper.offered.tools]
+        names = [server.name for server in self._settings.servers]
+        offered = [self._keepers[name].offered for name in names if name in self._keepers]
+        within = within_total(offered, self._settings.limits.total_bytes)
+        found = [tool for listing in within for tool in listing.tools]
         self._offered = tuple(sorted(found, key=lambda tool: tool.name))
+        left_out = zip(offered, within, strict=True)
+        self._teller.tell([line for all_, kept in left_out for line in kept.refusals[len(all_.refusals) :]])
 
     async def _answered(self, seconds: float) -> bool:
         """Whether all servers have answered in that time, which begins when the SDK has been loaded."""

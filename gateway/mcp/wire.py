@@ -8,7 +8,8 @@ ever to deliver a notification, and tells neither a status nor whether a request
 - so is one whose session the server does not know: 404, and 400 from servers that answer so
   (https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#session-management);
 - a notification, and the DELETE that ends a session, have a time limit;
-- an answer that is not a stream has a size limit;
+- an answer that is not a stream has a size limit, and so has each event of a list of tools;
+- a list of tools is made into one that the SDK can read (`sifting`);
 - the end of the stream for notifications is told: the server may be gone.
 """
 
@@ -24,6 +25,8 @@ import httpx2
 import msgspec
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 
+from gateway.events import EventSplitter, EventTooLarge, split_events
+from gateway.mcp.sifting import Sifter
 from gateway.mcp_servers import McpServer
 
 LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
@@ -34,6 +37,7 @@ _STREAM = "text/event-stream"
 # A pooled connection must not be one that the server is about to close: uvicorn and Node.js do after five seconds.
 _KEEPALIVE_SECONDS = 2.0
 _NO_STREAM_STATUS = 405  # a server that sends no notifications says so
+_LISTS_TOOLS = "tools/list"
 
 
 class Code(IntEnum):
@@ -51,13 +55,16 @@ class TooLarge(httpx2.StreamError):
     """An answer is over the limit. The SDK answers a request whose body ends in a StreamError, and goes on."""
 
 
-def client(server: McpServer, on_trouble: Callable[[], None]) -> httpx2.AsyncClient:
-    """An HTTP client for one session with a server; `on_trouble` is called when its notifications have stopped."""
+def client(server: McpServer, on_trouble: Callable[[], None], sifter: Sifter) -> httpx2.AsyncClient:
+    """An HTTP client for one session with a server; `on_trouble` is called when its notifications have stopped.
+
+    Lists of tools go through the `sifter`.
+    """
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_SECONDS)
     return httpx2.AsyncClient(
         headers={"accept-encoding": "identity"} | {name: secret.reveal() for name, secret in server.headers},
         timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
-        transport=_Transport(httpx2.AsyncHTTPTransport(trust_env=False, limits=limits), on_trouble),
+        transport=_Transport(httpx2.AsyncHTTPTransport(trust_env=False, limits=limits), on_trouble, sifter),
         trust_env=False,
     )
 
@@ -67,6 +74,10 @@ class _Envelope(msgspec.Struct):
 
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     method: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_request(self) -> bool:
+        return self.id is not msgspec.UNSET and self.method is not msgspec.UNSET
 
 
 class _Fault(msgspec.Struct):
@@ -80,15 +91,20 @@ class _Failure(msgspec.Struct):
 
 
 class _Transport(httpx2.AsyncBaseTransport):
-    def __init__(self, inner: httpx2.AsyncBaseTransport, on_trouble: Callable[[], None]) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, on_trouble: Callable[[], None], sifter: Sifter) -> None:
         self._inner = inner
         self._on_trouble = on_trouble
+        self._sifter = sifter
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
             return await self._opened_stream(request)
-        if request.method == "POST" and _is_request(request.content):
-            return await self._answered(request)
+        envelope = _envelope(request)
+        if envelope.is_request:
+            response = await self._answered(request)
+            if envelope.method == _LISTS_TOOLS:
+                self._sift(response)
+            return response
         try:
             async with asyncio.timeout(_NOTICE_SECONDS):
                 response = await self._answered(request)
@@ -100,6 +116,11 @@ class _Transport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
+    def _sift(self, response: httpx2.Response) -> None:
+        if response.status_code < 400:
+            response.headers.pop("content-length", None)
+            response.stream = _Sifted(response.stream, _is_stream(response), self._sifter)
+
     async def _answered(self, request: httpx2.Request) -> httpx2.Response:
         try:
             response = await self._inner.handle_async_request(request)
@@ -107,8 +128,7 @@ class _Transport(httpx2.AsyncBaseTransport):
             return _error(Code.TLS_FAILED if _is_about_tls(error) else Code.UNREACHABLE)
         except httpx2.TransportError:
             return _error(Code.BROKEN_OFF)
-        is_stream = response.headers.get("content-type", "").lower().startswith(_STREAM)
-        response.stream = _Body(response.stream, None if is_stream else LARGEST_ANSWER_BYTES)
+        response.stream = _Body(response.stream, None if _is_stream(response) else LARGEST_ANSWER_BYTES)
         if response.status_code < 400:
             return response
         return await _refusal(request, response)
@@ -154,15 +174,45 @@ class _Body(httpx2.AsyncByteStream):
             self._on_end()
 
 
+class _Sifted(httpx2.AsyncByteStream):
+    """The body of an answer that lists tools, as the SDK is to read it; large ones take their time in a thread."""
+
+    def __init__(self, inner: Any, is_stream: bool, sifter: Sifter) -> None:
+        self._inner = inner
+        self._is_stream = is_stream
+        self._sifter = sifter
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if not self._is_stream:
+            body = b"".join([piece async for piece in self._inner])
+            yield await asyncio.to_thread(self._sifter.sift, body)
+            return
+        splitter = EventSplitter(LARGEST_ANSWER_BYTES)
+        async for piece in self._inner:
+            try:
+                batch = splitter.feed(piece)
+            except EventTooLarge as error:
+                raise TooLarge("the list of tools is too large") from error
+            for raw in split_events(batch):
+                is_list = b'"tools"' in raw
+                yield await asyncio.to_thread(self._sifter.sift_event, raw) if is_list else raw
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _is_stream(response: httpx2.Response) -> bool:
+    return bool(response.headers.get("content-type", "").lower().startswith(_STREAM))
+
+
 def _is_about_tls(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
-def _is_request(content: bytes) -> bool:
-    envelope = msgspec.json.decode(content, type=_Envelope)
-    return envelope.id is not msgspec.UNSET and envelope.method is not msgspec.UNSET
+def _envelope(request: httpx2.Request) -> _Envelope:
+    return msgspec.json.decode(request.content, type=_Envelope) if request.method == "POST" else _Envelope()
 
 
 async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:

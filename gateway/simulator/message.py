@@ -46,7 +46,15 @@ class ToolCall:
     pieces: int
 
 
-Block = Text | Thinking | ToolCall
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """The mark behind which another model goes on, for the one before it has declined."""
+
+    declined: str
+    serving: str
+
+
+Block = Text | Thinking | ToolCall | Fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +86,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One answer of the assistant."""
+    """One answer of the assistant. `container` is the id of the one that its code has run in, if it has run any."""
 
     id: str
     model: str
     blocks: tuple[Block, ...]
     stop_reason: str
     usage: Usage
+    container: str = ""
 
     def document(self) -> Json:
         """The answer to a request that did not ask for a stream."""
         content = [_content(block) for block in self.blocks]
-        return self._envelope(content, self.stop_reason, self.usage.output)
+        return self._envelope(content, self.stop_reason, self.usage.output) | self._ending()
 
     def events(self) -> Iterator[Event]:
         """The answer to a request for a stream; a `ping` follows the first block's start."""
@@ -102,10 +111,15 @@ class Message:
             for delta in _deltas(block):
                 yield _event("content_block_delta", index=index, delta=delta)
             yield _event("content_block_stop", index=index)
-        delta = {"stop_reason": self.stop_reason, "stop_sequence": None}
+        delta = {"stop_reason": self.stop_reason, "stop_sequence": None} | self._ending()
         usage = self.usage.document(self.usage.output)
         yield _event("message_delta", delta=delta, usage=usage)
         yield _event("message_stop")
+
+    def _ending(self) -> Json:
+        if not self.container:
+            return {}
+        return {"container": {"id": self.container, "expires_at": "2030-01-01T00:00:00Z"}}
 
     def _envelope(self, content: list[Json], stop_reason: str | None, output: int) -> Json:
         return {
@@ -147,6 +161,8 @@ def _content(block: Block) -> Json:
             return {"type": "thinking", "thinking": "".join(chunks), "signature": signature}
         case ToolCall(id, name, input_json, _):
             return {"type": "tool_use", "id": id, "name": name, "input": json.loads(input_json)}
+        case Fallback():
+            return _fallback(block)
 
 
 def _empty_content(block: Block) -> Json:
@@ -157,6 +173,13 @@ def _empty_content(block: Block) -> Json:
             return {"type": "thinking", "thinking": "", "signature": ""}
         case ToolCall(id, name, _, _):
             return {"type": "tool_use", "id": id, "name": name, "input": {}}
+        case Fallback():
+            return _fallback(block)
+
+
+def _fallback(block: Fallback) -> Json:
+    models = {"from": {"model": block.declined}, "to": {"model": block.serving}}
+    return {"type": "fallback", **models, "trigger": {"type": "refusal", "category": "cyber"}}
 
 
 def _deltas(block: Block) -> Iterator[Json]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from gateway.simulator.behaviour import Behaviour
-from gateway.simulator.message import Block, Message, Text, Thinking, Usage, pieces_of
+from gateway.simulator.message import Block, Fallback, Message, Text, Thinking, Usage, pieces_of
 from gateway.simulator.options import count, flag, option, plain, positive
 from gateway.simulator.seen import Ask, SeenRequest
 
@@ -34,6 +34,8 @@ class MessageShape(Behaviour):
     cache_read: int = option("cache-read", 7, "usage: cache_read_input_tokens", count)
     cache_write: int = option("cache-write", 3, "usage: tokens written to the cache for 5 minutes", count)
     cache_write_1h: int = option("cache-write-1h", 0, "usage: tokens written to the cache for an hour", count)
+    container: str = option("container", "", "id of a container, told with the stop reason", plain)
+    fallback: str = option("fallback", "", "a model that takes over behind a thought and a `fallback` block", plain)
     web_searches: int = option("web-searches", 0, "usage: web_search_requests of server_tool_use", count)
 
     def message(self, request: SeenRequest, ask: Ask) -> Message:
@@ -44,7 +46,7 @@ class MessageShape(Behaviour):
         return Message(
             id=self.message_id or f"msg_sim_{digest}",
             model=ask.model,
-            blocks=(*self.thinking_blocks(), *self.blocks(ask, chunks, digest)),
+            blocks=(*self.fallback_blocks(ask), *self.thinking_blocks(), *self.blocks(ask, chunks, digest)),
             stop_reason=self.stop_reason,
             usage=Usage(
                 self.input_tokens,
@@ -54,6 +56,7 @@ class MessageShape(Behaviour):
                 self.cache_write_1h,
                 self.web_searches,
             ),
+            container=self.container,
         )
 
     def blocks(self, ask: Ask, chunks: tuple[str, ...], digest: str) -> tuple[Block, ...]:
@@ -61,10 +64,10 @@ class MessageShape(Behaviour):
         return (Text(chunks),)
 
     def thinking_blocks(self) -> tuple[Block, ...]:
-        if not self.is_thinking:
-            return ()
-        signature = base64.b64encode(hashlib.sha512("".join(_REASONING).encode()).digest())
-        return (Thinking(_REASONING, signature.decode()),)
+        return (_thought(),) if self.is_thinking else ()
+
+    def fallback_blocks(self, ask: Ask) -> tuple[Block, ...]:
+        return (_thought(), Fallback(ask.model, self.fallback)) if self.fallback else ()
 
     def chunks(self) -> tuple[str, ...]:
         """The text of each delta."""
@@ -77,6 +80,11 @@ class MessageShape(Behaviour):
             big = _fill(chunks[middle], self.big_bytes)
             chunks = (*chunks[:middle], big, *chunks[middle + 1 :])
         return chunks
+
+
+def _thought() -> Thinking:
+    signature = base64.b64encode(hashlib.sha512("".join(_REASONING).encode()).digest())
+    return Thinking(_REASONING, signature.decode())
 
 
 def _fill(word: str, size_bytes: int) -> str:

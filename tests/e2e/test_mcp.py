@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,45 @@ def test_secrets_arguments_and_results_are_not_shown(stage):
     assert "ArgumentCore7Q" in json.dumps(stage.bodies[1])
     shown = stage.gateway.log + stage.gateway.request("GET", "/metrics").body.decode()
     assert not re.search(f"{PLANTED}|ArgumentCore7Q", shown)
+
+
+@MODES
+def test_call_is_made_although_the_turn_says_that_it_has_ended(stage, is_streaming):
+    """Given a compatible upstream that ends a call with `end_turn`, then the client has the answer, not nothing."""
+    stage.script(uses("bmcp_fault_add", a=2, b=3).replace("tool_use:", "tool_use:stop=end_turn,"), says("Five."))
+    message = stage.ask(is_streaming)
+    assert [block.text for block in message.content] == ["Five."]
+    assert result_in(stage.bodies[1])["content"] == [{"type": "text", "text": "5"}]
+
+
+def test_session_keeps_its_tools_in_every_worker_and_over_a_restart(tmp_path):
+    """Given a session, when its server lists other tools, then its requests go on with those that it began with, as
+    they were and as long as they exist, in both workers and after a restart; a new session has those of now."""
+    one = {"name": "one", "description": "old", "inputSchema": {"type": "object"}}
+    data, numbers = tmp_path / "data", count()
+    with RawMcpServer([one, tool("two")]) as server:
+        table = {"url": server.url}
+        settings: dict[str, Any] = {"raw": table, "workers": 2, "mcp_refresh_seconds": 0.2, "data_dir": data}
+
+        def offered(stage: ToolStage, session: str) -> list[tuple[str, str]]:
+            headers = {"X-Claude-Code-Session-Id": session, "Connection": "close"}
+            stage.script(says("x"))
+            stage.ask(False, tools=(), extra_headers=headers)
+            return [(entry["name"], entry["description"]) for entry in stage.bodies[0].get("tools", ())]
+
+        def has_changed(stage: ToolStage) -> bool:
+            new = ("bmcp_raw_three", "The tool three.")
+            return all(new in offered(stage, f"new-{next(numbers)}") for _ in range(8))
+
+        kept = [("bmcp_raw_one", "old")]
+        with ToolStage(tmp_path, **settings) as stage:
+            assert offered(stage, "session-1") == [*kept, ("bmcp_raw_two", "The tool two.")]
+            server.tools = [one | {"description": "new"}, tool("three")]
+            assert wait_until(lambda: has_changed(stage), 30)
+            assert [offered(stage, "session-1") for _ in range(8)] == [kept] * 8
+        with ToolStage(tmp_path, **settings) as stage:
+            assert wait_until(lambda: has_changed(stage), 30)
+            assert [offered(stage, "session-1") for _ in range(4)] == [kept] * 4
 
 
 @SLOW_MODES

@@ -82,7 +82,7 @@ def told(answer: Received) -> dict[str, Any]:
         elif name == "content_block_start":
             assert data["index"] == len(document["content"])
             document["content"].append(data["content_block"])
-        elif name == "content_block_delta":
+        elif name == "content_block_delta" and "text" in data["delta"]:
             document["content"][data["index"]]["text"] += data["delta"]["text"]
         elif name == "message_delta":
             document |= data["delta"] | {"usage": document["usage"] | data["usage"]}
@@ -133,6 +133,38 @@ def test_streamed_and_whole_give_the_same_message(rig: Rig) -> None:
         messages.append({name: message[name] for name in ("content", "usage", "stop_reason", "stop_sequence")})
     assert messages[0] == messages[1]
     assert messages[0]["usage"]["server_tool_use"] == {"web_search_requests": 2}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False], ids=["streamed", "whole"])
+def test_later_turn_takes_over_what_it_must_and_leaves_out_what_it_must(rig: Rig, is_streamed: bool) -> None:
+    """Given a turn that another model has taken over, that ran code and calls a tool, then the next one names the
+    container, leaves out the declined thought and claims no credit; all ask for dropping thoughts that do not fit, and
+    the client is told the container and what each turn has cost."""
+    rig.keys(f"{CALL},fallback=claude-b,container=container_011 then ok", "ok")
+    asked = {"thinking": {"type": "adaptive"}, "fallback_credit_token": "fct_1", "container": {"skills": []}}
+    message = told(ask(rig.gateway.url, message_body(is_streamed, **asked)))
+    first, second = (json.loads(request.body) for request in rig.simulator.requests)
+    assert [block["type"] for block in second["messages"][-2]["content"]] == ["fallback", "text", "tool_use"]
+    assert (first["container"], second["container"]) == ({"skills": []}, {"skills": [], "id": "container_011"})
+    assert (first["fallback_credit_token"], second.get("fallback_credit_token")) == ("fct_1", None)
+    for request, body in zip(rig.simulator.requests, (first, second), strict=True):
+        assert body["thinking"]["block_binding"] == {"prefix_mismatch_behavior": "drop_block"}
+        assert request.header("anthropic-beta") == "thinking-binding-controls-2026-08-01"
+    assert [block["type"] for block in message["content"]] == ["thinking", "fallback", "text", "text"]
+    assert message["container"]["id"] == "container_011"
+    iterations = message["usage"]["iterations"]
+    assert [entry["type"] for entry in iterations] == ["message", "message"]
+    assert sum(entry["input_tokens"] for entry in iterations) == message["usage"]["input_tokens"] == 50
+
+
+def test_count_of_tokens_asks_as_the_message_will(rig: Rig) -> None:
+    """Given a count of tokens with thoughts in it, then those that do not fit are no fault there either."""
+    rig.keys("ok")
+    body = message_body(is_streamed=False, thinking={"type": "adaptive"})
+    assert ask(rig.gateway.url, body, path="/v1/messages/count_tokens").status == 200
+    (request,) = rig.simulator.requests
+    assert json.loads(request.body)["thinking"]["block_binding"] == {"prefix_mismatch_behavior": "drop_block"}
+    assert request.header("anthropic-beta") == "thinking-binding-controls-2026-08-01"
 
 
 def test_pings_go_out_while_a_tool_runs_and_a_hang_up_cancels_it(rig: Rig, server: FaultServer) -> None:

@@ -67,14 +67,19 @@ class ToolStage:
         self.simulator.script(KEY, " then ".join(turns))
         self.simulator.clear_requests()
 
-    def ask(self, is_streaming: bool, *, tools: Sequence[dict[str, Any]] = (OWN_TOOL,)) -> anthropic.types.Message:
-        """One request by the official SDK; streamed, its own helper says what the final message is."""
+    def ask(
+        self, is_streaming: bool, *, tools: Sequence[dict[str, Any]] = (OWN_TOOL,), **more: Any
+    ) -> anthropic.types.Message:
+        """One request by the official SDK, with `more` of its parameters.
+
+        Streamed, its own helper says what the final message is.
+        """
         request: dict[str, Any] = {
             "model": MODEL,
             "max_tokens": 256,
             "messages": [{"role": "user", "content": "What now?"}],
             "tools": list(tools),
-        }
+        } | more
         with anthropic.Anthropic(base_url=self.gateway.url, api_key="any", max_retries=0, timeout=60) as client:
             if not is_streaming:
                 return client.messages.create(**request)

@@ -54,7 +54,7 @@ def test_servers_and_their_tools_are_listed(check, arguments):
 def test_trouble_is_told_and_counts_if_asked_for(check, arguments, expected):
     """Given a server that is down, one that hangs and one with a tool that is refused, then each is told; the gateway
     starts all the same, so the status is 1 with `--strict` only."""
-    with RawMcpServer([tool("x" * 80), tool("one")]) as server, RawMcpServer() as hanging:
+    with RawMcpServer([tool("x" * 200), tool("one")]) as server, RawMcpServer() as hanging:
         hanging.answers["server/discover"] = hanging.hang
         status, lines = check(
             *arguments, files=server.url, down=f"http://127.0.0.1:{free_port()}/mcp", hangs=hanging.url
@@ -67,9 +67,30 @@ def test_trouble_is_told_and_counts_if_asked_for(check, arguments, expected):
         "down: it has not answered in 2 s",
     ]
     (refusal,) = [line for line in lines if "is not offered" in line]
-    assert "91 characters" in refusal
+    assert "211 characters" in refusal
 
 
 def test_no_servers_are_not_mentioned(check):
     """Given no servers, then nothing is said of them."""
     assert check() == (0, [])
+
+
+def test_tools_that_are_left_out_are_named_for_what_is_wrong_with_them(check, monkeypatch):
+    """Given tools that no request can carry and ones that are too much, then each has a line, and the others stay."""
+    monkeypatch.setenv("GATEWAY_TOOLS_MAX_BYTES", "250")
+    odd = tool("odd") | {"inputSchema": True}
+    endless = tool("endless", properties={"a": {"maximum": float("inf")}})
+    with RawMcpServer([odd, endless, tool("one"), tool("two")]) as server, RawMcpServer([tool("three")]) as other:
+        status, lines = check("--strict", files=server.url, more=other.url)
+    assert status == 1
+    assert [line for line in lines if "is not offered" not in line] == [
+        f"mcp       files ({server.url}): 2 tools",
+        "  bmcp_files_one",
+        "  bmcp_files_two",
+        f"mcp       more ({other.url}): 0 tools",
+    ]
+    assert [line.partition(" is not offered: ")[::2] for line in lines if "is not offered" in line] == [
+        ("  tool 'endless' of server files", "its input schema has a number that is not finite"),
+        ("  tool 'odd' of server files", "its input schema is no object"),
+        ("  tool 'three' of server more", "with it, all tools together would have more than 250 bytes"),
+    ]

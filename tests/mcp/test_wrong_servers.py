@@ -311,7 +311,7 @@ def test_notifications_stream_is_heeded(server):
 
 def test_refused_tools_are_told_once(server, caplog):
     """Given a tool whose name is too long beside a good one, then a line says so once, however often it is listed."""
-    server.tools.append(tool("x" * 80))
+    server.tools.append(tool("x" * 200))
     with ToolboxRig(at(server), refresh_seconds=0.1) as rig:
         assert rig.names == ["bmcp_r_one"]
         assert wait_until(lambda: server.asked("tools/list") >= 3, 10)

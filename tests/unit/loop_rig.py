@@ -98,11 +98,13 @@ class FakeUpstream:
     answers: list[Answer | Refusal | Streamed | bytes]
     cut: Cut = whole
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def send(self, call: Call, credentials: Sequence[Any], watch: Watch) -> Reply:
         request = json.loads(call.body)
         # Keys are named by the number in their planted secrets.
         self.calls.append((f"k{int(credentials[0].secret.reveal().split('-')[3])}", request))
+        self.headers.append(dict(call.headers))
         answer = self.answers.pop(0)
         number = ("request-id", f"req_{len(self.calls)}")
         if isinstance(answer, Refusal):
@@ -221,7 +223,9 @@ class Rig:
         cut: Cut = whole,
         policy: ToolPolicy | None = None,
         trace: Trace = NOT_TRACED,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        self.headers = headers or {}
         self.upstream = FakeUpstream(list(answers), cut)
         self.toolbox = toolbox
         self.trace = trace
@@ -233,11 +237,11 @@ class Rig:
         self.lifecycle = Lifecycle()
 
     def interception(self, is_streaming: bool, **members: object) -> Interception:
-        """The interception of one request."""
+        """The interception of one request, with these `headers` of the rig's."""
         document = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]} | members
         if is_streaming:
             document["stream"] = True
-        call = Call("POST", "/v1/messages", [], json.dumps(document).encode(), may_stream=True)
+        call = Call("POST", "/v1/messages", list(self.headers.items()), json.dumps(document).encode(), may_stream=True)
         watch = Watch(None, self.lifecycle)
         narrator = Narrator(self.metrics, self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)

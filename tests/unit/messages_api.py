@@ -30,15 +30,29 @@ def server_tool_use(identity: str) -> Block:
     return {"type": "server_tool_use", "id": identity, "name": "web_search", "input": {"query": "tides"}}
 
 
+def web_result(identity: str) -> Block:
+    return {"type": "web_search_tool_result", "tool_use_id": identity, "content": []}
+
+
+def fallback(model: str) -> Block:
+    """The mark behind which another model goes on."""
+    trigger = {"type": "refusal", "category": "cyber"}
+    return {"type": "fallback", "from": {"model": "claude-test"}, "to": {"model": model}, "trigger": trigger}
+
+
 @dataclass(frozen=True)
 class Answer:
-    """One turn's answer. `raw_inputs` replaces a tool's input, by its id, on the wire of a stream."""
+    """One turn's answer. `raw_inputs` replaces a tool's input, by its id, on the wire of a stream.
+
+    `container` is what a turn tells at its end of the container that the model's code has run in.
+    """
 
     blocks: Sequence[Block]
     stop_reason: str = "end_turn"
     usage: dict[str, Any] = field(default_factory=lambda: {"input_tokens": 10, "output_tokens": 5})
     identity: str = "msg_1"
     raw_inputs: dict[str, str] = field(default_factory=dict)
+    container: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The whole answer."""
@@ -51,7 +65,7 @@ class Answer:
             "stop_reason": self.stop_reason,
             "stop_sequence": None,
             "usage": self.usage,
-        }
+        } | self._told()
 
     def body(self) -> bytes:
         """The whole answer as it is sent."""
@@ -64,12 +78,16 @@ class Answer:
     def events(self) -> Iterator[bytes]:
         """Each event as it is sent."""
         opening = self.document() | {"content": [], "stop_reason": None, "usage": self.usage | {"output_tokens": 1}}
+        opening.pop("container", None)
         yield event("message_start", message=opening)
         for index, block in enumerate(self.blocks):
             yield from self._block(index, block)
-        delta = {"stop_reason": self.stop_reason, "stop_sequence": None}
+        delta = {"stop_reason": self.stop_reason, "stop_sequence": None} | self._told()
         yield event("message_delta", delta=delta, usage=self.usage)
         yield event("message_stop")
+
+    def _told(self) -> dict[str, Any]:
+        return {"container": self.container} if self.container is not None else {}
 
     def _block(self, index: int, block: Block) -> Iterator[bytes]:
         begun, deltas = self._pieces(block)

@@ -19,7 +19,7 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
         *("settings", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "upstream_proxy", "tool_results", "classification", "counts"),
+        *("mcp_servers", "upstream_proxy", "tool_results", "classification", "counts", "json_members", "taken_back"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
@@ -28,7 +28,7 @@ LAYERS = {
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
-        *("segment",),
+        *("segment", "tool_sessions"),
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),

@@ -86,7 +86,9 @@ def test_odd_stream_makes_one_message(turn: int, change: Change) -> None:
     events = [raw for raw in clean.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n") if b"data: " in raw]
     message = accumulated(b"\n\n".join(events))
     assert [block["text"] for block in message["content"]] == ["Let me see.", "Let me see.", "It is noon."]
-    assert (message["stop_reason"], message["usage"]) == ("end_turn", {"input_tokens": 30, "output_tokens": 15})
+    counts = (message["usage"]["input_tokens"], message["usage"]["output_tokens"])
+    assert (message["stop_reason"], *counts) == ("end_turn", 30, 15)
+    assert [entry["output_tokens"] for entry in message["usage"]["iterations"]] == [5, 5, 5]
     assert [kinds_in(ran).count(kind) for kind in ("message_start", "message_stop")] == [1, 1]
     assert rig.toolbox.made == [("now", {"zone": "UTC"})] * 2
 

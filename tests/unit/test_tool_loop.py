@@ -74,7 +74,7 @@ def test_turns_make_one_message_each_failing_over_on_its_own(
     message = message_of(ran, is_streaming)
     assert [block["text"] for block in message["content"]] == ["Let me see.", "It is noon."]
     assert message["stop_reason"] == "end_turn"
-    assert message["usage"] == {"input_tokens": 20, "output_tokens": 10}
+    assert (message["usage"]["input_tokens"], message["usage"]["output_tokens"]) == (20, 10)
     assert (rig.keys_seen, rig.states) == (keys, states)
     assert rig.toolbox.made == [("now", {"zone": "UTC"})]
     request_id = dict(ran.head.headers)["request-id"]
@@ -417,7 +417,9 @@ def conversations(draw: st.DrawFn) -> list[Answer]:
         answers.append(Answer(numbered(blocks, turn), "tool_use", draw(usages), f"msg_{turn}"))
     blocks = draw(st.lists(SHOWN | OURS | THEIRS, max_size=4))
     kinds = {block.get("name", "").startswith("bmcp_") for block in blocks if block["type"] == "tool_use"}
-    reasons = ["end_turn", "max_tokens", "pause_turn", "stop_sequence"] + (["tool_use"] if False in kinds else [])
+    reasons = ["max_tokens", "pause_turn", "stop_sequence"]
+    reasons += ["tool_use"] if False in kinds else []
+    reasons += ["end_turn"] if kinds != {True} else []
     answers.append(Answer(numbered(blocks, 9), draw(st.sampled_from(reasons)), draw(usages), "msg_9"))
     return answers
 

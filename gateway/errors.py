@@ -11,24 +11,34 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
+NO_RETRY = {"x-should-retry": "false"}
+
 
 class GatewayError(Exception):
     """A request ends with this: `message` is safe to show to the client and to log.
 
     `status` is the HTTP status, `kind` is Anthropic's error type, `retry_after_seconds` becomes the
     `Retry-After` header when it is not None (whole seconds, at least 1). `is_rejection` tells what the gateway refuses
-    by itself, without an upstream call.
+    by itself, without an upstream call. `may_pass` tells whether the same request may succeed when it is sent again:
+    where it is false, clients are told not to try.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "api_error"
     is_rejection: ClassVar[bool] = False
+    may_pass: ClassVar[bool] = True
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         self.request_id: str | None = None  # set once the request was admitted, and so is counted
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response's head says of this error. The SDKs obey `x-should-retry`, and Claude Code with them."""
+        headers = {} if self.may_pass else dict(NO_RETRY)
+        return headers if self.retry_after_seconds is None else headers | {"retry-after": str(self.retry_after_seconds)}
 
 
 class InvalidRequest(GatewayError):
@@ -37,6 +47,7 @@ class InvalidRequest(GatewayError):
     status = 400
     kind = "invalid_request_error"
     is_rejection = True
+    may_pass = False
 
 
 class Unauthenticated(GatewayError):
@@ -45,14 +56,16 @@ class Unauthenticated(GatewayError):
     status = 401
     kind = "authentication_error"
     is_rejection = True
+    may_pass = False
 
 
 class PermissionDenied(GatewayError):
-    """The client may not do this, and retrying will not help."""
+    """The client may not do this."""
 
     status = 403
     kind = "permission_error"
     is_rejection = True
+    may_pass = False
 
 
 class NotFound(GatewayError):
@@ -61,6 +74,7 @@ class NotFound(GatewayError):
     status = 404
     kind = "not_found_error"
     is_rejection = True
+    may_pass = False
 
 
 class MethodNotAllowed(GatewayError):
@@ -69,10 +83,15 @@ class MethodNotAllowed(GatewayError):
     status = 405
     kind = "invalid_request_error"
     is_rejection = True
+    may_pass = False
 
     def __init__(self, message: str, *, allow: str) -> None:
         super().__init__(message)
         self.allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"allow": self.allow}
 
 
 class RequestTimedOut(GatewayError):
@@ -89,6 +108,24 @@ class RequestTooLarge(GatewayError):
     status = 413
     kind = "request_too_large"
     is_rejection = True
+    may_pass = False
+
+
+class UnsupportedCoding(GatewayError):
+    """The body comes in a content coding that is not read here; `accepted` lists those that are."""
+
+    status = 415
+    kind = "invalid_request_error"
+    is_rejection = True
+    may_pass = False
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"accept-encoding": self.accepted}
 
 
 class RateLimited(GatewayError):
@@ -116,6 +153,7 @@ class AuthenticationExhausted(GatewayError):
     """Every key is retired. Not the client's fault, so not a 401."""
 
     status = 502
+    may_pass = False
 
 
 class UpstreamError(GatewayError):

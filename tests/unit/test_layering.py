@@ -19,14 +19,24 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
         *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "tool_results"),
+        *("mcp_servers", "tool_results", "cors", "paths", "content_coding"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
+        *(
+            "watch",
+            "client_socket",
+            "token_file",
+            "whole_file",
+            "edited_file",
+            "upstream",
+            "data_folder",
+            "folder_lock",
+            "request_ids",
+        ),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
@@ -46,7 +56,7 @@ LAYERS = {
         *("spans", "span_values"),
     ],
     "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "routes"),
+        *("service", "request_body", "responses", "exchange", "malformed", "door", "routes"),
         *("status", "status_pages"),
         *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker"),
         *("application", "app", "cli", ""),

@@ -14,19 +14,19 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import urlsplit
 
 from gateway.credential import AuthHeader, CredentialKind, Secret
 from gateway.errors import PermissionDenied, Unauthenticated
-from gateway.headers import TOKEN_HEADER
+from gateway.headers import TOKEN_HEADER, of_a_proxy
 
 ANTHROPIC_PREFIX = "sk-ant-"
 TOKEN_PREFIX = "gwt_"
 _TOKEN_LINE = re.compile(r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?")
-_FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_OWN_SITE = ("same-origin", "none")  # what a browser calls its own page's requests, and an address that was typed in
 
 
 class ByokMode(Enum):
@@ -182,25 +182,34 @@ def _find(secret: Secret, tokens: tuple[ClientToken, ...]) -> ClientToken | None
     return found
 
 
-def refuse_unless_local(headers: Mapping[str, str]) -> None:
-    """The door of a gateway without tokens: only a program on this machine that speaks to it directly.
+def refuse_unless_local(headers: Mapping[str, str], allowed_origins: Container[str] = ()) -> None:
+    """The door of a gateway without tokens: only a program on this machine that speaks to it directly, and the pages
+    of the allowed origins.
 
     Raises PermissionDenied, saying why: a proxy on this machine or a page in a local browser (DNS rebinding
-    included) would otherwise open the pool to the world.
+    included) would otherwise open the pool to the world. Not every request of a page has an Origin, but nearly every
+    browser says where the page is from (https://www.w3.org/TR/fetch-metadata/).
     """
-    for name in _FORWARDING:
-        if name in headers:
-            raise PermissionDenied(
-                f"a gateway without a token file does not serve proxied requests ({name} is set); "
-                "set GATEWAY_CLIENT_TOKENS_FILE"
-            )
+    proxys = of_a_proxy(headers)
+    if proxys is not None:
+        raise PermissionDenied(
+            f"a gateway without a token file does not serve proxied requests ({proxys} is set); "
+            "set GATEWAY_CLIENT_TOKENS_FILE"
+        )
     if not is_loopback_host(_host_of(f"//{headers.get('host', '')}")):
         raise PermissionDenied(
             "a gateway without a token file answers only to a loopback Host; set GATEWAY_CLIENT_TOKENS_FILE"
         )
     origin = headers.get("origin")
-    if origin is not None and not is_loopback_host(_host_of(origin)):
-        raise PermissionDenied("a gateway without a token file does not serve web pages of another origin")
+    if origin is None:
+        is_foreign = headers.get("sec-fetch-site", "none") not in _OWN_SITE
+    else:
+        is_foreign = origin not in allowed_origins and not is_loopback_host(_host_of(origin))
+    if is_foreign:
+        raise PermissionDenied(
+            "a gateway without a token file does not serve web pages of another origin; "
+            "set GATEWAY_CLIENT_TOKENS_FILE, or name the origin in GATEWAY_CORS_ORIGINS"
+        )
 
 
 def is_loopback_host(host: str) -> bool:

@@ -6,6 +6,8 @@ Owns: building it, and what becomes of an exception that a view lets out. Web la
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -14,17 +16,23 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from gateway import access_log, launch
 from gateway.application import Application
 from gateway.clients import client_of
-from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, NotFound
+from gateway.cors import answer_headers, is_for_pages
+from gateway.door import HEAD_PATHS, client_headers, nowhere
+from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed
 from gateway.exchange import CLIENT_GONE_STATUS
-from gateway.headers import from_environ
 from gateway.origin import origin_of
+from gateway.paths import written_path
 from gateway.request_body import Discarder
 from gateway.request_ids import new_request_id
 from gateway.responses import error_response
-from gateway.routes import HEAD_PATHS, routes
+from gateway.routes import routes
 from gateway.service import Gateway
 from gateway.status_pages import status_pages
 from gateway.tracing import open_tracing
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +71,28 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     app.register_error_handler(ClientGone, _gone)
     app.register_error_handler(HTTPException, _unroutable)
     app.register_error_handler(Exception, _failed)
+    app.wsgi_app = _ForPages(app.wsgi_app, gateway)  # type: ignore[method-assign]  # Flask's way of wrapping it
     gateway.lifecycle.serve()
     return app
+
+
+class _ForPages:
+    """The application, with what the browsers of other origins' pages want to hear in the head of every answer."""
+
+    def __init__(self, application: WSGIApplication, gateway: Gateway) -> None:
+        self._application = application
+        self._gateway = gateway
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        origins = self._gateway.configuration.settings.cors_origins
+        if not origins or not is_for_pages(environ["PATH_INFO"]):
+            return self._application(environ, start_response)
+        more = answer_headers(origins, environ.get("HTTP_ORIGIN"))
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /) -> Any:
+            return start_response(status, [*headers, *more], exc_info)
+
+        return self._application(environ, start)
 
 
 def _refused(error: GatewayError) -> Response:
@@ -72,7 +100,7 @@ def _refused(error: GatewayError) -> Response:
     if error.request_id is None:
         route = (request.endpoint or "unknown").rpartition(".")[2]
         gateway.metrics.count_refusal(route, error.status, error.kind)
-        headers = dict(from_environ(request.environ))
+        headers = dict(client_headers(request.environ))
         trusted = gateway.configuration.settings.trusted_proxies
         origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, trusted)
         error.request_id = new_request_id(origin.request_id)
@@ -94,7 +122,7 @@ def _unroutable(error: HTTPException) -> Response:
         allow = ", ".join(sorted(methods))
         return _refused(MethodNotAllowed(f"{request.path} takes {allow}, not {request.method}", allow=allow))
     if error.code == 404:
-        return _refused(NotFound(f"there is no {request.path} here"))
+        return _refused(nowhere(written_path(request.environ["RAW_URI"])))
     return _refused(InvalidRequest(error.description or error.name))
 
 

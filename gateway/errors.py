@@ -14,6 +14,7 @@ from typing import ClassVar
 from gateway.safe_text import safe_text
 
 _LONGEST_MESSAGE = 1000
+NO_RETRY = {"x-should-retry": "false"}
 
 
 class GatewayError(Exception):
@@ -21,18 +22,26 @@ class GatewayError(Exception):
 
     `status` is the HTTP status, `kind` is Anthropic's error type, `retry_after_seconds` becomes the
     `Retry-After` header when it is not None (whole seconds, at least 1). `is_rejection` tells what the gateway refuses
-    by itself, without an upstream call.
+    by itself, without an upstream call. `may_pass` tells whether the same request may succeed when it is sent again:
+    where it is false, clients are told not to try.
     """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "api_error"
     is_rejection: ClassVar[bool] = False
+    may_pass: ClassVar[bool] = True
 
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         self.message = safe_text(message, _LONGEST_MESSAGE)
         super().__init__(self.message)
         self.retry_after_seconds = retry_after_seconds
         self.request_id: str | None = None  # set once the request was admitted, and so is counted
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response's head says of this error. The SDKs obey `x-should-retry`, and Claude Code with them."""
+        headers = {} if self.may_pass else dict(NO_RETRY)
+        return headers if self.retry_after_seconds is None else headers | {"retry-after": str(self.retry_after_seconds)}
 
 
 class InvalidRequest(GatewayError):
@@ -41,6 +50,7 @@ class InvalidRequest(GatewayError):
     status = 400
     kind = "invalid_request_error"
     is_rejection = True
+    may_pass = False
 
 
 class Unauthenticated(GatewayError):
@@ -49,14 +59,16 @@ class Unauthenticated(GatewayError):
     status = 401
     kind = "authentication_error"
     is_rejection = True
+    may_pass = False
 
 
 class PermissionDenied(GatewayError):
-    """The client may not do this, and retrying will not help."""
+    """The client may not do this."""
 
     status = 403
     kind = "permission_error"
     is_rejection = True
+    may_pass = False
 
 
 class NotFound(GatewayError):
@@ -65,6 +77,7 @@ class NotFound(GatewayError):
     status = 404
     kind = "not_found_error"
     is_rejection = True
+    may_pass = False
 
 
 class MethodNotAllowed(GatewayError):
@@ -73,10 +86,15 @@ class MethodNotAllowed(GatewayError):
     status = 405
     kind = "invalid_request_error"
     is_rejection = True
+    may_pass = False
 
     def __init__(self, message: str, *, allow: str) -> None:
         super().__init__(message)
         self.allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"allow": self.allow}
 
 
 class RequestTimedOut(GatewayError):
@@ -93,6 +111,24 @@ class RequestTooLarge(GatewayError):
     status = 413
     kind = "request_too_large"
     is_rejection = True
+    may_pass = False
+
+
+class UnsupportedCoding(GatewayError):
+    """The body comes in a content coding that is not read here; `accepted` lists those that are."""
+
+    status = 415
+    kind = "invalid_request_error"
+    is_rejection = True
+    may_pass = False
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"accept-encoding": self.accepted}
 
 
 class RateLimited(GatewayError):
@@ -120,6 +156,7 @@ class AuthenticationExhausted(GatewayError):
     """Every key is retired. Not the client's fault, so not a 401."""
 
     status = 502
+    may_pass = False
 
 
 class OutOfMoney(GatewayError):
@@ -127,6 +164,7 @@ class OutOfMoney(GatewayError):
 
     status = 402
     kind = "billing_error"
+    may_pass = False
 
 
 class UpstreamError(GatewayError):

@@ -68,7 +68,10 @@ def unfit(value: object, deepest: int) -> str | None:
 
 
 def exact_object_or_none(text: str | bytes) -> dict[str, Any] | None:
-    """The JSON object that a text is, if it can be written again: None for NaN, which is no JSON, and for numbers that no float holds."""
+    """The JSON object that a text is, if it can be written again.
+
+    None for NaN, which is no JSON, and for numbers that no float holds.
+    """
     try:
         document = _EXACT.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except (ValueError, RecursionError):

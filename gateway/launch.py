@@ -25,6 +25,7 @@ from gateway.settings import Settings, SettingsError, load_settings
 from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.store import Store
 from gateway.upstream.tls import tls_context
+from gateway.whole_file import read_whole
 
 if TYPE_CHECKING:
     from gateway.ledger import Database, Reader
@@ -106,7 +107,7 @@ def settings() -> Settings:
 
 def read_settings() -> Settings:
     """Read the configuration anew: the environment as it was at the start, the files as they are now."""
-    found = load_settings(os.environ, _read_file, len(os.sched_getaffinity(0)))
+    found = load_settings(os.environ, read_whole, len(os.sched_getaffinity(0)))
     _check_state_url(found)
     _check_record_url(found)
     tracing.check(found)
@@ -205,11 +206,6 @@ def adopt(new: Settings) -> None:
     """What workers that are forked from now on start with."""
     global _settings
     _settings = new
-
-
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def complain(error: SettingsError) -> None:

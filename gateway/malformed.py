@@ -12,7 +12,8 @@ from gunicorn import util
 from gunicorn.http import errors as http_errors
 
 from gateway.client_socket import ReadDeadlineExceeded
-from gateway.errors import error_body
+from gateway.errors import NO_RETRY, error_body
+from gateway.headers import Headers
 from gateway.request_ids import new_request_id
 
 
@@ -25,16 +26,19 @@ class Refusal:
     kind: str
     message: str
 
-    def rendered(self) -> bytes:
-        """The whole response; the connection closes behind it, for where the next request begins is unknown."""
+    def rendered(self, more: Headers) -> bytes:
+        """The whole response, with `more` headers in its head; the connection closes behind it, for where the next
+        request begins is unknown.
+        """
         request_id = new_request_id()
         body = error_body(self.kind, self.message, request_id)
         head = (
             f"HTTP/1.1 {self.status} {self.reason}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nrequest-id: {request_id}\r\nDate: {util.http_date()}\r\n"
-            "Connection: close\r\n\r\n"
+            "Connection: close\r\n"
         )
-        return head.encode() + body
+        named = [*more, *NO_RETRY.items()] if self.kind == "invalid_request_error" else more
+        return "".join([head, *(f"{name}: {value}\r\n" for name, value in named), "\r\n"]).encode() + body
 
 
 def _bad(status: int, reason: str, message: str) -> Refusal:

@@ -15,6 +15,7 @@ from typing import Any
 from gunicorn.http.errors import ParseException
 
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
+from gateway.content_coding import codings_of, decoded
 from gateway.errors import ClientGone, InvalidRequest, RequestTimedOut, RequestTooLarge
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -24,11 +25,12 @@ _PLACE_SECONDS = 0.05  # what has arrived already is read in less, and frees its
 
 
 def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float) -> bytes:
-    """The whole request body.
+    """The whole request body, without its content coding; the limit holds for both forms.
 
-    Raises RequestTooLarge (before reading, if the length is announced), RequestTimedOut, InvalidRequest for a
-    malformed chunk, ClientGone if the client hangs up before its end.
+    Raises RequestTooLarge (before reading, if the length is announced), UnsupportedCoding (before reading),
+    RequestTimedOut, InvalidRequest for a malformed chunk or coding, ClientGone if the client hangs up before its end.
     """
+    codings = codings_of(environ.get("HTTP_CONTENT_ENCODING", ""))
     length = _announced_bytes(environ)
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)
@@ -46,7 +48,7 @@ def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: flo
         raise _too_large(limit_bytes)
     if length is not None and len(body) < length:
         raise ClientGone
-    return body
+    return decoded(body, codings, limit_bytes) if codings else body
 
 
 class Discarder:

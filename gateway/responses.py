@@ -14,14 +14,7 @@ from typing import Any
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from gateway.errors import (
-    AuthenticationExhausted,
-    GatewayError,
-    MethodNotAllowed,
-    OutOfMoney,
-    RequestTimedOut,
-    error_body,
-)
+from gateway.errors import GatewayError, RequestTimedOut, error_body
 from gateway.exchange import Exchange
 from gateway.pace import Head, Output
 from gateway.request_body import Discarder
@@ -101,12 +94,7 @@ def error_response(error: GatewayError, environ: Mapping[str, Any], discarder: D
     request_id = error.request_id or new_request_id()
     body = error_body(error.kind, error.message, request_id)
     headers = {"content-type": "application/json", "request-id": request_id, "content-length": str(len(body))}
-    if error.retry_after_seconds is not None:
-        headers["retry-after"] = str(error.retry_after_seconds)
-    if isinstance(error, MethodNotAllowed):
-        headers["allow"] = error.allow
-    if isinstance(error, AuthenticationExhausted | OutOfMoney):
-        headers["x-should-retry"] = "false"  # no retry can mend these
+    headers |= error.headers
     if isinstance(error, RequestTimedOut):
         return RelayResponse(body, error.status, headers)
     stream: Any = _AnswerThenDiscard(body, environ, discarder)

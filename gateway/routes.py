@@ -3,7 +3,7 @@
 Owns: who is let in, what is asked of the upstream, and the responses. Web layer; a view runs in its request's
 thread. The order of things, for every route that calls upstream:
 
-    open gateway? -> local callers only      refuse_unless_local
+    open gateway? the path's own spelling?   pass_door
     who is it, what pays                     authenticate
     is there a place                         Admission, before the body is read
     body, in time and within bounds          read_body, read_request
@@ -25,13 +25,14 @@ from urllib.parse import quote
 from flask import Blueprint, Response, current_app, request
 
 from gateway import __version__
-from gateway.access import Caller, authenticate, refuse_unless_local
+from gateway.access import Caller, authenticate
 from gateway.classification import Rests
 from gateway.clients import client_of, session_of
 from gateway.dialogue import Dialogue, OneTurn
-from gateway.errors import MethodNotAllowed, NotFound, Overloaded
+from gateway.door import client_headers, pass_door
+from gateway.errors import NotFound, Overloaded
 from gateway.exchange import Exchange
-from gateway.headers import Headers, for_upstream, from_environ
+from gateway.headers import Headers, for_upstream
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
 from gateway.messages import RequestSummary, read_request
@@ -55,8 +56,6 @@ routes = Blueprint("routes", __name__)
 # WSGI's (PEP 3333). Views hand it on: `request` looks for the request anew each time.
 Environ = dict[str, Any]
 
-_READ_HEADERS = "gateway.headers"  # in the environ
-HEAD_PATHS = ("/", "/healthz", "/readyz")
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
 
 
@@ -71,7 +70,7 @@ def messages() -> Response:
         exchange.mode = "streamed" if summary.is_streaming else "whole"
         exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id))
         exchange.trace.asks(summary.model, summary.is_streaming)
-        call = Call("POST", _target(environ, "/v1/messages"), _headers(environ), body, may_stream=True)
+        call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
         watch, narrator = _watch(exchange, environ), _narrator(exchange)
         turns, pace = _turns(exchange, watch, narrator)
         dialogue = _dialogue(exchange, call, summary, watch, narrator)
@@ -100,7 +99,7 @@ def count_tokens() -> Response:
         exchange.trace.asks(summary.model, None)
         with_tools = _with_tools(exchange, body, summary)  # they count, too
         target = _target(environ, "/v1/messages/count_tokens")
-        call = Call("POST", target, _headers(environ), body)
+        call = Call("POST", target, _headers(exchange, environ), body)
         if with_tools is not None:
             call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
         return _passed_through(exchange, environ, call)
@@ -112,7 +111,8 @@ def models() -> Response:
     environ = request.environ
     exchange = _admitted(environ, "models")
     with exchange.guarding():
-        return _passed_through(exchange, environ, Call("GET", _target(environ, "/v1/models"), _headers(environ)))
+        call = Call("GET", _target(environ, "/v1/models"), _headers(exchange, environ))
+        return _passed_through(exchange, environ, call)
 
 
 @routes.get("/v1/models/<model_id>", endpoint="model")
@@ -124,7 +124,7 @@ def model(model_id: str) -> Response:
     exchange = _admitted(environ, "model")
     with exchange.guarding():
         target = _target(environ, f"/v1/models/{quote(model_id, safe=':@')}")
-        return _passed_through(exchange, environ, Call("GET", target, _headers(environ)))
+        return _passed_through(exchange, environ, Call("GET", target, _headers(exchange, environ)))
 
 
 @routes.get("/", endpoint="root")
@@ -153,14 +153,9 @@ def metrics() -> Response:
 
 
 @routes.before_app_request
-def refuse_strangers() -> None:
-    """What holds for every path: an open gateway serves this machine alone, and HEAD is for few."""
-    environ = request.environ
-    if _gateway().configuration.settings.is_open:
-        refuse_unless_local(dict(_client_headers(environ)))
-    if environ["REQUEST_METHOD"] == "HEAD" and request.url_rule is not None and request.path not in HEAD_PATHS:
-        allowed = (request.url_rule.methods or set()) - {"HEAD"}
-        raise MethodNotAllowed(f"{request.path} does not take HEAD", allow=", ".join(sorted(allowed)))
+def at_the_door() -> Response | None:
+    """What holds for every path comes before its view."""
+    return pass_door(request, _gateway().configuration.settings)
 
 
 def _gateway() -> Gateway:
@@ -174,7 +169,7 @@ def _admitted(environ: Environ, route: str) -> Exchange:
     configuration = gateway.configuration
     settings = configuration.settings
     started_at = gateway.clock()
-    headers = dict(_client_headers(environ))
+    headers = dict(client_headers(environ))
     caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
     origin = origin_of(environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
     client = client_of(headers)
@@ -194,16 +189,8 @@ def _body(exchange: Exchange, environ: Environ) -> bytes:
     return read_body(environ, settings.max_body_bytes, settings.body_timeout_seconds)
 
 
-def _client_headers(environ: Environ) -> Headers:
-    """The client's headers, read once for each request."""
-    headers: Headers | None = environ.get(_READ_HEADERS)
-    if headers is None:
-        headers = environ[_READ_HEADERS] = from_environ(environ)
-    return headers
-
-
-def _headers(environ: Environ) -> Headers:
-    return for_upstream(_client_headers(environ))
+def _headers(exchange: Exchange, environ: Environ) -> Headers:
+    return for_upstream(client_headers(environ), exchange.configuration.settings.drop_request_headers)
 
 
 def _target(environ: Environ, path: str) -> str:

@@ -98,13 +98,48 @@ def byok_mode(raw: object) -> ByokMode:
     return ByokMode(choice(*(mode.value for mode in ByokMode))(raw))
 
 
+_HEADER_PATTERN = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORTS = (("http://", ":80"), ("https://", ":443"))
+
+
+def header_names(raw: object) -> tuple[str, ...]:
+    """Names of headers, comma-separated or in a list; a trailing `*` stands for any ending."""
+    names = tuple(entry.lower() for entry in _entries(raw))
+    if not names or not all(_HEADER_PATTERN.fullmatch(name) for name in names):
+        raise BadValue("names of headers such as x-team, x-corp-* were expected")
+    return names
+
+
+def origins(raw: object) -> tuple[str, ...]:
+    """Origins of web pages as browsers write them, comma-separated or in a list; `*` for any, `none` for none."""
+    entries = [entry.lower().removesuffix("/") for entry in _entries(raw)]
+    if entries == ["none"]:
+        return ()
+    if entries != ["*"] and not (entries and all(_ORIGIN.fullmatch(entry) for entry in entries)):
+        raise BadValue("origins such as https://app.example.com were expected, without a path, or `*`, or `none`")
+    return tuple(_without_default_port(entry) for entry in entries)
+
+
+def _without_default_port(origin: str) -> str:
+    for scheme, port in _DEFAULT_PORTS:
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
+
+
+def _entries(raw: object) -> list[str]:
+    entries = [str(entry) for entry in raw] if isinstance(raw, list) else text(raw).split(",")
+    return [entry.strip() for entry in entries]
+
+
 def networks(raw: object) -> tuple[Network, ...]:
     """Addresses and networks, comma-separated or in a list; `none` for none at all."""
-    entries = [str(entry) for entry in raw] if isinstance(raw, list) else text(raw).split(",")
+    entries = _entries(raw)
     if entries == ["none"]:
         return ()
     try:
-        return tuple(ipaddress.ip_network(entry.strip()) for entry in entries)
+        return tuple(ipaddress.ip_network(entry) for entry in entries)
     except ValueError as error:
         raise BadValue("addresses and networks such as 10.0.0.7, 10.1.0.0/16 were expected, or `none`") from error
 

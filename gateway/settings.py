@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway import setting_values as values
 from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
+from gateway.cors import ANY_ORIGIN
 from gateway.credential import Key, Secret
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.origin import Network
@@ -25,8 +26,14 @@ from gateway.upstream_proxy import UpstreamProxy, proxy_url
 
 PREFIX = "GATEWAY_"
 CONFIG_NAME = "GATEWAY_CONFIG"
-# Kubernetes injects these for a Service that is called `gateway`.
-_FOREIGN = re.compile(r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*")
+# Kubernetes injects these for a Service that is called `gateway`, or `gateway-redis` and the like: there every `*_PORT`
+# is an address, as in `tcp://10.0.0.7:6379`, which no setting of the gateway's is
+# (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+_FOREIGN = re.compile(
+    r"GATEWAY_PORT(_.*)?|GATEWAY_SERVICE_.*|"
+    r"GATEWAY_[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_FOREIGN_ADDRESS = re.compile(r"GATEWAY_[A-Z0-9_]+_PORT=(tcp|udp|sctp)://.+")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SECRET = re.compile(r"[\x21-\x7e]+")
 
@@ -76,6 +83,12 @@ class Settings:
     )
     allow_byok: ByokMode = _setting(
         ByokMode.ALLOWED, values.byok_mode, "whether clients may bring their own credential: `true`, `false`, `only`"
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (), values.origins, "origins of web pages that may use the gateway, `*` for any; each page still needs a token"
+    )
+    drop_request_headers: tuple[str, ...] = _setting(
+        (), values.header_names, "more names of clients' headers that do not go upstream; `*` ends a family"
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
     workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
@@ -195,6 +208,11 @@ class Settings:
                 f"GATEWAY_BIND: {self.bind} is not a loopback address, and without "
                 "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
             )
+        if self.is_open and ANY_ORIGIN in self.cors_origins:
+            lines.append(
+                "GATEWAY_CORS_ORIGINS: without GATEWAY_CLIENT_TOKENS_FILE, `*` would let any web page in a browser "
+                "on this machine spend your keys; name the origins"
+            )
         return lines
 
 
@@ -266,11 +284,12 @@ class _Loader:
         known = {name for name, _ in setting_specs()}
         found: dict[str, tuple[str, object]] = {}
         for label, value in self._environ.items():
-            if not label.startswith(PREFIX) or label == CONFIG_NAME or _FOREIGN.fullmatch(label):
+            if not label.startswith(PREFIX) or label == CONFIG_NAME:
                 continue
             name = label[len(PREFIX) :].lower()
             if name not in known or label != label.upper():
-                self._complaints.append(f"{label}: there is no such setting")
+                if not _is_foreign(label, value):
+                    self._complaints.append(f"{label}: there is no such setting")
             elif value.strip():
                 found[name] = (label, value)
         return found
@@ -356,6 +375,11 @@ class _Loader:
         except TokenFileError as error:
             self._complaints.append(f"{path}: {error}")
             return None
+
+
+def _is_foreign(label: str, value: str) -> bool:
+    """Whether Kubernetes has put this variable into the environment."""
+    return bool(_FOREIGN.fullmatch(label) or _FOREIGN_ADDRESS.fullmatch(f"{label}={value}"))
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> str:

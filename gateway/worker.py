@@ -48,6 +48,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from gateway import launch
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
+from gateway.cors import unread_answer_headers
 from gateway.goodbyes import Connection, Goodbyes
 from gateway.malformed import FAILURE, refusal_of
 from gateway.request_head import KnownLines, read_once
@@ -272,8 +273,9 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._gateway.metrics.count_refusal("unknown", refusal.status, refusal.kind)
         else:
             log.error("a request failed in the server", exc_info=exc)
+        settings = self._gateway.configuration.settings
         try:
-            client.sendall((refusal or FAILURE).rendered())
+            client.sendall((refusal or FAILURE).rendered(unread_answer_headers(settings.cors_origins)))
         except OSError as error:
             log.debug("the refusal was not delivered: %s", error)
 

@@ -1,7 +1,7 @@
 """`gateway tokens`: make, list and revoke client tokens.
 
-Owns: the token file's lines, not their meaning. Web layer. The file is replaced in one step, so a gateway that reads it
-meanwhile sees the old or the new one; a running gateway notices within two seconds.
+Owns: the token file's lines, not their meaning. Web layer. Any number of these commands may run at once; a running
+gateway notices a change within two seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import tempfile
-from pathlib import Path
 
-from gateway.access import TOKEN_PREFIX, TokenFileError, parse_tokens
+from gateway.access import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
 from gateway.cli.output import complain, say
 from gateway.credential import Secret
+from gateway.edited_file import edit
+from gateway.whole_file import read_now
 
 _SETTING = "GATEWAY_CLIENT_TOKENS_FILE"
 _TOKEN_BYTES = 32
@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.file or os.environ.get(_SETTING, "")
     if not path:
         return complain(f"which file? Give --file PATH or set {_SETTING}")
-    file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8") if file.exists() or arguments.action != "make" else ""
         if arguments.action == "list":
-            return _list(text)
+            return _list(path)
         if arguments.action == "make":
-            return _make(file, text, arguments.name, arguments.operator)
-        return _revoke(file, text, arguments.name)
+            return _make(path, arguments.name, arguments.operator)
+        return _revoke(path, arguments.name)
+    except _CannotBeDone as error:
+        return complain(str(error))
     except TokenFileError as error:
         return complain(f"{path}: {error}")
     except UnicodeDecodeError:
@@ -53,52 +53,47 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(f"{path}: {error.strerror or error}")
 
 
-def _list(text: str) -> int:
-    for token in parse_tokens(text):
+class _CannotBeDone(Exception):
+    """What was asked does not go with what the file holds; the message says why."""
+
+
+def _list(path: str) -> int:
+    for token in parse_tokens(read_now(path)[0].decode()):
         say(f"{token.name}{' operator' if token.is_operator else ''}")
     return 0
 
 
-def _make(file: Path, text: str, name: str, is_operator: bool) -> int:
-    known = parse_tokens(text)
+def _make(path: str, name: str, is_operator: bool) -> int:
     token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(_TOKEN_BYTES)}"
-    line = f"{name} sha256:{Secret(token).fingerprint}{' operator' if is_operator else ''}\n"
-    separator = "" if not text or text.endswith("\n") else "\n"
-    new = text + separator + line
-    try:
-        names = [made.name for made in parse_tokens(new)]
-    except TokenFileError:
-        names = []
-    if names != [*(old.name for old in known), name]:  # `#ann` would make a comment of the line
-        return complain(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
-    _replace(file, new)
+    made = ClientToken(name, Secret(token).fingerprint, is_operator)
+    line = f"{made.name} sha256:{made.digest}{' operator' if is_operator else ''}\n"
+
+    def with_line(text: str) -> str:
+        known = parse_tokens(text)
+        separator = "" if not text or text.endswith("\n") else "\n"
+        new = text + separator + line
+        try:
+            is_good = parse_tokens(new) == (*known, made)  # `#ann` would make a comment of the line
+        except TokenFileError:
+            is_good = False
+        if not is_good:
+            raise _CannotBeDone(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
+        return new
+
+    edit(path, with_line, lambda text: made in parse_tokens(text), may_be_new=True)
     say(token)
     return 0
 
 
-def _revoke(file: Path, text: str, name: str) -> int:
-    if all(token.name != name for token in parse_tokens(text)):
-        return complain(f"there is no token called {name}")
-    kept = [line for line in text.splitlines(keepends=True) if line.split(None, 1)[:1] != [name]]
-    _replace(file, "".join(kept))
+def _revoke(path: str, name: str) -> int:
+    def without_line(text: str) -> str:
+        if not _holds(text, name):
+            raise _CannotBeDone(f"there is no token called {name}")
+        return "".join(line for line in text.splitlines(keepends=True) if line.split(None, 1)[:1] != [name])
+
+    edit(path, without_line, lambda text: not _holds(text, name))
     return 0
 
 
-def _replace(file: Path, text: str) -> None:
-    """Write the file anew, readable as it was (by its owner alone if it is new), in one step."""
-    mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
-    target = file.resolve()
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as output:
-            output.write(text)
-            output.flush()
-            os.fsync(output.fileno())
-        os.chmod(temporary, mode)
-        if file.exists():
-            owner = target.stat()
-            os.chown(temporary, owner.st_uid, owner.st_gid)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def _holds(text: str, name: str) -> bool:
+    return any(token.name == name for token in parse_tokens(text))

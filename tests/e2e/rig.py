@@ -6,6 +6,7 @@ with a valid pool), and what a test wants to know about them afterwards.
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from itertools import count
@@ -109,3 +110,4 @@ class Rig:
         self.secrets = [f"sk-sim-{pool}-{name}" for name in self.names]
         lines = [f"{name}={secret}\n" for name, secret in zip(self.names, self.secrets, strict=True)]
         self._keys_file.write_text("".join(lines))
+        os.utime(self._keys_file, (0, 0))  # it is whole: the gateway need not wait to see whether it still changes

@@ -122,13 +122,14 @@ def test_headers_upstream_are_the_clients_less_what_stops_here(rig: Rig) -> None
     passed = {
         "anthropic-version": "2026-10-21",
         "anthropic-beta": "one-2025-01-01,two-2025-02-02, three",
-        "anthropic-dangerous-direct-browser-access": "true",
         "anthropic-unheard-of": "x; y=z",
         "user-agent": "claude-cli/9.9 (external, cli)",
         "accept": "application/json",
         "x-app": "cli",
         "x-stainless-retry-count": "0",
-        "cookie": "a=b",
+        "x-claude-code-session-id": "57a121ec-f78c-48c3-a745-e3036a3ecc33",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "x-nobody-knows": "1",
     }
     stopped = [
         "Connection: keep-alive, X-Hop",
@@ -141,6 +142,19 @@ def test_headers_upstream_are_the_clients_less_what_stops_here(rig: Rig) -> None
         "x-api-key: not-a-real-credential",
         "Authorization: Bearer dummy",
         "X-Gateway-Token: dummy",
+        "X-Gateway-Anything: at all",
+        "Content-Encoding: identity",
+        "Cookie: session=of-a-sign-on",
+        "Api-Key: of another API",
+        "Remote-User: ann",
+        "X-Auth-Request-Access-Token: planted",
+        "X-Amzn-Oidc-Data: planted",
+        "X-Ms-Client-Principal: planted",
+        "X-Goog-Iap-Jwt-Assertion: planted",
+        "Referer: http://localhost/page",
+        "Origin: http://localhost",
+        "Sec-Fetch-Mode: cors",
+        "anthropic-dangerous-direct-browser-access: true",
     ]
     headers = [f"{name}: {value}" for name, value in passed.items()]
     assert ask(rig.gateway.url, STREAMED, headers=[*headers, *stopped]).status == 200

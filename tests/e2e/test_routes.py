@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
+import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from gateway.simulator import Simulator
 from tests.e2e.talk import Talk, error_of, message, token_line
@@ -124,10 +128,7 @@ def test_wrong_methods_are_405_with_allow(
         "/v1",
         "/v1/",
         "/v1/complete",
-        "/v1/messages/",
-        "/v1//messages",
         "/v1/messages/batches",
-        "/v1/models/",
         "/v1/models/a/b",
         "/v1/models/..%2Ffiles",
         "/v1/models/a%0D%0Ab",
@@ -153,11 +154,87 @@ def test_unknown_paths_are_404_and_never_go_upstream(
     assert simulator.requests == []
 
 
-def test_doubled_leading_slash_is_forgiven(gateway: GatewayProcess, simulator: Simulator) -> None:
-    """Given a base URL that ends in a slash, when a client doubles it, then the route is found all the same."""
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "//metrics"),
+        ("GET", "///metrics"),
+        ("GET", "/./metrics"),
+        ("GET", "/x/../metrics"),
+        ("GET", "/%6detrics"),
+        ("GET", "/metrics/"),
+        ("GET", "/metrics%2f"),
+        ("GET", "/metrics;a=b"),
+        ("GET", "/metrics#a"),
+        ("GET", "//status"),
+        ("GET", "/%73tatus"),
+        ("GET", "/status/"),
+        ("GET", "//healthz"),
+        ("GET", "/healthz/"),
+        ("GET", "/readyz%20"),
+        ("POST", "/v1%2fmessages"),
+        ("POST", "/v1%2Fmessages"),
+        ("POST", "/v1/./messages"),
+        ("POST", "/v1/x/../messages"),
+        ("POST", "/%76%31/messages"),
+        ("POST", "/V1/messages"),
+        ("GET", "/v1/%6dodels/claude-simulated"),
+        ("GET", "/v1%2fmodels/claude-simulated"),
+        ("GET", "/v1/models/claude%2fsimulated"),
+        ("GET", "http://127.0.0.1//metrics"),
+    ],
+)
+def test_path_is_served_in_its_own_spelling_alone(
+    gateway: GatewayProcess, simulator: Simulator, method: str, path: str
+) -> None:
+    """Given another spelling of a path, when it is asked for, then 404: a proxy in front closes one spelling alone."""
     with Talk(gateway) as talk:
-        assert talk.exchange("POST", "//v1/messages", message()).status == 200
-    assert [request.path for request in simulator.requests] == ["/v1/messages"]
+        answer = talk.exchange(method, path, message() if method == "POST" else b"")
+    assert error_of(answer)[:2] == (404, "not_found_error")
+    assert simulator.requests == []
+
+
+def test_script_name_of_a_client_moves_no_path(gateway: GatewayProcess) -> None:
+    """Given the headers by which a server in front may say where the application begins, then no other path opens."""
+    with Talk(gateway) as talk:
+        assert talk.exchange("GET", "/x/metrics", headers={"SCRIPT_NAME": "/x"}).status == 404
+        assert talk.exchange("GET", "/x", headers={"PATH_INFO": "/metrics"}).status == 404
+
+
+def test_whole_target_and_encoded_model_are_served(gateway: GatewayProcess, simulator: Simulator) -> None:
+    """Given a target that names the server, or a model's id with encoded characters, then it is what it says."""
+    with Talk(gateway) as talk:
+        assert talk.exchange("GET", "http://127.0.0.1/healthz").status == 200
+        assert talk.exchange("GET", "/v1/models/claude%40simulated%3a1").status == 200
+    assert [request.path for request in simulator.requests] == ["/v1/models/claude@simulated:1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("/v1/v1/messages", "drop /v1 "),
+        ("/v1/v1/messages?beta=true", "drop /v1 "),
+        ("/v1/v1/messages/count_tokens", "drop /v1 "),
+        ("/v1/messages/v1/messages", "drop /v1/messages "),
+        ("/anthropic/v1/messages", "drop /anthropic "),
+        ("//v1/messages", "slash"),
+        ("/v1//messages", "slash"),
+        ("/v1/messages/", "slash"),
+        ("/messages", "add /v1 "),
+    ],
+)
+def test_wrong_base_url_is_400_and_told_what_to_change(
+    gateway: GatewayProcess, simulator: Simulator, path: str, change: str
+) -> None:
+    """Given a client whose base URL has too much, when it asks, then 400 says what to change, and not to try again."""
+    with Talk(gateway) as talk:
+        answer = talk.exchange("POST", path, message())
+        status, kind, why = error_of(answer)
+        assert (status, kind) == (400, "invalid_request_error")
+        assert change in why
+        assert answer.headers["x-should-retry"] == "false"
+        assert talk.exchange("GET", "/healthz").status == 200
+    assert simulator.requests == []
 
 
 def _bearer(value: str) -> dict[str, str]:
@@ -249,6 +326,31 @@ def test_revoked_token_fails_in_time_and_a_new_one_works(
         assert status(added) == 200
         tokens_file.write_text(before)
         assert wait_until(lambda: status(added) == 401, 6)
+
+
+def test_token_file_that_is_rewritten_in_place_locks_nobody_out(
+    gateway_process: Callable[..., GatewayProcess], simulator: Simulator, tmp_path: Path
+) -> None:
+    """Given a writer that empties the token file and fills it again, over and over, when clients ask meanwhile, then
+    none is refused; nor when a pipe takes its place."""
+    path = tmp_path / "tokens"
+    whole = token_line("alice", TOKEN) + token_line("bob", "another-token")
+    path.write_text(whole)
+    process = gateway_process(simulator.url, keys=[KEY], client_tokens_file=str(path))
+    with Talk(process) as talk:
+
+        def asks_in_vain() -> bool:
+            return talk.exchange("GET", "/v1/models", headers={"X-Gateway-Token": TOKEN}).status != 200
+
+        for _ in range(30):
+            with path.open("w") as file:
+                assert not wait_until(asks_in_vain, 0.05)
+                file.write(whole)
+        path.unlink()
+        os.mkfifo(path)
+        process_says = "it is not a regular file; the tokens read before stay in force"
+        assert wait_until(lambda: asks_in_vain() or process_says in process.log, 10)
+        assert not asks_in_vain()
 
 
 @pytest.mark.parametrize(
@@ -350,6 +452,11 @@ def test_byok_only_needs_no_keys(
         pytest.param({"X-Forwarded-For": "10.1.2.3"}, id="x-forwarded-for"),
         pytest.param({"X-Real-IP": "10.1.2.3"}, id="x-real-ip"),
         pytest.param({"X-Forwarded-For": "127.0.0.1"}, id="forwarded-for-loopback"),
+        pytest.param({"X-Forwarded-Port": "443"}, id="x-forwarded-port"),
+        pytest.param({"X-Forwarded-Prefix": "/a"}, id="x-forwarded-prefix"),
+        pytest.param({"X-Forwarded-Server": "front"}, id="x-forwarded-server"),
+        pytest.param({"Sec-Fetch-Site": "cross-site"}, id="page-of-another-site"),
+        pytest.param({"Sec-Fetch-Site": "same-site"}, id="another-page-of-the-site"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/", "/nothing-here"])
@@ -392,6 +499,106 @@ def test_guarded_gateway_serves_proxied_requests(
         assert talk.exchange("GET", "/v1/models", headers=headers | {"X-Gateway-Token": TOKEN}).status == 200
     (seen,) = simulator.requests
     assert seen.header("x-forwarded-for") == ""
+
+
+def test_no_retry_is_asked_for_where_none_can_help(
+    gateway: GatewayProcess, guarded: GatewayProcess, simulator: Simulator
+) -> None:
+    """Given errors for what the request itself is, malformed heads among them, then clients are told not to retry."""
+    refused = [
+        guarded.request("POST", "/v1/messages", message()),
+        gateway.request("GET", "/v1/models", headers={"Origin": "https://evil.example"}),
+        gateway.request("POST", "/v1/messages", b"{}"),
+        gateway.request("GET", "/nowhere"),
+        gateway.request("PUT", "/v1/messages"),
+        gateway.request("POST", "/v1/messages", b"x" * (SMALL_BODY_LIMIT + 1)),
+        gateway.request("POST", "/v1/messages", b"x", {"Content-Encoding": "br"}),
+        gateway.request("GET", "/" + "a" * 9000),
+        gateway.request("GET", "/", headers={"Expect": "200-ok"}),
+    ]
+    assert [answer.status for answer in refused] == [401, 403, 400, 404, 405, 413, 415, 414, 417]
+    assert [answer.headers.get("x-should-retry") for answer in refused] == ["false"] * len(refused)
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("coding", "encode"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstd.compress)],
+    ids=["gzip", "deflate", "zstd"],
+)
+def test_coded_bodies_go_upstream_decoded(
+    gateway: GatewayProcess, simulator: Simulator, path: str, coding: str, encode: Callable[[bytes], bytes]
+) -> None:
+    """Given a body in a content coding, when it is sent, then the upstream gets it decoded, and no word of a coding."""
+    body = message(text="grüß Gott " * 100)
+    with Talk(gateway) as talk:
+        assert talk.exchange("POST", path, encode(body), {"Content-Encoding": coding}).status == 200
+    (seen,) = simulator.requests
+    assert seen.body == body
+    assert seen.header("content-encoding") == ""
+    assert seen.header("content-length") == str(len(body))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "kind"),
+    [
+        pytest.param("br", b"{}", 415, "invalid_request_error", id="another-coding"),
+        pytest.param("gzip", message(), 400, "invalid_request_error", id="not-coded"),
+        pytest.param("gzip", gzip.compress(message())[:-3], 400, "invalid_request_error", id="cut-off"),
+        pytest.param("gzip", gzip.compress(b"x" * (SMALL_BODY_LIMIT + 1)), 413, "request_too_large", id="bomb"),
+        pytest.param("gzip", b"", 400, "invalid_request_error", id="empty"),
+    ],
+)
+def test_coded_bodies_that_cannot_be_read_are_refused(
+    gateway: GatewayProcess, simulator: Simulator, coding: str, body: bytes, status: int, kind: str
+) -> None:
+    """Given a body whose coding is not read, or broken, or hides too much, then it is refused; the connection stays."""
+    with Talk(gateway) as talk:
+        answer = talk.exchange("POST", "/v1/messages", body, {"Content-Encoding": coding})
+        assert error_of(answer)[:2] == (status, kind)
+        assert answer.headers.get("accept-encoding") == ("gzip, deflate, zstd" if status == 415 else None)
+        assert talk.exchange("GET", "/healthz").status == 200
+    assert simulator.requests == []
+
+
+PAGE = "https://app.example"
+
+
+def test_allowed_page_may_read_every_answer(
+    gateway_process: Callable[..., GatewayProcess], simulator: Simulator, tokens_file: Path
+) -> None:
+    """Given an allowed origin, then its preflight needs no token, and answers, streams and errors are open to its page;
+    what only concerns the browser stays here."""
+    process = gateway_process(
+        simulator.url, keys=[KEY], client_tokens_file=str(tokens_file), cors_origins=PAGE, bind="127.0.0.1:0"
+    )
+    preflight = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    asked = preflight | {"Access-Control-Request-Headers": "authorization,anthropic-version,content-type"}
+    page = {"Origin": PAGE, "Referer": f"{PAGE}/a", "Sec-Fetch-Site": "cross-site"}
+    known = page | {"X-Gateway-Token": TOKEN, "anthropic-dangerous-direct-browser-access": "true"}
+    with Talk(process) as talk:
+        answers = [
+            talk.exchange("OPTIONS", "/v1/messages", headers=asked),
+            talk.exchange("POST", "/v1/messages", message(), known),
+            talk.exchange("POST", "/v1/messages", message(streamed=True), known),
+            talk.exchange("POST", "/v1/messages", message(), page),
+            talk.exchange("POST", "/v1/messages", b"{", known),
+            talk.exchange("GET", "/nowhere", headers=page),
+            talk.exchange("GET", "/" + "a" * 9000, headers=page),
+        ]
+    assert [answer.status for answer in answers] == [204, 200, 200, 401, 400, 404, 414]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert "request-id" in answer.headers["access-control-expose-headers"]
+        assert "Origin" in answer.headers["vary"]
+    assert answers[0].headers["access-control-allow-headers"] == asked["Access-Control-Request-Headers"]
+    assert "access-control-allow-origin" not in process.request("GET", "/metrics", headers=page).headers
+    assert process.request("OPTIONS", "/v1/messages", headers=preflight | {"Origin": "https://b.example"}).status == 405
+    assert len(simulator.requests) == 2
+    for seen in simulator.requests:
+        told = {name.lower() for name, _ in seen.headers}
+        assert not told & {"origin", "referer", "sec-fetch-site", "anthropic-dangerous-direct-browser-access"}
 
 
 _DEEP = b'{"model":"m","messages":' + b"[" * 20000 + b"]" * 20000 + b"}"
@@ -623,8 +830,14 @@ def test_no_keys_refuse_the_start_and_say_how_to_give_some() -> None:
 def test_names_that_kubernetes_injects_are_ignored(
     gateway_process: Callable[..., GatewayProcess], simulator: Simulator
 ) -> None:
-    """Given the variables of a Kubernetes Service called `gateway`, when the gateway starts, then it does."""
+    """Given the variables of Kubernetes Services called `gateway` and `gateway-redis`, then the gateway starts."""
     injected = {"port": "tcp://10.0.0.1:80", "port_80_tcp": "tcp://10.0.0.1:80", "service_host": "10.0.0.1"}
+    injected |= {
+        "redis_service_host": "10.0.0.2",
+        "redis_service_port": "6379",
+        "redis_port": "tcp://10.0.0.2:6379",
+        "redis_port_6379_tcp_addr": "10.0.0.2",
+    }
     assert gateway_process(simulator.url, keys=[KEY], **injected).request("GET", "/readyz").status == 200
 
 

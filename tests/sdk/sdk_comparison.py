@@ -26,11 +26,13 @@ ANSWER_HEADERS_THAT_DIFFER = {
     "content-encoding",
 }
 GATEWAYS_OWN_ID = "req_gw_"  # an answer that comes without a request id (of a middle box) is given one
-# About the connection alone; who pays; and the gateway reads answers that are not encoded.
+# About the connection alone; who pays; the gateway reads answers that are not encoded; and what Node's fetch says as a
+# browser would stops at the gateway.
 REQUEST_HEADERS_THAT_DIFFER = {
     *("connection", "host", "keep-alive"),
     *("authorization", "x-api-key"),
     "accept-encoding",
+    "sec-fetch-mode",
 }
 
 

@@ -281,12 +281,28 @@ def test_loopback_hosts_are_known(host, is_loopback):
         {"host": "localhost:8080", "origin": "http://localhost:8080"},
         {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8080"},
         {"host": "localhost:8080", "origin": "http://[::1]:8080"},
+        {"host": "localhost:8080", "sec-fetch-site": "same-origin"},
+        {"host": "localhost:8080", "sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+        {"host": "localhost:8080", "sec-fetch-mode": "cors"},
+        {"host": "localhost:8080", "origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+        {"host": "localhost:8080", "x-request-id": "7", "traceparent": "00-a-b-01"},
     ],
     ids=str,
 )
 def test_open_gateway_serves_local_programs(headers):
-    """Given a loopback Host, no foreign Origin and no proxy's headers, then the request is served."""
+    """Given a loopback Host, no foreign page and no proxy's headers, then the request is served."""
     refuse_unless_local(headers)
+
+
+ALLOWED_PAGE = {"host": "localhost", "origin": "https://app.example", "sec-fetch-site": "cross-site"}
+
+
+def test_open_gateway_serves_the_pages_of_allowed_origins():
+    """Given an origin that the operator allows, then its pages are served, and no other's, and no proxy's either."""
+    refuse_unless_local(ALLOWED_PAGE, ("https://app.example",))
+    for more in ({"origin": "https://app.example.evil"}, {"host": "evil.example"}, {"x-forwarded-port": "443"}):
+        with pytest.raises(PermissionDenied):
+            refuse_unless_local(ALLOWED_PAGE | more, ("https://app.example",))
 
 
 @pytest.mark.parametrize(
@@ -316,6 +332,16 @@ def test_open_gateway_serves_local_programs(headers):
         pytest.param({"host": "localhost", "x-forwarded-for": "127.0.0.1"}, "x-forwarded-for", id="x-forwarded-for"),
         pytest.param({"host": "localhost", "x-real-ip": "127.0.0.1"}, "x-real-ip", id="x-real-ip"),
         pytest.param({"host": "localhost", "x-forwarded-for": ""}, "x-forwarded-for", id="empty-x-forwarded-for"),
+        pytest.param({"host": "localhost", "x-forwarded-port": "443"}, "x-forwarded-port", id="x-forwarded-port"),
+        pytest.param({"host": "localhost", "x-forwarded-prefix": "/a"}, "x-forwarded-prefix", id="x-forwarded-prefix"),
+        pytest.param({"host": "localhost", "x-forwarded-server": "a"}, "x-forwarded-server", id="x-forwarded-server"),
+        pytest.param({"host": "localhost", "x-forwarded-new": "a"}, "x-forwarded-new", id="any-x-forwarded"),
+        pytest.param({"host": "localhost", "via": "1.1 a"}, "via is set", id="via"),
+        pytest.param({"host": "localhost", "cf-connecting-ip": "1.2.3.4"}, "cf-connecting-ip", id="cloudflare"),
+        pytest.param({"host": "localhost", "true-client-ip": "1.2.3.4"}, "true-client-ip", id="true-client-ip"),
+        pytest.param({"host": "localhost", "sec-fetch-site": "cross-site"}, "origin", id="another-site-s-page"),
+        pytest.param({"host": "localhost", "sec-fetch-site": "same-site"}, "origin", id="another-page-of-the-site"),
+        pytest.param({"host": "localhost", "sec-fetch-site": "x, none"}, "origin", id="sec-fetch-site-twice"),
     ],
 )
 def test_open_gateway_refuses_the_world(headers, why):

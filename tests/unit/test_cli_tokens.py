@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from gateway.access import ByokMode, authenticate, parse_tokens
 from gateway.cli import main
 from gateway.errors import Unauthenticated
+from tests.harness import ROOT
 
 LINE = re.compile(r"[\w.@-]+ sha256:[0-9a-f]{64}( operator)?\n")
 
@@ -163,6 +167,7 @@ def test_name_that_cannot_be_used_is_told(tokens, name):
         pytest.param(b"nonsense\n", ["make", "ann"], "line 1", id="make-in-a-bad-file"),
         pytest.param(b"nonsense\n", ["revoke", "ann"], "line 1", id="revoke-in-a-bad-file"),
         pytest.param(b"\xff\n", ["make", "ann"], "not UTF-8", id="not-text"),
+        pytest.param(b"\xff\n", ["list"], "not UTF-8", id="list-of-what-is-not-text"),
     ],
 )
 def test_file_that_is_of_no_use_is_told_and_stays_as_it_is(tokens, content, arguments, what):
@@ -197,3 +202,29 @@ def test_failed_writing_leaves_the_file_and_nothing_else(tokens, monkeypatch):
     assert tokens.out == ""
     assert tokens.file.read_bytes() == before
     assert os.listdir(tokens.file.parent) == ["tokens"]
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["make", "ann"], ["revoke", "ann"]])
+def test_pipe_in_the_file_s_place_is_told(tokens, arguments):
+    """Given a pipe that nobody writes to, then one line says what is wrong, and nothing waits for it."""
+    os.mkfifo(tokens.file)
+    assert tokens.run(*arguments) == 1
+    assert "not a regular file" in tokens.err
+
+
+def test_commands_at_once_lose_nothing(tokens):
+    """Given 24 commands at once, of which half revoke and half make, then each revoked token is gone, each printed one
+    is there, and the comments are, too."""
+    old = {f"old-{number}": tokens.made(f"old-{number}") for number in range(12)}
+    with tokens.file.open("a") as file:
+        file.write("# the end\n")
+    asked = [["revoke", name] for name in old] + [["make", f"new-{number}"] for number in range(12)]
+    program = [sys.executable, "-m", "tests.unit.tokens_at_once", str(tokens.file), json.dumps(asked)]
+    ran = json.loads(subprocess.run(program, cwd=ROOT, capture_output=True, check=True, timeout=100).stdout)
+    assert [status for status, _ in ran] == [0] * 24, ran
+    text = tokens.file.read_text()
+    assert {token.name for token in parse_tokens(text)} == {f"new-{number}" for number in range(12)}
+    for (_, printed), (_, name) in zip(ran[12:], asked[12:], strict=True):
+        assert tokens.caller(printed.strip()) == (name, False)
+    assert "# the end\n" in text
+    assert os.listdir(tokens.file.parent) == [tokens.file.name]

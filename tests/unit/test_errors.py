@@ -21,6 +21,7 @@ TABLE = {
     "MethodNotAllowed": (405, "invalid_request_error"),
     "RequestTimedOut": (408, "timeout_error"),
     "RequestTooLarge": (413, "request_too_large"),
+    "UnsupportedCoding": (415, "invalid_request_error"),
     "RateLimited": (429, "rate_limit_error"),
     "Overloaded": (529, "overloaded_error"),
     "Stopping": (529, "overloaded_error"),
@@ -40,6 +41,21 @@ def test_every_error_has_the_design_s_status_and_type():
         if isinstance(thing, type) and issubclass(thing, GatewayError)
     }
     assert found == TABLE
+
+
+def made(kind: type[GatewayError]) -> GatewayError:
+    more = {errors.MethodNotAllowed: {"allow": "GET"}, errors.UnsupportedCoding: {"accepted": "gzip"}}
+    return kind("m", **more.get(kind, {}))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_no_retry_is_asked_for_where_none_can_help(name):
+    """Given an error for what the request itself is, or for a pool without a key, then clients are told not to retry;
+    given one that may pass, they are not."""
+    error = made(getattr(errors, name))
+    is_final = error.status in (400, 401, 403, 404, 405, 413, 415) or name == "AuthenticationExhausted"
+    assert (error.headers.get("x-should-retry") == "false") == is_final
+    assert error.may_pass != is_final
 
 
 def test_client_gone_is_no_answer():
@@ -86,5 +102,7 @@ def test_error_keeps_what_the_response_needs():
     """Given an error with a Retry-After and one with Allow, then they are kept, and a message is its text."""
     limited = errors.RateLimited("slow down", retry_after_seconds=3)
     assert (limited.message, str(limited), limited.retry_after_seconds) == ("slow down", "slow down", 3)
-    assert errors.MethodNotAllowed("no", allow="GET, HEAD").allow == "GET, HEAD"
+    assert limited.headers == {"retry-after": "3"}
+    assert errors.MethodNotAllowed("no", allow="GET, HEAD").headers["allow"] == "GET, HEAD"
+    assert errors.UnsupportedCoding("no", accepted="gzip").headers["accept-encoding"] == "gzip"
     assert errors.NotFound("no").retry_after_seconds is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.headers import for_client, for_client_stream, for_upstream, from_environ
+from gateway.headers import for_client, for_client_stream, for_upstream, from_environ, of_a_proxy
 
 HOP_BY_HOP = [
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
@@ -12,44 +12,102 @@ HOP_BY_HOP = [
 ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *HOP_BY_HOP,
-        *("host", "content-length", "accept-encoding", "authorization", "x-api-key", "x-gateway-token"),
-        "x-gateway-request-id",
-        *("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "expect"),
-    ],
-)
+# What proxies, CDNs and load balancers add; an open gateway refuses requests that have any.
+PROXIES = [
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"),
+    *("x-forwarded-prefix", "x-forwarded-server", "x-forwarded-user", "x-forwarded-access-token", "x-forwarded-anew"),
+    *("x-real-ip", "x-original-forwarded-for", "x-client-ip", "x-cluster-client-ip", "true-client-ip"),
+    *("cf-connecting-ip", "cf-ray", "cf-access-jwt-assertion", "cf-ipcountry", "cdn-loop", "fastly-client-ip"),
+    *("akamai-origin-hop", "x-akamai-edgescape", "cloudfront-viewer-address", "x-amz-cf-id", "x-azure-clientip"),
+    *("x-azure-fdid", "x-arr-clientcert", "x-appengine-user-ip", "x-cloud-trace-context", "fly-client-ip"),
+    *("x-envoy-external-address", "x-envoy-attempt-count", "x-vercel-forwarded-for", "tailscale-user-login"),
+]
+# What a single sign-on adds, and clients' credentials for others.
+IDENTITIES = [
+    *("x-auth-request-user", "x-auth-request-access-token", "x-authentik-jwt", "remote-user", "remote-groups"),
+    *("x-remote-user", "x-webauth-user", "x-pomerium-jwt-assertion", "x-amzn-oidc-data", "x-amzn-trace-id"),
+    *("x-amz-security-token", "x-ms-client-principal", "x-ms-token-aad-access-token", "x-goog-iap-jwt-assertion"),
+    *("x-goog-authenticated-user-email", "x-goog-api-key", "x-userinfo", "x-id-token", "x-user", "x-email"),
+    *("x-consumer-username", "x-credential-identifier", "client-cert", "x-client-cert-dn", "ssl-client-verify"),
+    *("x-ssl-client-cert", "oidc-claim-sub", "iv-user", "sm-user", "teleport-jwt-assertion"),
+    *("authorization", "x-api-key", "api-key", "apikey", "ocp-apim-subscription-key", "x-functions-key"),
+]
+BROWSERS = [
+    *("cookie", "origin", "referer", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "sec-ch-ua", "sec-gpc"),
+    *("anthropic-dangerous-direct-browser-access", "access-control-request-method", "x-csrf-token"),
+]
+OWN = [
+    *("host", "content-length", "content-encoding", "accept-encoding", "expect", "content-digest"),
+    *("x-gateway-token", "x-gateway-request-id", "x-gateway-anything"),
+]
+
+
+@pytest.mark.parametrize("name", [*HOP_BY_HOP, *PROXIES, *IDENTITIES, *BROWSERS, *OWN])
 def test_stops_on_the_way_up(name):
-    """Given a header that is the hop's, the gateway's or a credential, then it does not go upstream."""
+    """Given a header that is the hop's, a proxy's, a sign-on's, a browser's or the gateway's, then it stops here."""
     assert for_upstream([("accept", "*/*"), (name, "planted")]) == [("accept", "*/*")]
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        ("anthropic-version", "2026-10-21"),
-        ("anthropic-beta", "a,b, c"),
-        ("anthropic-dangerous-direct-browser-access", "true"),
-        ("content-type", "application/json; charset=utf-8"),
-        ("user-agent", "claude-cli/2"),
-        ("x-stainless-retry-count", "0"),
-        ("x-app", "cli"),
-        ("cookie", "a=b"),
-        ("accept", "text/event-stream"),
-    ],
-    ids=lambda header: header[0],
-)
+@pytest.mark.parametrize("name", PROXIES)
+def test_proxy_s_trace_is_known(name):
+    """Given a header that a proxy adds, then its name tells so."""
+    assert of_a_proxy(["accept", name]) == name
+
+
+PASSING = [
+    ("anthropic-version", "2026-10-21"),
+    ("anthropic-beta", "a,b, c"),
+    ("anthropic-unheard-of", "x; y=z"),
+    ("content-type", "application/json; charset=utf-8"),
+    ("user-agent", "claude-cli/2"),
+    ("x-stainless-retry-count", "0"),
+    ("x-stainless-helper-method", "stream"),
+    ("x-app", "cli"),
+    ("x-claude-code-session-id", "57a121ec"),
+    ("x-claude-remote-session-id", "1"),
+    ("x-client-request-id", "2"),
+    ("x-session-id", "3"),
+    ("idempotency-key", "4"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("tracestate", "a=b"),
+    ("accept", "text/event-stream"),
+    ("accept-language", "*"),
+    ("x-nobody-knows", "5"),
+    ("cfg-x", "only begins like a family"),
+    ("x-forwardedness", "the same"),
+]
+
+
+@pytest.mark.parametrize("header", PASSING, ids=lambda header: header[0])
 def test_passes_on_the_way_up_unchanged(header):
-    """Given any other header, then it goes upstream as it came."""
+    """Given what Claude Code and the SDKs send, and what nobody knows, then it goes upstream as it came."""
     assert for_upstream([header]) == [header]
+    assert of_a_proxy([header[0]]) is None
 
 
-@pytest.mark.parametrize("name", [*HOP_BY_HOP, "content-length", "content-encoding", "set-cookie"])
+def test_operator_s_own_names_stop_besides():
+    """Given names and a family that the operator has named, then they stop on the way up, and nothing else does."""
+    headers = [("x-team", "1"), ("x-corp-user", "2"), ("x-corp", "3"), ("x-teams", "4"), ("cookie", "5")]
+    assert for_upstream(headers, ("x-team", "x-corp-*")) == [("x-corp", "3"), ("x-teams", "4")]
+
+
+ORIGIN_WIDE = [
+    *("set-cookie", "set-cookie2", "clear-site-data", "strict-transport-security", "alt-svc", "refresh"),
+    *("public-key-pins", "public-key-pins-report-only", "expect-ct", "nel", "report-to", "reporting-endpoints"),
+    *("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"),
+    *("timing-allow-origin", "content-security-policy", "content-security-policy-report-only", "permissions-policy"),
+    *("cross-origin-opener-policy", "cross-origin-resource-policy", "service-worker-allowed", "origin-agent-cluster"),
+    *("origin-trial", "accept-ch", "critical-ch", "link", "www-authenticate", "sourcemap", "speculation-rules"),
+    *("x-accel-redirect", "x-accel-expires", "x-sendfile", "surrogate-control"),
+]
+
+
+@pytest.mark.parametrize("name", [*HOP_BY_HOP, *ORIGIN_WIDE, "content-length", "content-encoding", "date", "server"])
 def test_stops_on_the_way_down(name):
-    """Given a header that is the hop's, of the body's coding, or a cookie, then the client does not get it."""
-    assert for_client([(name, "planted"), ("request-id", "req_1")]) == [("request-id", "req_1")]
+    """Given a header that is the hop's, of the body's coding, or speaks for a site, then the client does not get it."""
+    headers = [(name, "planted"), ("request-id", "req_1")]
+    assert for_client(headers) == [("request-id", "req_1")]
+    assert (name, "planted") not in for_client_stream(headers)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +119,10 @@ def test_stops_on_the_way_down(name):
         ("anthropic-ratelimit-requests-remaining", "7"),
         ("anthropic-organization-id", "org"),
         ("content-type", "text/html"),
+        ("location", "/elsewhere"),
+        ("vary", "accept"),
+        ("server-timing", "total;dur=5"),
+        ("x-content-type-options", "nosniff"),
         ("cf-ray", "1"),
     ],
     ids=lambda header: header[0],

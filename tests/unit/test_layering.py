@@ -19,7 +19,17 @@ LAYERS = {
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
         *("settings", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *("mcp_servers", "upstream_proxy", "tool_results", "classification", "counts", "json_members", "taken_back"),
+        *(
+            "mcp_servers",
+            "upstream_proxy",
+            "tool_results",
+            "classification",
+            "counts",
+            "json_members",
+            "taken_back",
+            "cors",
+        ),
+        *("paths", "content_coding"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
@@ -28,7 +38,7 @@ LAYERS = {
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
-        *("segment", "tool_sessions"),
+        *("segment", "tool_sessions", "whole_file", "edited_file"),
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
@@ -37,7 +47,7 @@ LAYERS = {
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),
         *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker", "application"),
-        *("app", "cli", "", "tracing", "access_log", "log_format", "logs"),
+        *("app", "cli", "", "tracing", "access_log", "log_format", "logs", "door"),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

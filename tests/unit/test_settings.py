@@ -78,6 +78,34 @@ TABLE = [
         ["yes", "1", "never"],
     ),
     (
+        "cors_origins",
+        (),
+        {
+            "https://app.example.com": ("https://app.example.com",),
+            "HTTPS://App.example.com/ , http://localhost:3000": ("https://app.example.com", "http://localhost:3000"),
+            "https://a.example:443,http://b.example:80": ("https://a.example", "http://b.example"),
+            "chrome-extension://abcdef": ("chrome-extension://abcdef",),
+            "http://[::1]:3000": ("http://[::1]:3000",),
+            "none": (),
+        },
+        [
+            "app.example.com",
+            "https://",
+            "https://a/b",
+            "https://*.example",
+            "null",
+            "*, https://a",
+            "https://u@a",
+            "a,",
+        ],
+    ),
+    (
+        "drop_request_headers",
+        (),
+        {"x-team": ("x-team",), "X-Team, X-Corp-*": ("x-team", "x-corp-*")},
+        ["*", "x team", "x-*-y", "x-team,", "x-team:"],
+    ),
+    (
         "bind",
         "127.0.0.1:8080",
         {"localhost:0": "localhost:0", "[::1]:80": "[::1]:80", "unix:/run/g.sock": "unix:/run/g.sock"},
@@ -335,13 +363,49 @@ def test_unknown_name_is_refused(name):
         "GATEWAY_SERVICE_HOST",
         "GATEWAY_SERVICE_PORT",
         "GATEWAY_SERVICE_PORT_HTTP",
+        "GATEWAY_REDIS_SERVICE_HOST",
+        "GATEWAY_REDIS_SERVICE_PORT",
+        "GATEWAY_REDIS_SERVICE_PORT_REDIS",
+        "GATEWAY_REDIS_PORT",
+        "GATEWAY_REDIS_PORT_6379_TCP",
+        "GATEWAY_REDIS_PORT_6379_TCP_PROTO",
+        "GATEWAY_REDIS_PORT_6379_TCP_PORT",
+        "GATEWAY_REDIS_PORT_6379_TCP_ADDR",
+        "GATEWAY_THREADS_PORT_53_UDP_ADDR",
+        "GATEWAY_MCP_FILES_SERVICE_HOST",
         "OTHER_THING",
         "MY_GATEWAY_THREADS",
     ],
 )
 def test_name_that_kubernetes_injects_is_ignored(name):
-    """Given a name that is injected for a Service called gateway, or is none of ours, then nothing is said."""
+    """Given a name that is injected for a Service called gateway or gateway-anything, or is none of ours, then nothing
+    is said."""
     assert load_settings({"GATEWAY_API_KEYS": PLANTED, name: "tcp://10.0.0.1:80"}, reader({})).keys
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_BIND_PORT", "8080"),
+        ("GATEWAY_UPSTREAM_PORT", "443"),
+        ("GATEWAY_UPSTREAM_HOST", "10.0.0.1"),
+        ("GATEWAY_REDIS_PORT_TCP", "tcp://10.0.0.1:6379"),
+        ("GATEWAY_REDIS_URL", "redis://10.0.0.1"),
+        ("GATEWAY_REDIS_SERVICE", "10.0.0.1"),
+        ("GATEWAY_redis_PORT", "tcp://10.0.0.1:6379"),
+    ],
+)
+def test_name_that_only_looks_injected_is_refused(name, value):
+    """Given a name that somebody may have written for a setting, then it is complained of all the same."""
+    with pytest.raises(SettingsError, match=f"{name}: there is no such setting"):
+        load_settings({"GATEWAY_API_KEYS": PLANTED, name: value}, reader({}))
+
+
+def test_any_origin_needs_tokens():
+    """Given `*` for the origins, then it is taken with a token file, and refused without one."""
+    assert load(FILES, cors_origins="*", client_tokens_file="/tokens").cors_origins == ("*",)
+    (line,) = complaints(cors_origins="*")
+    assert "GATEWAY_CORS_ORIGINS" in line
 
 
 def pairs(settings):

@@ -26,7 +26,7 @@ LAYERS = {
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
-        *("watch", "client_socket", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
+        *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
     ],
     "flow": [
@@ -48,7 +48,8 @@ LAYERS = {
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes"),
         *("status", "status_pages"),
-        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker"),
+        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker", "serving"),
+        *("head_collector", "connection", "waiting_room", "clients_at_hand", "descriptors", "process_tuning"),
         *("application", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),
     ],

@@ -101,7 +101,8 @@ class ServingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         )
         environ["wsgi.multithread"] = True
         environ["gateway.client"] = response
-        if not self.alive or self._waiting.kept >= self.max_keepalived:
+        is_crowded = self._waiting.kept >= self.max_keepalived
+        if not self.alive or (is_crowded and req.req_number == 1):  # known clients keep their connections
             response.force_close()
         try:
             self._respond(response, environ)

@@ -34,7 +34,7 @@ from gateway.service import Gateway
 from gateway.thread_pool import ThreadPool
 from gateway.waiting_room import WaitingRoom
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("gateway.worker")  # who reads the log knows one worker, however its code is cut
 
 # What a kept connection may still hold of a body that nobody read; the rest is not waited for.
 _LEFTOVER_SECONDS = 0.02

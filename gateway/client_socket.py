@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 
 from gateway.keepalive import keep_alive
 
+_AT_ONCE = int(socket.MSG_DONTWAIT)  # as a plain number: an IntFlag takes its time
+_send = socket.socket.send
+
 # What the network says of a peer that is not there any more, beside what ConnectionError stands for.
 _LOST = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET}
 
@@ -64,7 +67,7 @@ class ClientSocket(socket.socket):
     def receive_now(self, bufsize: int, flags: int = 0) -> bytes | None:
         """What is there, without waiting; b"" at the end, None if there is nothing."""
         try:
-            return super().recv(bufsize, flags | socket.MSG_DONTWAIT)
+            return super().recv(bufsize, flags | _AT_ONCE)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -85,7 +88,7 @@ class ClientSocket(socket.socket):
     def send(self, data: Any, flags: int = 0, /) -> int:
         """Send what the client's connection takes, and count it."""
         try:
-            sent = super().send(data, flags)
+            sent = _send(self, data, flags)
         except OSError as error:
             _translate(error)
         self._sent_bytes += sent
@@ -98,7 +101,7 @@ class ClientSocket(socket.socket):
         """
         while True:
             try:
-                sent = self.send(data, flags | socket.MSG_DONTWAIT)
+                sent = self.send(data, flags | _AT_ONCE)
             except BlockingIOError:
                 sent = 0
             if sent == len(data):

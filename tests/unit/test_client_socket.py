@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway import client_socket
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
 from gateway.keepalive import keep_alive
 from tests.harness import wait_until
@@ -131,15 +132,16 @@ class Lost(socket.socket):
 
     number = errno.ETIMEDOUT
 
-    def send(self, *_: object) -> int:
-        raise OSError(self.number, "the kernel's words")
-
     def recv(self, *_: object) -> bytes:
         raise OSError(self.number, "the kernel's words")
 
 
 class LostClient(ClientSocket, Lost):
     """The same, as the gateway has it."""
+
+
+def send_to_the_lost(client: Lost, *_: object) -> int:
+    raise OSError(client.number, "the kernel's words")
 
 
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
@@ -155,6 +157,7 @@ class LostClient(ClientSocket, Lost):
 def test_a_client_that_the_network_lost_is_a_connection_error(monkeypatch, number, use):
     """Given a client that has vanished, however the kernel says so, then it is what a client that hung up is."""
     monkeypatch.setattr(Lost, "number", number)
+    monkeypatch.setattr(client_socket, "_send", send_to_the_lost)
     with LostClient() as client, pytest.raises(ConnectionResetError):
         use(client)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 import time
@@ -22,7 +21,7 @@ from typing import Any, NoReturn
 import lmdb
 from gunicorn.errors import HaltServer
 
-from gateway import launch
+from gateway import descriptors, launch
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.embedded_store import EmbeddedStore
 from gateway.setting_values import is_local_address
@@ -37,7 +36,6 @@ _first_processor = random.randrange(1 << 16)
 
 # Idle connections count against this too, so it is far above the threads.
 _CONNECTIONS_BESIDE_THREADS = 1000
-_DESCRIPTORS_BESIDE_CONNECTIONS = 200
 
 
 def worker_connections(settings: Settings) -> int:
@@ -60,7 +58,7 @@ def on_starting(server: Any) -> None:
         _refuse("--worker-class: only gateway.worker.GatewayWorker keeps the gateway's promises")
     if server.cfg.is_ssl:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
-    _raise_descriptor_limit(settings)
+    descriptors.raise_limit(worker_connections(settings), settings.threads)
     _take_data_folder(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
@@ -173,16 +171,6 @@ def _take_data_folder(settings: Settings) -> None:
         _refuse(str(error))
     except (OSError, lmdb.Error) as error:
         _refuse(f"the data folder {settings.data_dir} cannot be used: {error}")
-
-
-def _raise_descriptor_limit(settings: Settings) -> None:
-    wanted = 2 * settings.threads + worker_connections(settings) + _DESCRIPTORS_BESIDE_CONNECTIONS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-        if granted < wanted:
-            log.warning("%d open files are allowed; %d threads may need %d", granted, settings.threads, wanted)
 
 
 def _refuse(why: str) -> NoReturn:

@@ -1,15 +1,16 @@
 """gunicorn's gthread worker, as a gateway needs it.
 
 Owns: the life of connections before and after a request, and the signals of a worker process. Web layer; the main
-loop's thread, but for `handle` and what it calls. What gunicorn's own worker does otherwise, and why that will not do
+loop's thread. What its threads do is `serving`'s. What gunicorn's own worker does otherwise, and why that will not do
 here:
 
-- It gives a new connection a thread before the client has sent a byte; here it waits in the poller like a kept one,
-  so that silent connections hold no thread.
-- It reads a request's head without a deadline; here `recv` has one.
+- It gives a new connection a thread before the client has sent a byte, and reads a request's head there, without a
+  deadline; here connections wait in the poller until a head is whole (`waiting_room`), so that neither silent nor slow
+  ones hold a thread.
 - It waits for a refused client to hang up in the main loop, where meanwhile nobody is accepted; here that is the
   poller's affair, too.
-- It invites a body (100 Continue) before anybody has looked at the request; here that is up to whoever reads it.
+- It accepts as many connections as it is told, whether or not there are descriptors for them, or any left for the
+  upstream; here a reserve is kept (`descriptors`), and who has waited longest makes room for who comes.
 - It spins when it is out of descriptors; here it waits a second.
 - On SIGTERM it keeps its listening sockets open to the end, so that new connections hang in their queue; here they
   are closed at once, after what already queued was accepted.
@@ -17,98 +18,67 @@ here:
 - On SIGQUIT it waits for its threads; here streams are told the end, and the process ends.
 - SIGHUP kills it; here it reloads the configuration in place.
 - It misses a signal that comes right behind its fork, and the master then waits for it; here it looks whether to stop.
-- It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
-- It sends a response's head by itself; here that goes with the first piece of the body.
-- It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
-  threads and a dozen system calls; here the thread waits a moment for the next request itself.
-- It parses and checks lines of heads that it has read a thousand times, and looks each of its settings up anew; here
-  `request_head` knows such lines again, and the settings are plain attributes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
-import selectors
 import signal
-import socket
 import threading
 import time
-from contextlib import suppress
-from datetime import datetime
-from functools import partial
 from typing import Any, ClassVar
 
-from flask import has_app_context
-from gunicorn import util
-from gunicorn.http import wsgi
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
-from gateway import launch
-from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
-from gateway.cors import unread_answer_headers
-from gateway.goodbyes import Connection, Goodbyes
-from gateway.malformed import FAILURE, refusal_of
+from gateway import descriptors, launch
+from gateway.client_socket import ClientSocket
+from gateway.clients_at_hand import ClientsAtHand
+from gateway.connection import Connection, Progress
+from gateway.goodbyes import Goodbyes
+from gateway.head_collector import HeadRules
+from gateway.process_tuning import keep_to, spare_memory
 from gateway.request_head import KnownLines, read_once
-from gateway.server_response import PromptResponse
-from gateway.service import Gateway
+from gateway.serving import ServingWorker
 from gateway.settings import SettingsError
 from gateway.thread_pool import ThreadPool
+from gateway.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
-# What a kept connection may still hold of a body that nobody read; the rest is not waited for.
-_LEFTOVER_SECONDS = 0.02
 _OUT_OF_DESCRIPTORS_SECONDS = 1.0
 _QUIT_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 0.5
-# How long a thread waits for a client's next request, if so many threads are spare.
-_LINGER_SECONDS = 0.002
-_SPARE_FOR_LINGERING = 8
 # How long clients may take, past the drain time, to take the end of their answers; the rest of the grace is `flush`'s.
 _LAST_WORDS_SECONDS = 3.0
 # Requests leave next to no cycles behind, so the youngest objects need not be looked at after every 700 (gc's default).
 _COLLECT_AFTER = 5_000
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # see mallopt(3)
-_LARGE_BYTES = 1024 * 1024
+_SHARE_OF_ROOM = 16  # one in so many connections makes room at a time
 
 
-class _Served:
-    """What became of a connection, in the form in which gunicorn wants to be told."""
-
-    __slots__ = ("_is_kept",)
-
-    def __init__(self, is_kept: bool) -> None:
-        self._is_kept = is_kept
-
-    def cancelled(self) -> bool:
-        return False
-
-    def result(self) -> bool:
-        return self._is_kept
-
-
-class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class GatewayWorker(ServingWorker):
     """A gthread worker with deadlines, a prompt stop and a reload in place."""
 
     # The base class resets its signals to their defaults first, and the default of SIGHUP is to die.
-    SIGNALS: ClassVar = [number for number in ThreadWorker.SIGNALS if number != signal.SIGHUP]
+    SIGNALS: ClassVar = [number for number in ServingWorker.SIGNALS if number != signal.SIGHUP]
 
     processor: int | None = None  # the one to keep to; the master sets it
 
     def init_process(self) -> None:
         launch.become_worker(self.age)
         if self.processor is not None:
-            _keep_to(self.processor)
-        _spare_memory()
+            keep_to(self.processor)
+        spare_memory()
         read_once(self.cfg)
-        self._known_lines = KnownLines(self.cfg)
+        self._head_rules = HeadRules(KnownLines(self.cfg), self.cfg)
+        self.worker_connections = descriptors.most_connections(self.cfg.worker_connections, self.cfg.threads)
+        self.max_keepalived = max(self.worker_connections - self.cfg.threads, self.worker_connections // 2)
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0
-        self._at_hand: set[ClientSocket] = set()  # whose requests have come and not ended; single steps are atomic
+        self._has_told_full = False
+        self._at_hand = ClientsAtHand()
         self._cuts_off_at: float | None = None
         super().init_process()
 
@@ -124,6 +94,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def run(self) -> None:
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
         self._goodbyes = Goodbyes(self.poller)
+        self._waiting = WaitingRoom(self.poller, self.enqueue_req, self._let_go, self._head_seconds)
         gc.freeze()  # what is loaded stays: a collection that walks through all of it would stop every stream
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
@@ -144,6 +115,8 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             self._beats_again_at = now + _HEARTBEAT_SECONDS
             super().notify()
         self._goodbyes.sweep()
+        self._at_hand.sweep(now, self._gateway.configuration.settings.write_timeout_seconds)
+        self._make_room()
         if self._gateway.lifecycle.is_over:
             self._cut_off_late()
         self._gateway.tick()
@@ -163,153 +136,87 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for listener in self.sockets:
                 self._accept_queued(listener)
                 listener.close()
-            for connection in self.pending_conns:
-                connection.timeout = min(connection.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
             self._gateway.drain()
 
     def accept(self, listener: Any) -> None:
         """Accept a connection and let it wait in the poller for its first byte."""
-        if self.alive and not self._wants_connections:  # it has become so since the loop last asked
-            return
-        settings = self._gateway.configuration.settings
+        if self.nr_conns >= self.worker_connections or (self.alive and not self._wants_connections):
+            return  # it has become so since the loop last asked
         try:
             accepted, address = listener.accept()
-            client = ClientSocket.adopt(accepted, settings.write_timeout_seconds)
-            connection = Connection(self.cfg, client, address, client.getsockname())
+            client = ClientSocket.adopt(accepted)
+            connection = Connection(
+                self._head_rules, self._goodbyes.say, self.cfg, client, address, client.getsockname()
+            )
+            self._waiting.welcome(connection)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
             log.error("a connection could not be accepted: %s; the next are accepted in a second", error)
             self._accepts_again_at = time.monotonic() + _OUT_OF_DESCRIPTORS_SECONDS
             return
-        connection.goodbye = self._goodbyes.say
-        connection.known_lines = self._known_lines
         self.nr_conns += 1
-        connection.timeout = time.monotonic() + settings.head_timeout_seconds
-        self.pending_conns.append(connection)
-        self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Have a thread serve what the connection has brought."""
-        self._at_hand.add(conn.sock)
-        self.tpool.submit(partial(self._serve, conn))
-
-    def _serve(self, conn: Any) -> None:
-        """Serve a connection's request and those that follow closely; then the main loop has it back."""
-        is_kept = False
+    def finish_request(self, conn: Connection, is_kept: bool) -> None:
+        """A thread has served the connection: wait for its next request, if it is not there already."""
         try:
-            if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
-                self.wsgi.app_context().push()
-            is_kept = self.handle(conn)
-            while is_kept and self._lingers(conn):
-                is_kept = self.handle(conn)
-        finally:
-            self.method_queue.defer(self.finish_request, conn, _Served(is_kept))
-
-    def _lingers(self, conn: Any) -> bool:
-        """Whether the client asks again at once. Not for requests that came together: others have their turn first."""
-        if not self.alive or self.tpool.spare < _SPARE_FOR_LINGERING or conn.parser.unreader.buf.getvalue():
-            return False
-        client: ClientSocket = conn.sock
-        return client.is_readable(_LINGER_SECONDS)
-
-    def handle(self, conn: Any) -> Any:
-        """Serve a request in a thread; its head must arrive before the deadline."""
-        settings = self._gateway.configuration.settings
-        client = conn.sock
-        client.read_deadline_at = time.monotonic() + settings.head_timeout_seconds
-        self._at_hand.add(client)
-        try:
-            return super().handle(conn)
-        finally:
-            self._at_hand.discard(client)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """The head is there: have the application answer, and say whether the connection is kept.
-
-        The body's deadline is set, and the body asked for, where it is read.
-        """
-        conn.sock.read_deadline_at = None
-        conn.sock.owes_continue = req._expected_100_continue
-        req._expected_100_continue = False
-        began_at = datetime.now()
-        response, environ = wsgi.create(
-            req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
-        )
-        environ["wsgi.multithread"] = True
-        environ["gateway.client"] = response
-        if not self.alive or len(self.keepalived_conns) >= self.max_keepalived:
-            response.force_close()
-        try:
-            self._respond(response, environ)
-        except OSError:
-            raise  # the client is gone; gunicorn's `handle` knows what to do
-        except Exception as error:
-            if not response.headers_sent:
-                raise
-            # An error page would come in the middle of the answer.
-            log.exception("an answer broke off inside the gateway")
-            util.close_graceful(conn.sock)
-            raise StopIteration from error
-        finally:
-            self.log.access(response, req, environ, datetime.now() - began_at)
-        return not response.should_close()
-
-    def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:
-        body = self.wsgi(environ, response.start_response)
-        try:
-            for piece in body:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(body, "close"):  # not every iterable has it (PEP 3333)
-                body.close()
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer a request that could not be parsed, in the protocol's shape."""
-        refusal = refusal_of(exc)
-        if refusal is not None:
-            log.warning("refused a request from %s: %s", (addr or ("a socket",))[0], refusal.message)
-            self._gateway.metrics.count_refusal("unknown", refusal.status, refusal.kind)
-        else:
-            log.error("a request failed in the server", exc_info=exc)
-        settings = self._gateway.configuration.settings
-        try:
-            client.sendall((refusal or FAILURE).rendered(unread_answer_headers(settings.cors_origins)))
+            if not is_kept:
+                self._let_go(conn, graceful=True)
+            elif conn.collect_read_ahead() is Progress.READY:
+                self.enqueue_req(conn)
+            else:
+                self._waiting.keep(conn, self.cfg.keepalive if self.alive else STOP_KEEPALIVE_LINGER)
         except OSError as error:
-            log.debug("the refusal was not delivered: %s", error)
+            log.debug("a connection could not be kept: %s", error)
+            self._let_go(conn)
 
-    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        """Whether the connection can carry another request: not if its body is still to come."""
-        if not keepalive or conn.sock.owes_continue:
-            return False
-        conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
-        try:
-            # gunicorn looks at the deadline between pieces, and a trickle never completes one.
-            return bool(conn.parser.finish_body(deadline=deadline))
-        except ReadDeadlineExceeded:
-            return False
-        finally:
-            conn.sock.read_deadline_at = None
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Besides: not beyond a deadline of a connection that waits."""
+        super().wait_for_and_dispatch_events(min(timeout, self._waiting.left_seconds))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """End waits that are over; all of them, if the worker ends."""
+        if force:
+            self._waiting.close()
+        else:
+            self._waiting.expire()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        self._waiting.hurry(deadline)
+
+    def _let_go(self, conn: Connection, graceful: bool = False) -> None:
+        self.nr_conns -= 1
+        conn.close(graceful)
+
+    def _head_seconds(self) -> float:
+        seconds = self._gateway.configuration.settings.head_timeout_seconds
+        return seconds if self.alive else min(seconds, STOP_KEEPALIVE_LINGER)
+
+    def _make_room(self) -> None:
+        """If no more connections are taken, have who has waited longest make room; tell when this begins."""
+        is_full = self.nr_conns >= self.worker_connections
+        if is_full:
+            if not self._has_told_full:
+                log.warning(
+                    "%d connections are open, as many as this worker takes; those that have waited longest are closed "
+                    "for new ones",
+                    self.nr_conns,
+                )
+            self._waiting.make_room(max(1, self.worker_connections // _SHARE_OF_ROOM))
+        if is_full or self.nr_conns < self.worker_connections // 2:
+            self._has_told_full = is_full
 
     @property
     def _wants_connections(self) -> bool:
         is_full = self._gateway.admission.should_yield(len(self._at_hand))
         return not is_full and time.monotonic() >= self._accepts_again_at
 
-    @property
-    def _gateway(self) -> Gateway:
-        gateway: Gateway = self.wsgi.extensions["gateway"]
-        return gateway
-
     def _cut_off_late(self) -> None:
         """Wake threads whose clients take nothing, so that their requests are counted and recorded."""
         if self._cuts_off_at is None:
             self._cuts_off_at = time.monotonic() + _LAST_WORDS_SECONDS
         elif time.monotonic() >= self._cuts_off_at:
-            for client in list(self._at_hand):
-                with suppress(OSError):  # it has hung up
-                    client.shutdown(socket.SHUT_RDWR)
+            self._at_hand.cut_off_all()
 
     def _accept_queued(self, listener: Any) -> None:
         before = -1
@@ -342,27 +249,3 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         except Exception:
             log.exception("the reload failed; nothing has changed in this worker")
         launch.reload_board.fail(expected)
-
-
-def _keep_to(processor: int) -> None:
-    """Have this process's threads, those to come included, take turns at one processor, and let each other finish.
-
-    Threads that share an interpreter lose half their time when each turn is on another processor. One that wakes while
-    another is at work would only find the interpreter taken: under SCHED_BATCH (sched(7)) it does not interrupt.
-    """
-    try:
-        os.sched_setaffinity(0, {processor})
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError as error:  # a sandbox may forbid it
-        log.warning("the worker's threads go where the system puts them: %s", error.strerror)
-
-
-def _spare_memory() -> None:
-    """Have the C library return the memory of large bodies, and share the rest among all threads.
-
-    glibc would keep up to 64 MB in each of many arenas; as threads take turns at the interpreter, two are enough.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it, nor needs it
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_ARENA_MAX, 2)

@@ -48,6 +48,11 @@ def samples_of(text: str) -> Samples:
     }
 
 
+def _limited(open_files: int | None) -> list[str]:
+    """What to run a program by, so that it may open so many files."""
+    return [] if open_files is None else ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer read to its end; header names in lower case."""
@@ -60,7 +65,7 @@ class Answer:
 class GatewayProcess:
     """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix.
 
-    `root` is the checkout that is run, by default this one.
+    `root` is the checkout that is run, by default this one; `open_files` is its hard limit of descriptors.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class GatewayProcess:
         arguments: Sequence[str] = (),
         must_start: bool = True,
         root: Path = ROOT,
+        open_files: int | None = None,
         **env: str,
     ) -> None:
         self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
@@ -88,7 +94,7 @@ class GatewayProcess:
         named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments],
+            [*_limited(open_files), sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments],
             cwd=root,
             env=clean | named,
             stdin=subprocess.DEVNULL,

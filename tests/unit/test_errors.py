@@ -26,6 +26,7 @@ TABLE = {
     "Overloaded": (529, "overloaded_error"),
     "Stopping": (529, "overloaded_error"),
     "AuthenticationExhausted": (502, "api_error"),
+    "OutOfMoney": (402, "billing_error"),
     "TurnLimitReached": (502, "api_error"),
     "UpstreamError": (502, "api_error"),
     "UpstreamTimedOut": (504, "timeout_error"),

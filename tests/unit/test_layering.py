@@ -48,6 +48,15 @@ LAYERS = {
         *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),
         *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker", "application"),
         *("app", "cli", "", "tracing", "access_log", "log_format", "logs", "door"),
+        *(
+            "serving",
+            "head_collector",
+            "connection",
+            "waiting_room",
+            "clients_at_hand",
+            "descriptors",
+            "process_tuning",
+        ),
     ],
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}

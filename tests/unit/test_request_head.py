@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,6 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 
 from gateway import request_head
-from gateway.client_socket import ClientSocket
-from gateway.goodbyes import Connection
 from gateway.request_head import HeadParser, KnownLines, read_once
 
 PROXY, STRANGER = ("127.0.0.1", 4000), ("192.0.2.7", 4000)
@@ -339,20 +336,3 @@ def test_a_configuration_reads_the_same_by_attributes():
     assert config.forwarded_allow_networks() == networks
     with pytest.raises(AttributeError):
         config.no_such_setting  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    ("protocol", "is_ours"), [pytest.param("http", True, id="http"), pytest.param("uwsgi", False, id="uwsgi")]
-)
-def test_a_connection_has_the_parser_that_knows_lines(protocol, is_ours):
-    """Given a connection, when its first request comes, then it has the parser, unless it speaks uWSGI."""
-    config = config_of(protocol=protocol)
-    ours, theirs = socket.socketpair()
-    with theirs, ClientSocket.adopt(ours, 1.0) as client:
-        connection = Connection(config, client, "", "")
-        connection.known_lines = KnownLines(config)
-        connection.init()
-        parser = connection.parser
-        assert isinstance(parser, HeadParser) is is_ours
-        connection.init()
-        assert connection.parser is parser

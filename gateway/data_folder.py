@@ -36,23 +36,7 @@ class DataFolder:
             os.close(self._lock)
             raise DataFolderError(f"another gateway uses the data folder {path}; set GATEWAY_DATA_DIR") from None
 
-    @property
-    def metrics(self) -> Path:
-        """Where the workers of one start keep their counts for each other."""
-        return metrics_folder(str(self.path))
-
-    def begin(self) -> None:
-        """Throw away what belonged to an earlier start."""
-        self.metrics.mkdir(mode=0o700, exist_ok=True)
-        for counts in self.metrics.glob("*.db"):
-            counts.unlink()
-
 
 def journal_folder(data_dir: str) -> Path:
     """The folder of records that wait to be stored, in a data folder."""
     return Path(data_dir) / "journal"
-
-
-def metrics_folder(data_dir: str) -> Path:
-    """The folder of prometheus-client's multiprocess files in a data folder."""
-    return Path(data_dir) / "worker-metrics"

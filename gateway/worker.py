@@ -44,7 +44,7 @@ from typing import Any, ClassVar
 from flask import has_app_context
 from gunicorn import util
 from gunicorn.http import wsgi
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
 from gateway import launch
 from gateway.client_socket import ClientSocket, ReadDeadlineExceeded
@@ -55,6 +55,7 @@ from gateway.server_response import PromptResponse
 from gateway.service import Gateway
 from gateway.settings import SettingsError
 from gateway.thread_pool import ThreadPool
+from gateway.worker_life import PromptWorker
 
 log = logging.getLogger(__name__)
 
@@ -89,16 +90,15 @@ class _Served:
         return self._is_kept
 
 
-class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class GatewayWorker(PromptWorker):
     """A gthread worker with deadlines, a prompt stop and a reload in place."""
 
     # The base class resets its signals to their defaults first, and the default of SIGHUP is to die.
-    SIGNALS: ClassVar = [number for number in ThreadWorker.SIGNALS if number != signal.SIGHUP]
+    SIGNALS: ClassVar = [number for number in PromptWorker.SIGNALS if number != signal.SIGHUP]
 
     processor: int | None = None  # the one to keep to; the master sets it
 
-    def init_process(self) -> None:
-        launch.become_worker(self.age)
+    def prepare(self) -> None:
         if self.processor is not None:
             _keep_to(self.processor)
         _spare_memory()
@@ -109,7 +109,6 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._beats_again_at = 0.0
         self._at_hand: set[ClientSocket] = set()  # whose requests have come and not ended; single steps are atomic
         self._cuts_off_at: float | None = None
-        super().init_process()
 
     def get_thread_pool(self) -> ThreadPool:
         """The threads that serve requests."""
@@ -127,8 +126,6 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
-        if launch.stop_board.says_so():
-            self.handle_exit(signal.SIGTERM, None)
         try:
             super().run()
         finally:
@@ -137,10 +134,11 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def notify(self) -> None:
         """Called by the main loop in every round, which comes about once a second at least."""
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
-            super().set_accept_enabled(False)
+            self._accept(False)
         now = time.monotonic()
         if now >= self._beats_again_at:
             self._beats_again_at = now + _HEARTBEAT_SECONDS
+            self._gateway.admission.beat()
             super().notify()
         self._goodbyes.sweep()
         if self._gateway.lifecycle.is_over:
@@ -149,14 +147,15 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Stop at once: what runs is told so, and has a moment to say it."""
-        self.method_queue.defer(self._quit)
+        if self.booted:
+            self.method_queue.defer(self._quit)
         self.handle_exit(sig, frame)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
         stopping, take what has queued and close the listening sockets for good.
         """
-        super().set_accept_enabled(enabled and self._wants_connections)
+        self._accept(enabled and self._wants_connections)
         if not self.alive and not self._has_stopped_listening:
             self._has_stopped_listening = True
             for listener in self.sockets:
@@ -165,6 +164,11 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             for connection in self.pending_conns:
                 connection.timeout = min(connection.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
             self._gateway.drain()
+
+    def _accept(self, is_accepting: bool) -> None:
+        """Have the main loop accept connections or not, and the other workers know it."""
+        super().set_accept_enabled(is_accepting)
+        self._gateway.admission.announce(is_accepting)
 
     def accept(self, listener: Any) -> None:
         """Accept a connection and let it wait in the poller for its first byte."""

@@ -22,7 +22,8 @@ LAYERS = {
         *("mcp_servers", "tool_results"),
     ],
     "state": [
-        *("store", "pool", "failover", "admission", "lifecycle", "background", "metrics", "toolbox"),
+        *("store", "pool", "failover", "admission", "lifecycle", "background", "starts", "toolbox"),
+        *("allocation", "counts_file", "shared_counts", "metrics"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [
@@ -48,7 +49,7 @@ LAYERS = {
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes"),
         *("status", "status_pages"),
-        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker"),
+        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker_life", "worker"),
         *("application", "app", "cli", ""),
         *("tracing", "access_log", "log_format", "logs"),
     ],

@@ -41,7 +41,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
-from flask import has_app_context
 from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
@@ -201,8 +200,6 @@ class GatewayWorker(PromptWorker):
         """Serve a connection's request and those that follow closely; then the main loop has it back."""
         is_kept = False
         try:
-            if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
-                self.wsgi.app_context().push()
             is_kept = self.handle(conn)
             while is_kept and self._lingers(conn):
                 is_kept = self.handle(conn)

@@ -6,16 +6,12 @@ Everything an operator sets is a GATEWAY_* setting (README); this file only hand
 import os
 
 from gateway import launch, logs, master
-from gateway.data_folder import metrics_folder
 from gateway.settings import SettingsError
 
 try:
     _settings = launch.settings()
 except SettingsError as error:
     raise SystemExit("\n".join(f"gateway: {line}" for line in error.complaints)) from None
-
-# prometheus-client decides when it is imported, which the worker class does, whether processes share their counts.
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder(_settings.data_dir))
 
 wsgi_app = "gateway:create_app()"
 bind = _settings.bind
@@ -39,3 +35,4 @@ on_starting = master.on_starting
 when_ready = master.when_ready
 pre_fork = master.pre_fork
 child_exit = master.child_exit
+on_exit = master.on_exit

@@ -52,6 +52,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             launch.open_store(settings),
             reload_ok=launch.reload_board.is_ok,
             admission=launch.admission(settings),
+            counts=launch.counts(),
         )
         gateway.begin_probing()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)

@@ -3,8 +3,9 @@
 Owns: what happens around a view, on the way of every request. Web layer; any thread. Flask opens a session, looks for
 functions to call before a view, after it and at the end of a request, sends signals, and searches all routes with a
 matcher that is bound to the request's host anew each time: together half of what it costs. Here there are no sessions;
-a fixed route is found by its method and path, and has nothing around it but what comes before every view, the request's
-context and the error handlers. All other routes are served by Flask's own way.
+a fixed route is found by its method and path, and has nothing around it but what comes before every view, the contexts
+of the request and of the application, with what is to be called at their ends, and the error handlers. All other routes
+are served by Flask's own way.
 """
 
 from __future__ import annotations
@@ -69,11 +70,15 @@ class Application(Flask):
         if found is None:
             return super().wsgi_app(environ, start_response)
         context = self.request_context(environ)
+        failure = None
         context.push()
         try:
             return self._answer(found)(environ, start_response)
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            context.pop(None)
+            context.pop(failure)  # and with it the application's, which is this request's own
 
     def _found(self, environ: WSGIEnvironment) -> _Found | None:
         return self._fixed.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))

@@ -84,17 +84,6 @@ class DataFolder:
             raise DataFolderError(f"the data folder {self.path} cannot be locked: {error.strerror}") from error
         return lock
 
-    @property
-    def metrics(self) -> Path:
-        """Where the workers of one start keep their counts for each other."""
-        return metrics_folder(str(self.path))
-
-    def begin(self) -> None:
-        """Throw away what belonged to an earlier start."""
-        self.metrics.mkdir(mode=0o700, exist_ok=True)
-        for counts in self.metrics.glob("*.db"):
-            counts.unlink()
-
 
 def make_private(folder: Path) -> None:
     """Make a folder for its owner alone, if there is none; what is above it is made as is usual. Raises OSError."""
@@ -105,11 +94,6 @@ def make_private(folder: Path) -> None:
 def journal_folder(data_dir: str) -> Path:
     """The folder of records that wait to be stored, in a data folder."""
     return Path(data_dir) / "journal"
-
-
-def metrics_folder(data_dir: str) -> Path:
-    """The folder of prometheus-client's multiprocess files in a data folder."""
-    return Path(data_dir) / "worker-metrics"
 
 
 def sessions_folder(data_dir: str) -> Path:

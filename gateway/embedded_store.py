@@ -16,19 +16,22 @@ power failed, say) is set aside and begun anew: it never keeps a gateway from st
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import lmdb
 import msgspec
 
+from gateway.allocation import allocate
 from gateway.folder_lock import FolderLock
 from gateway.records import NEVER_SEEN, Record, started_anew
 from gateway.store import Change, MergingStore
@@ -41,6 +44,8 @@ _SALT = b"salt"
 _NAMES = b"names"
 _MAP_BYTES = 256 * 1024 * 1024  # address space, not disk; room for what a stalled reader keeps from being used again
 _CHANGES_BETWEEN_READER_CHECKS = 256
+_RESERVED_BYTES = 1024 * 1024
+_LOCK_HEAD_BYTES, _READER_BYTES = 4096, 64  # at least what LMDB's take
 
 # The file's own fault; what a full disk or a missing permission raises is not among them.
 _UNUSABLE = (
@@ -164,8 +169,10 @@ def _opened_or_begun_anew(path: Path, threads: int) -> tuple[lmdb.Environment, b
 
 def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
     """The file, looked through from end to end, and its salt."""
+    readers = max(512, 4 * threads)
     if not path.exists():
         _begin(path)
+    _reserve(path, readers)
     environment = lmdb.open(
         str(path),
         map_size=_MAP_BYTES,
@@ -173,7 +180,7 @@ def _opened(path: Path, threads: int) -> tuple[lmdb.Environment, bytes]:
         mode=0o600,
         # Marks outlive the process, which is what counts; after a power failure cooldowns are old news.
         sync=False,
-        max_readers=max(512, 4 * threads),
+        max_readers=readers,
     )
     try:
         environment.reader_check()  # slots of readers that were killed
@@ -200,6 +207,32 @@ def _begin(path: Path) -> None:
 def _lock_file(path: Path) -> Path:
     """LMDB's own. Who still uses an old file, removed or set aside, must not share it with the new one."""
     return path.with_name(f"{path.name}-lock")
+
+
+def _reserve(path: Path, readers: int) -> None:
+    """See that a full disk kills nobody, and that the state can be written while it is full. Raises OSError.
+
+    LMDB writes its data with `pwrite`, which fails with an error; but readers write to the mapped lock file, which must
+    have its blocks before. It is lengthened only if nobody has it mapped, which LMDB's own lock tells; a process that
+    has the file open must not call this: closing a file gives up all its locks, see fcntl(2).
+    """
+    with _descriptor(_lock_file(path)) as descriptor:
+        size_bytes = os.fstat(descriptor).st_size
+        with suppress(BlockingIOError, PermissionError):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            size_bytes = max(size_bytes, _LOCK_HEAD_BYTES + readers * _READER_BYTES)
+        allocate(descriptor, size_bytes)
+    with _descriptor(path) as descriptor, suppress(OSError):  # it may be full now: then changes are told and forgotten
+        allocate(descriptor, _RESERVED_BYTES)
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _names(transaction: lmdb.Transaction) -> list[bytes]:

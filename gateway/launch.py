@@ -22,7 +22,9 @@ from gateway.embedded_store import EmbeddedStore
 from gateway.journal import FileJournal
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.shared_counts import SharedCounts
 from gateway.shipper import Ledger, LedgerUnavailable
+from gateway.starts import StartBoard
 from gateway.store import Store
 from gateway.upstream.tls import tls_context
 from gateway.whole_file import read_whole
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _settings: Settings | None = None
-_worker_number = 0
+_counts_folder: Path | None = None  # the master finds one, if there is any
+_slot: int | None = None  # this process's among the workers; None in the master
 
 
 class ReloadBoard:
@@ -95,6 +98,7 @@ class StopBoard:
 reload_board = ReloadBoard()
 stop_board = StopBoard()
 places_board = Board()
+start_board = StartBoard()
 
 
 def settings() -> Settings:
@@ -187,18 +191,34 @@ def open_store(settings: Settings) -> Store:
 
 def admission(settings: Settings) -> Admission:
     """This worker's places."""
-    return Admission(settings.admission_limit, places_board, _worker_number)
+    return Admission(settings.admission_limit, places_board, _slot or 0)
 
 
-def become_worker(number: int) -> None:
-    """This process is the worker of that number, counted from the master's start."""
-    global _worker_number
-    _worker_number = number
+def share_counts(folder: Path) -> None:
+    """Workers that are forked from now on keep their counts there, for each other."""
+    global _counts_folder
+    _counts_folder = folder
+
+
+def counts_folder() -> Path | None:
+    """Where workers keep their counts for each other, if they do."""
+    return _counts_folder
+
+
+def counts() -> SharedCounts | None:
+    """This worker's counts; None if it keeps them to itself."""
+    return SharedCounts(_counts_folder, _slot or 0) if _counts_folder is not None else None
+
+
+def become_worker(slot: int) -> None:
+    """This process is the worker that has this slot: no other one that lives has it."""
+    global _slot
+    _slot = slot
 
 
 def refuse_preload() -> None:
     """Raise SystemExit in a process that is no worker: there `--preload` builds the application, before any check."""
-    if not _worker_number:
+    if _slot is None:
         raise SystemExit("gateway: --preload must not be set: threads and locks of the master's do not survive a fork")
 
 

@@ -1,8 +1,9 @@
 """gunicorn's master process, as a gateway needs it: the hooks that gunicorn.conf.py names.
 
-Owns: the checks before the first fork, and SIGHUP. Web layer; runs in the master's only thread. gunicorn's own reload
-starts new workers from whatever the files hold, which halts the master when they are broken and loses the state of
-the keys; here the master checks the files, and only then are the running workers told to read them.
+Owns: the checks before the first fork, SIGHUP, and the starting and missing of workers. Web layer; runs in the master's
+only thread. gunicorn's own reload starts new workers from whatever the files hold, which halts the master when they are
+broken and loses the state of the keys; here the master checks the files, and only then are the running workers told to
+read them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import MethodType
 from typing import Any, NoReturn
 
@@ -22,20 +25,25 @@ import lmdb
 from gunicorn.errors import HaltServer
 
 from gateway import descriptors, launch
+from gateway.admission import SLOTS
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.embedded_store import EmbeddedStore
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
+from gateway.shared_counts import begin_counts, counts_folder, end_counts, forget_moment
+from gateway.starts import Patience
 
 log = logging.getLogger(__name__)
 
 _data_folder: DataFolder | None = None  # held until this process ends
+_patience = Patience()
 
 # Several gateways of one machine, as in containers, see the same processors: not all of them begin with the first.
 _first_processor = random.randrange(1 << 16)
 
 # Idle connections count against this too, so it is far above the threads.
 _CONNECTIONS_BESIDE_THREADS = 1000
+_NO_EXIT_STATUS = 256  # they have eight bits
 
 
 def worker_connections(settings: Settings) -> int:
@@ -60,10 +68,13 @@ def on_starting(server: Any) -> None:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
     descriptors.raise_limit(worker_connections(settings), settings.threads)
     _take_data_folder(settings)
+    _find_room_for_counts(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
     server.stop = MethodType(_stop, server)
     server.murder_workers = MethodType(_look_around, server)
+    server.spawn_workers = MethodType(_spawn_workers, server)
+    server.reap_workers = MethodType(_reap_workers, server)
 
 
 def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, object]]:
@@ -140,21 +151,74 @@ def _look_around(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """A worker is about to begin: it keeps to the processor that the fewest others have."""
+    """A worker is about to begin: it has a place of its own, a processor that few others have, and time to start."""
+    others = server.WORKERS.values()
+    worker.slot = min(set(range(SLOTS)) - {other.slot for other in others}, default=worker.age % SLOTS)
     worker.processor = None
     if launch.settings().pin_workers:
         processors = sorted(os.sched_getaffinity(0))
         first = _first_processor % len(processors)
-        taken = Counter(other.processor for other in server.WORKERS.values())
+        taken = Counter(other.processor for other in others)
         worker.processor = min(processors[first:] + processors[:first], key=taken.__getitem__)
+    # Without a first beat nobody would miss the second. A start that waits for MCP servers has not stopped.
+    beat_at = time.monotonic() + launch.settings().mcp_start_seconds
+    os.utime(worker.tmp.fileno(), (beat_at, beat_at))
+
+
+def _spawn_workers(server: Any) -> None:
+    """Start the workers that are missing, unless the last one that was tried failed only just now."""
+    if not _patience.may_start():
+        return
+    try:
+        type(server).spawn_workers(server)
+    except (OSError, RuntimeError) as error:  # no process, no descriptor, no room for the file of its heartbeat
+        if os.getpid() != server.pid:
+            os._exit(server.WORKER_BOOT_ERROR)
+        _could_not_start(server.worker_age, f"could not be forked: {error}")
+
+
+def _reap_workers(server: Any) -> None:
+    """Take note of workers that have ended. gunicorn ends with one that could not start; that is right for a first
+    start, which shows what is wrong to whoever looks on, but not where others serve or will serve again.
+    """
+    if launch.start_board.latest:
+        server.WORKER_BOOT_ERROR = server.APP_LOAD_ERROR = _NO_EXIT_STATUS
+    type(server).reap_workers(server)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker has ended, however: its counts are kept, its gauges of the moment are not."""
-    from prometheus_client.multiprocess import mark_process_dead  # chooses its ways when it is first imported
+    """A worker has ended, however: its counts are kept, its gauges of the moment and its places are not."""
+    folder = launch.counts_folder()
+    if folder is not None:
+        forget_moment(folder, worker.slot)
+    launch.places_board.note(worker.slot, 0)
+    if not launch.start_board.has_served(worker.slot, worker.age) and not launch.stop_board.says_so():
+        _could_not_start(worker.age, "ended before it served")
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no annotations
-    launch.places_board.note(worker.age, 0)
+
+def _could_not_start(number: int, how: str) -> None:
+    pause_seconds = _patience.failed(number, launch.start_board.latest)
+    if pause_seconds is not None:
+        log.error("worker %d %s; the next is started in %.1f s", number, how, pause_seconds)
+
+
+def on_exit(server: Any) -> None:
+    """All workers have ended: nobody asks for their counts any more."""
+    folder = launch.counts_folder()
+    if folder is not None:
+        with suppress(OSError):  # the next start begins there anew
+            end_counts(folder)
+
+
+def _find_room_for_counts(settings: Settings) -> None:
+    """Workers count for each other in memory that is theirs beforehand; a disk that is full would kill them."""
+    folder = counts_folder(Path(settings.data_dir))
+    try:
+        begin_counts(folder, settings.workers)
+    except OSError as error:
+        log.warning("there is no room in %s (%s): /metrics shows the counts of the worker that answers", folder, error)
+    else:
+        launch.share_counts(folder)
 
 
 def _take_data_folder(settings: Settings) -> None:
@@ -162,7 +226,6 @@ def _take_data_folder(settings: Settings) -> None:
     global _data_folder
     try:
         _data_folder = DataFolder(settings.data_dir)
-        _data_folder.begin()
         if settings.state_url is None:
             store = EmbeddedStore(_data_folder.path, settings.threads)
             store.start_anew(time.time())

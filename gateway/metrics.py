@@ -7,11 +7,8 @@ the present moment (key states, the last reload, the store's reach) is read at s
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from prometheus_client import (
@@ -21,16 +18,19 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.values import MutexValue
 
 from gateway.counts import count_in
 from gateway.pool import KeyState, KeyStatus
 from gateway.record_words import word
 from gateway.safe_text import safe_text
+from gateway.shared_counts import SharedCounts
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -134,18 +134,16 @@ class _Moment(Collector):
 
 
 class _AllWorkers(Collector):
-    """What all workers have counted. A file without a byte is one that its worker has just begun, or died over."""
+    """What all workers have counted."""
 
-    def __init__(self, mcp_servers: Collection[str]) -> None:
+    def __init__(self, counts: SharedCounts, mcp_servers: Collection[str]) -> None:
+        self._counts = counts
         self._mcp_servers = mcp_servers
 
     def collect(self) -> Iterable[Metric]:
-        begun = []
-        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
-            with suppress(FileNotFoundError):  # a dead worker's gauges are removed
-                if file.stat().st_size:
-                    begun.append(str(file))
-        merged: Iterable[Metric] = MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call]  # no annotations
+        merged: Iterable[Metric] = MultiProcessCollector.merge(  # type: ignore[no-untyped-call]  # no annotations
+            self._counts.paths()
+        )
         for metric in merged:
             if metric.name == "gateway_mcp_server_up":  # a file keeps what a reload has taken out
                 metric.samples = [sample for sample in metric.samples if sample.labels["server"] in self._mcp_servers]
@@ -155,13 +153,14 @@ class _AllWorkers(Collector):
 class Metrics:
     """The gateway's metrics, by name. Units are in the names; label values come from bounded sets.
 
-    Under gunicorn (PROMETHEUS_MULTIPROC_DIR is set) workers keep their counts in files, and any of them answers for
-    all: counters are summed, those of dead workers included, gauges of the moment over live ones only.
+    With `counts` any worker answers for all: counters are summed, those of dead workers included, gauges of the moment
+    over live ones only. A process has one of these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: SharedCounts | None = None) -> None:
+        values.ValueClass = counts.value if counts is not None else MutexValue  # where prometheus-client looks it up
         self.registry = CollectorRegistry()
-        self._is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._counts = counts
         self._moment: Collector | None = None
         self._models = BoundedLabels(limit=100)
         self._tools = BoundedLabels(limit=1000)
@@ -271,6 +270,8 @@ class Metrics:
             if count is not None:
                 gauge, limit = self._rate_limits[name]
                 gauge.labels(key, limit).set(count)
+        if self._counts is not None:
+            self._counts.settle()
 
     def dropped(self, reason: str, number: int) -> None:
         """Count records that are lost."""
@@ -283,10 +284,10 @@ class Metrics:
     def of_all_workers(self) -> CollectorRegistry:
         """What all workers have counted, and the present moment."""
         self.settle()
-        if not self._is_shared:
+        if self._counts is None:
             return self.registry
         everybodys = CollectorRegistry()
-        everybodys.register(_AllWorkers(self.mcp_servers))
+        everybodys.register(_AllWorkers(self._counts, self.mcp_servers))
         if self._moment is not None:
             everybodys.register(self._moment)
         return everybodys

@@ -11,10 +11,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.background import BackgroundThread
 from gateway.credential import key_header
 from gateway.errors import ClientGone, GatewayError
 from gateway.lifecycle import Lifecycle
@@ -45,8 +45,7 @@ class Prober:
         self._interval_seconds = interval_seconds
         self._lock_path = lock_path
         self._lock: int | None = None
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+        self._thread = BackgroundThread("prober", self._step)
 
     def start(self) -> None:
         """Begin; the first probe comes after one interval."""
@@ -54,7 +53,7 @@ class Prober:
 
     def stop(self) -> None:
         """Probe no more; one that is under way ends by itself."""
-        self._is_over.set()
+        self._thread.stop()
 
     def probe(self) -> list[str]:
         """Try every refused key once; the names of those that are valid again."""
@@ -74,13 +73,10 @@ class Prober:
                 mended.append(status.key.name)
         return mended
 
-    def _run(self) -> None:
-        while not self._is_over.wait(self._interval_seconds):
-            try:
-                if self._is_chosen():
-                    self.probe()
-            except Exception:
-                log.exception("probing failed; it goes on")
+    def _step(self) -> float:
+        if not self._thread.wait(self._interval_seconds) and self._is_chosen():
+            self.probe()
+        return 0.0
 
     def _is_chosen(self) -> bool:
         """Whether this process probes for the machine."""

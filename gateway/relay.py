@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.background import BackgroundThread
 from gateway.lifecycle import Lifecycle
 from gateway.pace import Pace
 from gateway.stream import EventStream
@@ -94,11 +95,12 @@ class _Loan:
 
 
 class Relay:
-    """A worker's relay; its thread begins with the first stream. `lend` is thread-safe."""
+    """A worker's relay; its thread begins with the first stream. `take` is thread-safe."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
         self._lock = threading.Lock()  # guards changes of what follows, and what is registered
+        self._thread: BackgroundThread | None = None
         self._epoll: select.epoll | None = None
         self._is_over = not hasattr(select, "epoll")  # then every stream stays with its thread
         # By descriptor. Only the relay's thread removes, so it may look without the lock; single steps are atomic.
@@ -117,24 +119,36 @@ class Relay:
         """
         try:
             with self._lock:
-                if self._is_over:
+                if self._thread is None and not self._is_over:
+                    self._begin()
+                if self._is_over or self._epoll is None:
                     return False
-                self._include(self._epoll or self._begin(), loan)
+                self._include(self._epoll, loan)
         except (OSError, RuntimeError) as error:  # no descriptor, no memory, no thread left
             log.warning("the relay cannot take a stream, which stays in its own thread: %s", error)
             return False
         loan.back.acquire()
         return True
 
-    def _begin(self) -> select.epoll:
+    def _begin(self) -> None:
+        """The first stream is there."""
+        thread = BackgroundThread("relay", self._step, at_end=self._end)
+        self._epoll = self._watching()
+        try:
+            thread.start()
+        except BaseException:
+            self._epoll.close()
+            self._epoll = None
+            raise
+        self._thread = thread
+
+    def _watching(self) -> select.epoll:
         epoll = select.epoll()
         try:
             epoll.register(self._lifecycle.fileno(), select.EPOLLIN)
-            threading.Thread(target=self._run, args=(epoll,), name="relay", daemon=True).start()
         except BaseException:
             epoll.close()
             raise
-        self._epoll = epoll
         return epoll
 
     def _include(self, epoll: select.epoll, loan: _Loan) -> None:
@@ -146,40 +160,51 @@ class Relay:
             raise
         self._loans[loan.descriptor] = self._by_client[loan.client_descriptor] = loan
 
-    def _run(self, epoll: select.epoll) -> None:
-        try:
-            self._serve(epoll)
-        except Exception:
-            log.exception("the relay failed; every stream goes on in its own thread")
-        finally:
+    def _step(self) -> float:
+        """Serve, up to the next sweep. A failure gives every stream back; until the next step no other is taken."""
+        if self._epoll is None:
+            epoll = self._watching()
             with self._lock:
-                self._is_over = True
-                loans = list(self._loans.values())
-                self._loans.clear()
-                self._by_client.clear()
-                epoll.close()
-            for loan in loans:
-                loan.back.release()
+                self._epoll = epoll
+        try:
+            self._serve(self._epoll)
+        except BaseException:
+            self._give_all_back()
+            raise
+        return 0.0
 
     def _serve(self, epoll: select.epoll) -> None:
-        """Until the drain time is over."""
         over = self._lifecycle.fileno()
-        sweeps_at = 0.0
-        while True:
+        sweeps_at = time.monotonic() + _SWEEP_SECONDS
+        while time.monotonic() < sweeps_at:
             for descriptor, _ in epoll.poll(_SWEEP_SECONDS):
                 loan = self._loans.get(descriptor)
                 if loan is not None:
                     self._relay(epoll, loan)
                 elif (loan := self._by_client.get(descriptor)) is not None:
                     self._give_back(epoll, loan)
-                elif descriptor == over:
+                elif descriptor == over and self._thread is not None:
+                    self._thread.stop()
                     return
-            now = time.monotonic()
-            if now >= sweeps_at:
-                sweeps_at = now + _SWEEP_SECONDS
-                for loan in list(self._loans.values()):
-                    if loan.is_due:
-                        self._give_back(epoll, loan)
+        for loan in list(self._loans.values()):
+            if loan.is_due:
+                self._give_back(epoll, loan)
+
+    def _end(self) -> None:
+        """The drain time is over."""
+        self._is_over = True  # before the lock: who waits for it must know
+        self._give_all_back()
+
+    def _give_all_back(self) -> None:
+        with self._lock:
+            epoll, self._epoll = self._epoll, None
+            loans = list(self._loans.values())
+            self._loans.clear()
+            self._by_client.clear()
+            if epoll is not None:
+                epoll.close()
+        for loan in loans:
+            loan.back.release()
 
     def _relay(self, epoll: select.epoll, loan: _Loan) -> None:
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
+from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
 from gateway.mcp.budget import ToolLimits
@@ -27,6 +28,7 @@ from gateway.prober import Prober
 from gateway.recorder import NoRecorder, Sink
 from gateway.relay import Relay
 from gateway.settings import Settings, settle
+from gateway.shared_counts import SharedCounts
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
@@ -69,13 +71,14 @@ class Gateway:
         reload_ok: Callable[[], bool] = lambda: True,
         admission: Admission | None = None,
         toolbox: Toolbox | None = None,
+        counts: SharedCounts | None = None,
     ) -> None:
         self.clock = clock
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
         self.relay = Relay(self.lifecycle)
-        self.metrics = Metrics()
+        self.metrics = Metrics(counts)
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
         self.tool_sessions = ToolSessions(sessions_folder(settings.data_dir) if settings.data_dir else None, wall_clock)
@@ -83,7 +86,8 @@ class Gateway:
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
         self._prober: Prober | None = None
-        self._ticks_again_at = clock()
+        self._housekeeping = Troubles("the worker's housekeeping")
+        self._ticks_at = float("-inf")
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
         self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up)
@@ -106,13 +110,18 @@ class Gateway:
         log.info("configuration reloaded; keys: %s", names)
 
     def tick(self) -> None:
-        """Housekeeping: in every round of the worker's main loop, but done once a second at most."""
+        """Housekeeping, about once a second, however often it is called; what fails there ends nothing."""
         now = self.clock()
-        if now < self._ticks_again_at:
+        if now < self._ticks_at:
             return
-        self._ticks_again_at = now + _TICK_SECONDS
-        self.configuration.upstream.drop_stale()
-        self.metrics.settle()
+        self._ticks_at = now + _TICK_SECONDS
+        try:
+            self.configuration.upstream.drop_stale()
+            self.metrics.settle()
+        except Exception as error:  # noqa: BLE001  # the worker serves all the same
+            self._ticks_at = now + max(_TICK_SECONDS, self._housekeeping.failed(error))
+        else:
+            self._housekeeping.worked()
 
     def begin_probing(self) -> None:
         """Try retired keys now and then, if the settings ask for it."""

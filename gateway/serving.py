@@ -21,9 +21,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from flask import has_app_context
 from gunicorn.http import wsgi
-from gunicorn.workers.gthread import ThreadWorker
 
 from gateway.client_socket import ReadDeadlineExceeded
 from gateway.clients_at_hand import ClientsAtHand
@@ -34,6 +32,7 @@ from gateway.server_response import PromptResponse
 from gateway.service import Gateway
 from gateway.thread_pool import ThreadPool
 from gateway.waiting_room import WaitingRoom
+from gateway.worker_life import PromptWorker
 
 log = logging.getLogger("gateway.worker")  # who reads the log knows one worker, however its code is cut
 
@@ -44,7 +43,7 @@ _LINGER_SECONDS = 0.002
 _SPARE_FOR_LINGERING = 8
 
 
-class ServingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class ServingWorker(PromptWorker):
     """A gthread worker as its threads know it."""
 
     tpool: ThreadPool
@@ -60,8 +59,6 @@ class ServingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         """Serve a connection's request and those that follow closely; then the main loop has it back."""
         is_kept = False
         try:
-            if not has_app_context():  # there is nothing of a request's own in it: a thread has one for good
-                self.wsgi.app_context().push()
             is_kept = self.handle(conn)
             while is_kept and self._lingers(conn):
                 is_kept = self.handle(conn)

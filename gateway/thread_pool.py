@@ -80,8 +80,8 @@ class ThreadPool:
             hand.task = None
             try:
                 task()
-            except Exception:
-                log.exception("a task failed")
+            except BaseException:  # one that ended its thread would cost the worker a thread for good
+                log.exception("a task failed; its thread goes on")
             del task
             if self._rests(hand):
                 hand.wake.acquire()

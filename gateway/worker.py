@@ -65,8 +65,7 @@ class GatewayWorker(ServingWorker):
 
     processor: int | None = None  # the one to keep to; the master sets it
 
-    def init_process(self) -> None:
-        launch.become_worker(self.age)
+    def prepare(self) -> None:
         if self.processor is not None:
             keep_to(self.processor)
         spare_memory()
@@ -80,7 +79,6 @@ class GatewayWorker(ServingWorker):
         self._has_told_full = False
         self._at_hand = ClientsAtHand()
         self._cuts_off_at: float | None = None
-        super().init_process()
 
     def get_thread_pool(self) -> ThreadPool:
         """The threads that serve requests."""
@@ -99,8 +97,6 @@ class GatewayWorker(ServingWorker):
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):
             self.method_queue.defer(self._reload)
-        if launch.stop_board.says_so():
-            self.handle_exit(signal.SIGTERM, None)
         try:
             super().run()
         finally:
@@ -109,10 +105,11 @@ class GatewayWorker(ServingWorker):
     def notify(self) -> None:
         """Called by the main loop in every round: once a second at least, and whenever a connection has something."""
         if self._accepting and not self._wants_connections:  # the loop itself asks only what is new to it
-            super().set_accept_enabled(False)
+            self._accept(False)
         now = time.monotonic()
         if now >= self._beats_again_at:
             self._beats_again_at = now + _HEARTBEAT_SECONDS
+            self._gateway.admission.beat()
             super().notify()
         self._goodbyes.sweep()
         self._at_hand.sweep(now, self._gateway.configuration.settings.write_timeout_seconds)
@@ -123,20 +120,26 @@ class GatewayWorker(ServingWorker):
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Stop at once: what runs is told so, and has a moment to say it."""
-        self.method_queue.defer(self._quit)
+        if self.booted:
+            self.method_queue.defer(self._quit)
         self.handle_exit(sig, frame)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
         stopping, take what has queued and close the listening sockets for good.
         """
-        super().set_accept_enabled(enabled and self._wants_connections)
+        self._accept(enabled and self._wants_connections)
         if not self.alive and not self._has_stopped_listening:
             self._has_stopped_listening = True
             for listener in self.sockets:
                 self._accept_queued(listener)
                 listener.close()
             self._gateway.drain()
+
+    def _accept(self, is_accepting: bool) -> None:
+        """Have the main loop accept connections or not, and the other workers know it."""
+        super().set_accept_enabled(is_accepting)
+        self._gateway.admission.announce(is_accepting)
 
     def accept(self, listener: Any) -> None:
         """Accept a connection and let it wait in the poller for its first byte."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from mcp_types import CallToolResult
 
+from gateway.background import Troubles
 from gateway.mcp.budget import NOTHING, Listing, ToolLimits
 from gateway.mcp.failures import CallFailed, NotExecuted, ServerTrouble
 from gateway.mcp.listing import listing
@@ -60,6 +61,7 @@ class Keeper:
         self._is_up: bool | None = None  # None until it has answered, or failed to
         self._offered = NOTHING
         self._teller = Teller(f"mcp server {server.name}")
+        self._troubles = Troubles(f"the keeper of mcp server {server.name}")
         self.has_answered = asyncio.Event()
         metrics.mcp_server_up.labels(server.name).set(0)
         self._task = asyncio.create_task(self._keep(), name=f"mcp keeper {server.name}")
@@ -122,18 +124,32 @@ class Keeper:
             session.stale.set()
 
     async def _keep(self) -> None:
+        """Keep it, whatever fails here: a keeper that ended would never bring its server back."""
+        while True:
+            try:
+                await self._keep_up()
+            except Exception as error:  # noqa: BLE001  # told without its words, which may be a server's
+                told = RuntimeError(f"{type(error).__name__} in the gateway").with_traceback(error.__traceback__)
+                pause_seconds = self._troubles.failed(told)
+                if self._tended is not None:
+                    self._lose(self._tended)
+                    self._tended.end()
+                await asyncio.sleep(pause_seconds)
+
+    async def _keep_up(self) -> None:
         failures, short_lives = 0, 0
         while True:
             session = Session(self.server, self._version)
             try:
                 offered = await self._opened(session)
-            except Exception as error:  # noqa: BLE001  # a keeper that ended would never bring its server back
+            except Exception as error:  # noqa: BLE001  # whatever it is, the server cannot be used
                 failures += 1
                 self._went_down(error)
                 await asyncio.sleep(_pause_seconds(failures))
                 continue
             failures = 0
             self._went_up(session, offered)
+            self._troubles.worked()
             is_short = await self._tend(session) < _SHORTEST_LIFE_SECONDS
             self._lose(session)
             session.end()

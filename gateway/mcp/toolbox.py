@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway.background import BackgroundThread, GrowingPause
 from gateway.json_values import is_unicode
 from gateway.mcp.budget import ToolLimits, within_total
 from gateway.mcp.call import Call, failed
@@ -56,7 +58,7 @@ class McpToolbox:
         self._version = version
         self._lock = threading.Lock()  # guards the start and the end of the thread
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: BackgroundThread | None = None
         self._has_ended = False
         self._settings = ToolSettings()
         self._offered: tuple[InjectedTool, ...] = ()
@@ -101,6 +103,7 @@ class McpToolbox:
             asyncio.run_coroutine_threadsafe(self._ended(), loop).result(seconds)
         except TimeoutError:
             log.warning("not all sessions with MCP servers could be ended in %g s", seconds)
+        self._thread.stop()
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(_THREAD_END_SECONDS)
 
@@ -110,15 +113,11 @@ class McpToolbox:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._loop.set_exception_handler(_tell)
-                self._thread = threading.Thread(target=self._run, args=(self._loop,), name="mcp", daemon=True)
+                self._thread = BackgroundThread(
+                    "mcp", partial(_run, self._loop), at_end=partial(_close, self._loop), pause=GrowingPause(0.01, 1.0)
+                )
                 self._thread.start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
 
     async def _apply(self, settings: ToolSettings) -> None:
         from gateway.mcp.keeper import Keeper  # loads the SDK
@@ -229,6 +228,16 @@ class McpToolbox:
 
     def __repr__(self) -> str:
         return f"<McpToolbox servers={len(self._settings.servers)} tools={len(self._offered)}>"
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> float:
+    loop.run_forever()
+    return 0.0
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
 
 
 def _unknown(tool: InjectedTool) -> str:

@@ -21,7 +21,7 @@ from types import TracebackType
 
 from prometheus_client.mmap_dict import MmapedDict
 
-from gateway.data_folder import metrics_folder
+from gateway.shared_counts import counts_folder
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, Received, message_body
 from tests.harness import ROOT, GatewayProcess, Samples, samples_of, wait_until
@@ -83,7 +83,6 @@ class Fleet:
         """`headers` are lines that every request brings."""
         self.keys = keys
         self.data_dir = data_dir
-        self.metrics_folder = metrics_folder(str(data_dir))
         self._simulator = simulator
         self._headers = headers
         self._workers = workers
@@ -212,14 +211,22 @@ class Fleet:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def _has_begun(self, pid: int) -> bool:
-        return (self.metrics_folder / f"gauge_livemax_{pid}.db").exists()
+    @property
+    def metrics_folder(self) -> Path:
+        """Where its workers keep their counts."""
+        return counts_folder(self.data_dir)
 
-    def _counts_of(self, pid: int) -> Mapping[str, float]:
-        file = self.metrics_folder / f"counter_{pid}.db"
-        if not file.exists():
-            return {}  # it has counted nothing yet
-        return {key: value for key, value, _, _ in MmapedDict.read_all_values_from_file(file)}
+    def _has_begun(self, pid: int) -> bool:
+        return any("gateway_build_info" in key for key in self._counts_of(pid, "gauge_livemax"))
+
+    def _counts_of(self, pid: int, kind: str = "counter") -> Mapping[str, float]:
+        """What a worker has counted, or its predecessor in the same place: in the file that it has mapped."""
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return {}
+        mapped = [line.split(maxsplit=5)[5] for line in maps.splitlines() if f"/{kind}_" in line]
+        return {key: value for file in mapped for key, value, _, _ in MmapedDict.read_all_values_from_file(file)}
 
 
 class Crowd:

@@ -6,13 +6,16 @@ a stream; the other modules have the busy ones.
 
 from __future__ import annotations
 
+import os
+import re
+import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,9 +61,37 @@ def start(upstream: RawUpstream, gateway_process: Start) -> Callable[..., Gatewa
     return started
 
 
-def pause() -> None:
-    """Longer than a stream's thread waits for the next event by itself."""
-    threading.Event().wait(0.03)
+def pause(gateway: GatewayProcess, incoming: Incoming) -> None:
+    """Until the gateway has read what came, and the stream's thread has lent it, or the gateway has hung up."""
+    hung_up = select.poll()
+    hung_up.register(incoming.client, select.POLLRDHUP)
+    (worker,) = gateway.worker_pids
+    assert wait_until(lambda: hung_up.poll(0) or is_lent(worker, incoming.client), TIMEOUT_SECONDS)
+
+
+def is_lent(worker: int, upstream: socket.socket) -> bool:
+    """Whether a worker has nothing left to read of a connection, and its relay watches it: no other epoll does."""
+    ends = [f":{name[1]:04X}" for name in (upstream.getpeername(), upstream.getsockname())]
+    process = Path(f"/proc/{worker}")
+    for line in (process / "net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_, inode = line.split()[:10]
+        if local.endswith(ends[0]) and remote.endswith(ends[1]):
+            break
+    else:
+        return False
+    if int(queues.partition(":")[2], 16):
+        return False
+    links = {}
+    for descriptor in (process / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed a moment ago
+            links[descriptor.name] = os.readlink(descriptor)
+    ours = {name for name, link in links.items() if link == f"socket:[{inode}]"}
+    watched = set()
+    for name, link in links.items():
+        if link == "anon_inode:[eventpoll]":
+            with suppress(FileNotFoundError):
+                watched |= set(re.findall(r"tfd: +([0-9]+) ", (process / "fdinfo" / name).read_text()))
+    return bool(ours & watched)
 
 
 def ask(stack: ExitStack, gateway: GatewayProcess) -> tuple[Client, Received]:
@@ -82,7 +113,8 @@ def test_pings_come_on_time_and_nothing_else_changes(start: Start, upstream: Raw
         incoming.send(stream_head())
         for number, piece in enumerate(said):
             incoming.send(piece)
-            pause()
+            if piece is not LAST_EVENT:
+                pause(gateway, incoming)
             if number == 5:
                 may_go_on.wait(TIMEOUT_SECONDS)
         incoming.client.shutdown(socket.SHUT_RDWR)
@@ -120,7 +152,7 @@ def test_client_that_stops_reading_is_cut_off(start: Start, upstream: RawUpstrea
         incoming.send(stream_head() + FIRST_EVENT)
         try:
             while True:
-                pause()
+                pause(gateway, incoming)
                 incoming.send(delta(0, "x" * 300_000))
         finally:
             hung_up.set()
@@ -144,7 +176,7 @@ def test_client_that_hangs_up_frees_the_upstream(start: Start, upstream: RawUpst
         incoming.read()
         incoming.send(stream_head() + FIRST_EVENT)
         try:
-            pause()
+            pause(gateway, incoming)
             incoming.send(delta(0))
             incoming.until_hung_up()
         finally:
@@ -175,7 +207,7 @@ def test_streams_end_with_a_word_when_the_drain_time_is_over(start: Start, upstr
         incoming.read()
         incoming.send(stream_head() + FIRST_EVENT)
         while True:
-            pause()
+            pause(gateway, incoming)
             incoming.send(delta(0))
 
     upstream.play = play

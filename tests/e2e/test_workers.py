@@ -367,7 +367,7 @@ def test_file_that_a_killed_worker_has_only_begun_does_not_end_the_metrics(own_f
     """Given a worker killed between making its file of counts and filling it, then scrapes go on."""
     fleet = own_fleet("ok")
     fleet.serve_from_every_worker(1)
-    (fleet.metrics_folder / "counter_1.db").touch()
+    (fleet.metrics_folder / "counter_99.db").touch()
     assert fleet.gateway.request("GET", "/metrics").status == 200
     fleet.settle()
     assert fleet.total("requests_total", route="messages") == WORKERS

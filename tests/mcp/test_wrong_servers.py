@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.credential import Secret
 from gateway.mcp import session, wire
+from gateway.mcp.keeper import Keeper
 from gateway.mcp_servers import McpServer
 from gateway.simulator import Simulator
 from gateway.toolbox import ToolOutcome
@@ -341,3 +343,33 @@ def test_arguments_and_results_are_in_no_log(server, caplog):
             server.answers["tools/call"] = answer
             rig.call("one", argument=PLANTED)
     assert PLANTED not in caplog.text
+
+
+def test_keeper_that_fails_inside_goes_on(server, caplog, monkeypatch):
+    """Given a keeper that fails in the gateway itself as its server comes up, then it says so once, without a word of
+    the server's, tries again, and the tools are there."""
+    caplog.set_level(logging.INFO)
+    went_up, failing = Keeper._went_up, count()
+
+    def fail_twice(self: Keeper, *arguments: object) -> None:
+        went_up(self, *arguments)  # type: ignore[arg-type]
+        if next(failing) < 2:
+            raise KeyError(PLANTED)
+
+    monkeypatch.setattr(Keeper, "_went_up", fail_twice)
+    with ToolboxRig(at(server)) as rig:
+        assert wait_until(lambda: "the keeper of mcp server r works again" in caplog.text, 20), caplog.text
+        rig.wait_for("one")
+        assert rig.is_up("r")
+        assert rig.call("one").outcome is ToolOutcome.OK
+    assert caplog.text.count("the keeper of mcp server r fails") == 1
+    assert "KeyError in the gateway" in caplog.text
+    assert PLANTED not in caplog.text
+
+
+def test_loop_that_is_left_runs_on(server, caplog):
+    """Given something in the loop that raises what no loop survives, then its thread tells and runs it again."""
+    with ToolboxRig(at(server)) as rig:
+        rig.toolbox._soon(lambda: sys.exit(1))
+        assert wait_until(lambda: "the thread mcp fails" in caplog.text, 20)
+        assert rig.call("one").outcome is ToolOutcome.OK

@@ -228,12 +228,16 @@ class Storm:
         self.journals.mkdir()
         self._stop = processes.Event()
         self._count = 0
+        self._numbers: dict[BaseProcess, int] = {}
         self._survivors = [self._begin(self._stop) for _ in range(2)]
 
     def kill_some(self, chance: random.Random) -> None:
-        """Start three processes and kill them, each at a moment of its own within the first milliseconds."""
+        """Start three processes and kill them, each when it has noted a number of marks of its own."""
         for victim in [self._begin(None) for _ in range(3)]:
-            threading.Event().wait(chance.uniform(0, 0.004))
+            journal = self.journals / str(self._numbers[victim])
+            noted = journal.stat().st_size + chance.randrange(2000)
+            while journal.stat().st_size < noted:
+                assert victim.is_alive()
             victim.kill()
             assert end(victim) == -signal.SIGKILL
 
@@ -250,6 +254,7 @@ class Storm:
         theirs.close()
         assert ours.poll(PATIENCE_SECONDS), "a process is wedged"
         ours.close()
+        self._numbers[process] = self._count
         return process
 
 
@@ -365,20 +370,24 @@ def test_killed_waiter_takes_nobodys_turn_along(tmp_path: Path, times: int) -> N
 def open_only(folder: Path, begins: Connection) -> None:
     begins.send(True)
     EmbeddedStore(folder)
-    threading.Event().wait(PATIENCE_SECONDS)
+    signal.pause()
 
 
 @pytest.mark.parametrize("times", [15, pytest.param(500, marks=pytest.mark.long)])
 def test_process_killed_while_it_opens_the_file_wedges_nobody(tmp_path: Path, times: int) -> None:
-    """Given an empty folder, when processes that begin the file are killed, then the next can use it."""
+    """Given an empty folder, when processes that begin the file are killed as soon as there are so many files or more,
+    then the next can use it."""
     chance = random.Random(times)
     for number in range(times):
         folder = tmp_path / str(number)
+        folder.mkdir()
         for _ in range(2):
             ours, theirs = processes.Pipe()
             process = begin(open_only, folder, theirs)
             assert ours.poll(PATIENCE_SECONDS)
-            threading.Event().wait(chance.uniform(0, 0.003))
+            files = chance.randrange(3)
+            while len(os.listdir(folder)) < files:
+                assert process.is_alive()
             process.kill()
             end(process)
             ours.close()
@@ -546,13 +555,14 @@ def test_two_files_name_one_key_differently(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file with records on several pages."""
+    """A file with records on several pages, without the room that it has in reserve."""
     folder = tmp_path_factory.mktemp("sound")
     with opened(folder) as store:
         for turn in range(5):
             for number in range(50):
                 store.cool(f"key-{number}", float(turn + 1), 0, LIMITED)
-    return (folder / "keys.lmdb").read_bytes()
+    used = (folder / "keys.lmdb").read_bytes().rstrip(b"\0")
+    return used + bytes(-len(used) % PAGE_BYTES)
 
 
 def use(folder: Path) -> None:

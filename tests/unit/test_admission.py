@@ -8,7 +8,7 @@ import random
 import pytest
 
 from gateway.admission import Admission, Board
-from tests.unit.fakes import race
+from tests.unit.fakes import FakeClock, race
 
 
 def test_places_are_given_up_to_the_limit_and_given_back():
@@ -54,7 +54,10 @@ def test_storm_of_comings_and_goings_loses_no_place():
     assert admission.taken == 0
 
 
-def taken(admission: Admission, places: int) -> Admission:
+def worker(board: Board, slot: int, limit: int, places: int = 0) -> Admission:
+    """A worker that accepts connections and has given so many of its places."""
+    admission = Admission(limit, board, slot)
+    admission.announce(True)
     for _ in range(places):
         assert admission.enter()
     return admission
@@ -75,16 +78,16 @@ def test_a_full_worker_yields_while_another_has_room(own, others, should_yield):
     """Given workers with two places each, then one leaves new connections to others only if it is full and they are
     not: a refusal must come from somebody."""
     board = Board()
-    admission = taken(Admission(2, board, worker=1), own)
-    for worker, places in enumerate(others, start=2):
-        taken(Admission(2, board, worker), places)
+    admission = worker(board, 1, 2, own)
+    for slot, places in enumerate(others, start=2):
+        worker(board, slot, 2, places)
     assert admission.should_yield(0) is should_yield
 
 
 def test_a_worker_s_own_places_are_nobody_else_s():
     """Given one worker with places left, then others see room and it does not."""
     board = Board()
-    Admission(2, board, worker=1)
+    worker(board, 1, 2)
     assert not board.others_have_room(1)
     assert board.others_have_room(2)
 
@@ -92,7 +95,7 @@ def test_a_worker_s_own_places_are_nobody_else_s():
 def test_room_comes_and_goes_with_the_places():
     """Given a full worker, then it yields from when another has a place given back, until that is taken again."""
     board = Board()
-    full, other = taken(Admission(1, board, worker=1), 1), taken(Admission(1, board, worker=2), 1)
+    full, other = worker(board, 1, 1, 1), worker(board, 2, 1, 1)
     assert not full.should_yield(0)
     other.leave()
     assert full.should_yield(0)
@@ -101,32 +104,66 @@ def test_room_comes_and_goes_with_the_places():
     assert not full.should_yield(0)
 
 
+def test_a_worker_that_is_only_made_has_no_room():
+    """Given a worker that starts, then nobody yields to it until it accepts, whatever comes and goes."""
+    board = Board()
+    full, starting = worker(board, 1, 1, 1), Admission(1, board, 2)
+    assert not full.should_yield(0)
+    assert starting.enter()
+    starting.leave()
+    assert not full.should_yield(0)
+    starting.announce(True)
+    assert full.should_yield(0)
+
+
+def test_a_worker_that_accepts_nobody_has_no_room():
+    """Given a worker that stops, when what it still serves ends, then nobody yields to it, until it accepts again."""
+    board = Board()
+    full, stopping = worker(board, 1, 1, 1), worker(board, 2, 2, 1)
+    assert full.should_yield(0)
+    stopping.announce(False)
+    assert not full.should_yield(0)
+    stopping.leave()
+    assert not full.should_yield(0)
+    stopping.announce(True)
+    assert full.should_yield(0)
+
+
 def test_a_dead_worker_s_places_are_no_room():
     """Given a worker with places left, when the master notes that it has ended, then nobody yields to it."""
     board = Board()
-    full = taken(Admission(1, board, worker=1), 1)
-    Admission(1, board, worker=2)
+    full = worker(board, 1, 1, 1)
+    worker(board, 2, 1)
     assert full.should_yield(0)
     board.note(2, 0)
     assert not full.should_yield(0)
 
 
-def test_workers_far_apart_in_number_share_a_slot_and_nothing_breaks():
-    """Given a worker whose number is past the board's end, as after many respawns, then it has a slot all the same."""
-    board = Board()
-    full = taken(Admission(1, board, worker=1), 1)
-    Admission(1, board, worker=100_002)
+def test_a_worker_whose_main_loop_stands_still_has_no_room():
+    """Given a worker that is stopped (SIGSTOP) with places left, when some seconds have gone by, then nobody yields to
+    it; when it goes on, it has room again."""
+    clock = FakeClock()
+    board = Board(clock)
+    full, stopped = worker(board, 1, 1, 1), worker(board, 2, 1)
+    assert full.should_yield(0)
+    clock.advance(2)
+    stopped.beat()
+    clock.advance(2)
+    assert full.should_yield(0)
+    clock.advance(2)
+    assert not full.should_yield(0)
+    stopped.beat()
     assert full.should_yield(0)
 
 
 def test_workers_that_are_forked_see_each_other_s_places():
     """Given a board made before the fork, when another process notes its places, then this one sees them."""
     board = Board()
-    full = taken(Admission(1, board, worker=1), 1)
+    full = worker(board, 1, 1, 1)
     assert not full.should_yield(0)
     child = os.fork()
     if child == 0:
-        Admission(5, board, worker=2)
+        worker(board, 2, 5)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -144,8 +181,6 @@ def test_workers_that_are_forked_see_each_other_s_places():
 def test_requests_on_their_way_to_a_place_count(taken, at_hand, should_yield):
     """Given requests that have come and have no place yet, then they count as if they had one."""
     board = Board()
-    admission = Admission(3, board, worker=1)
-    Admission(3, board, worker=2)
-    for _ in range(taken):
-        assert admission.enter()
+    admission = worker(board, 1, 3, taken)
+    worker(board, 2, 3)
     assert admission.should_yield(at_hand) is should_yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flask import Blueprint, Response, request, session
+from flask import Blueprint, Response, g, request, session
 
 from gateway.application import Application
 
@@ -70,12 +70,39 @@ def test_a_function_after_fixed_routes_is_refused(application):
 
 
 def test_functions_at_a_request_s_end_are_called(application):
-    """Given functions for the end of a request and of its context, then both are called."""
+    """Given functions for the end of a request and of its context, then both are called, as by the real server (see
+    tests/e2e/test_contexts.py)."""
     called = []
     application.teardown_request_funcs.setdefault(None, []).append(lambda error: called.append("request"))
     application.teardown_appcontext_funcs.append(lambda error: called.append("context"))
-    application.test_client().get("/things")
-    assert called == ["request", "context"]
+    for _ in range(2):
+        assert application.test_client().get("/things").status_code == 200
+    assert called == ["request", "context"] * 2
+
+
+def test_what_a_request_keeps_is_not_there_for_the_next(application):
+    """Given a thread that serves one request after the other, then each finds `flask.g` empty."""
+    found = []
+
+    def keep() -> None:
+        found.append(g.get("kept"))
+        g.kept = "of the last request"
+
+    application.before_request_funcs.setdefault(None, []).append(keep)
+    for path in ("/things", "/things/7", "/things", "/nothing"):
+        application.test_client().get(path)
+    assert found == [None] * 4
+
+
+def test_functions_at_the_end_are_told_what_went_wrong(application):
+    """Given a view that fails with nobody to handle it, then what is called at the end learns of it."""
+    told = []
+    application.config["PROPAGATE_EXCEPTIONS"] = True
+    application.teardown_request_funcs.setdefault(None, []).append(told.append)
+    application.view_functions["api.things"] = lambda: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        application.test_client().get("/things")
+    assert [type(error) for error in told] == [ZeroDivisionError]
 
 
 def test_there_is_no_session(application):

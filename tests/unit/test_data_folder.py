@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken, metrics_folder
+from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from tests.harness import wait_until
 
 # A master that holds the folder, perhaps forks a worker and goes, and ends when its standard input does.
@@ -101,7 +101,7 @@ def test_folder_that_is_there_keeps_its_mode_and_its_files(tmp_path, held):
     path.mkdir()
     path.chmod(0o755)
     (path / "theirs").write_text("precious")
-    held(path).begin()
+    held(path)
     assert mode_of(path) == 0o755
     assert (path / "theirs").read_text() == "precious"
     assert mode_of(path / "lock") == 0o600
@@ -235,17 +235,3 @@ def test_folder_that_cannot_be_made_anew_is_told_once_and_tried_again(tmp_path, 
     folder.path.unlink()
     folder.keep()
     assert not is_free(folder.path)
-
-
-def test_each_start_begins_with_empty_counts(tmp_path, held):
-    """Given the counts of an earlier start beside the keys' state, when a start begins, then only the counts go."""
-    folder = held(tmp_path / "data")
-    folder.begin()
-    assert folder.metrics == metrics_folder(str(tmp_path / "data"))
-    assert mode_of(folder.metrics) == 0o700
-    (folder.metrics / "counter_1.db").write_bytes(b"old")
-    state = tmp_path / "data" / "keys.lmdb"
-    state.write_bytes(b"state")
-    folder.begin()
-    assert list(folder.metrics.iterdir()) == []
-    assert state.read_bytes() == b"state"

@@ -84,8 +84,7 @@ def interception_of(turns: FakeTurnMaker, metrics: Metrics) -> Interception:
 
 
 @pytest.fixture
-def metrics(monkeypatch: pytest.MonkeyPatch) -> Metrics:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+def metrics() -> Metrics:
     return Metrics()
 
 
@@ -145,8 +144,7 @@ def gateway_of(url: str) -> Gateway:
 
 
 @pytest.fixture
-def gateway(upstream: TinyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+def gateway(upstream: TinyServer) -> Iterator[Gateway]:
     gateway = gateway_of(upstream.url)
     yield gateway
     gateway.configuration.upstream.close()

@@ -33,7 +33,7 @@ LAYERS = {
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
-        *("shipper", "recorder", "background"),
+        *("shipper", "recorder", "background", "starts", "allocation", "counts_file", "shared_counts"),
     ],
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
@@ -56,6 +56,7 @@ LAYERS = {
             "clients_at_hand",
             "descriptors",
             "process_tuning",
+            "worker_life",
         ),
     ],
 }

@@ -76,9 +76,9 @@ def watch(metrics: Metrics, statuses=list, reload_ok=always, store_up=always) ->
     metrics.watch(statuses, reload_ok, store_up)
 
 
-def exercised() -> Metrics:
+def exercised(metrics: Metrics) -> Metrics:
     """Metrics that have a sample in every family."""
-    metrics, pool = Metrics(), pool_of(1)
+    pool = pool_of(1)
     watch(metrics, statuses=pool.statuses)
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
@@ -115,18 +115,19 @@ def families(page: bytes) -> dict[str, set[str]]:
 
 def test_names_and_labels_are_the_design_s():
     """Given every metric in use, then the families, their labels and no others are rendered."""
-    assert families(exercised().render()) == DESIGNED
+    assert families(exercised(Metrics()).render()) == DESIGNED
 
 
 def test_attempts_of_a_turn_fall_into_the_design_s_buckets():
     """Given the histogram of attempts, then its buckets are 1 2 3 4 5 10 25 and infinity."""
-    named = {dict(labels)["le"] for name, labels in samples(exercised()) if name == "gateway_failover_attempts_bucket"}
+    found = samples(exercised(Metrics()))
+    named = {dict(labels)["le"] for name, labels in found if name == "gateway_failover_attempts_bucket"}
     assert {float(edge) for edge in named} == {1, 2, 3, 4, 5, 10, 25, float("inf")}
 
 
 def test_no_created_series_are_rendered():
     """Given counters and histograms, then their `_created` series, which nobody reads, are left out."""
-    assert b"_created" not in exercised().render()
+    assert b"_created" not in exercised(Metrics()).render()
 
 
 def test_key_states_are_those_of_the_scrape():
@@ -280,13 +281,17 @@ def test_two_gateways_in_one_process_do_not_meet():
 # What a worker process runs here: it evaluates what it is told, a line each, and answers in a line each.
 OBEY = """
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from prometheus_client import generate_latest
-from gateway import master
+from gateway import launch, master
 from gateway.metrics import Metrics
+from gateway.shared_counts import SharedCounts
 from tests.unit.test_metrics import exercised, watch
 from tests.unit.fakes import cool, pool_of
-metrics = Metrics()
+folder = Path(sys.argv[1])
+launch.share_counts(folder)
+metrics = Metrics(SharedCounts(folder, int(sys.argv[2])))
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)
 """
@@ -295,16 +300,16 @@ for line in sys.stdin:
 class WorkerProcess:
     """A process with its own Metrics, which it shares as gunicorn's workers do."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, slot: int) -> None:
         root = Path(__file__).parents[2]
+        self.slot = slot
         self._process = subprocess.Popen(
-            [sys.executable, "-c", OBEY],
-            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(root)},
+            [sys.executable, "-c", OBEY, str(folder), str(slot)],
+            env=os.environ | {"PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.pid = self._process.pid
 
     def do(self, *lines: str) -> object:
         """Evaluate these; what the last one gave."""
@@ -329,7 +334,7 @@ def worker(tmp_path) -> Iterator[Callable[[], WorkerProcess]]:
     started: list[WorkerProcess] = []
 
     def start() -> WorkerProcess:
-        started.append(WorkerProcess(tmp_path))
+        started.append(WorkerProcess(tmp_path, len(started)))
         return started[-1]
 
     yield start
@@ -391,7 +396,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.settle()",
         )
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(pid={dead.pid}, age=1))")
+    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
     page = alive.page()
     assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
     assert value_of(page, "gateway_failover_attempts_count") == 2
@@ -433,7 +438,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     earlier, later = own(alive), own(dead)
     assert earlier < later
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(pid={dead.pid}, age=1))")
+    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
     page = alive.page()
     assert value_of(page, name, outcome="auth_failed") == later
     assert value_of(page, name, outcome="rate_limited") is None
@@ -442,4 +447,4 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
 
 def test_all_metrics_have_their_names_across_workers_too(worker):
     """Given every metric in use in a worker, then its page has the families and labels that a process alone gives."""
-    assert families(worker().do("exercised().render()")) == DESIGNED
+    assert families(worker().do("exercised(metrics).render()")) == DESIGNED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -19,9 +20,10 @@ def fork(monkeypatch):
     running: dict[int, SimpleNamespace] = {}
 
     def begin(pinned: bool = True) -> int | None:
-        monkeypatch.setattr(launch, "settings", lambda: SimpleNamespace(pin_workers=pinned))
-        worker = SimpleNamespace()
-        master.pre_fork(SimpleNamespace(WORKERS=running), worker)
+        monkeypatch.setattr(launch, "settings", lambda: SimpleNamespace(pin_workers=pinned, mcp_start_seconds=5.0))
+        with tempfile.TemporaryFile() as heartbeat:
+            worker = SimpleNamespace(age=len(running) + 1, tmp=heartbeat)
+            master.pre_fork(SimpleNamespace(WORKERS=running), worker)
         running[len(running) + 100] = worker
         return worker.processor
 
@@ -39,6 +41,17 @@ def test_a_worker_that_takes_anothers_place_takes_its_processor(fork):
     assert [fork() for _ in range(3)] == [5, 7, 2]
     del fork.running[101]
     assert fork() == 7
+
+
+def test_no_two_workers_that_live_share_a_slot(fork):
+    """Given workers of which one ends, then each has a slot of its own, and the next takes the one that was left."""
+    for _ in range(3):
+        fork()
+    slots = [worker.slot for worker in fork.running.values()]
+    assert slots == [0, 1, 2]
+    del fork.running[101]
+    fork()
+    assert fork.running[102].slot == 1
 
 
 def test_a_worker_may_be_left_to_the_kernel(fork):

@@ -22,6 +22,7 @@ from typing import Any, cast
 import pytest
 import trustme
 
+from gateway.background import GrowingPause
 from gateway.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent
 from gateway.lifecycle import Lifecycle
 from gateway.relay import Relay
@@ -371,22 +372,38 @@ def test_stream_that_would_keep_the_relay_busy_is_given_back(make, threads, batc
     assert 1 <= endless.received < 100
 
 
-def test_failure_of_the_relay_itself_gives_every_stream_back(make, relay, threads, caplog):
-    """Given a relay whose epoll breaks, then it says so, and every stream, lent or new, goes on in its own thread."""
-    streams = [make() for _ in range(4)]
+def test_failure_of_the_relay_itself_gives_every_stream_back(make, relay, threads, caplog, monkeypatch):
+    """Given a relay whose epoll breaks, then it says so, and every stream, lent or new, goes on in its own thread; soon
+    it takes streams again."""
+    caplog.set_level("INFO")
+    may_go_on = threading.Event()
+
+    def pause_seconds(_: GrowingPause) -> float:
+        may_go_on.wait(BOUND_SECONDS)
+        return 0.0
+
+    monkeypatch.setattr(GrowingPause, "next_seconds", pause_seconds)
+    streams = [make() for _ in range(5)]
     carried = [threads.submit(streamed.carry) for streamed in streams[:3]]
     assert wait_until(lambda: repr(relay) == "<Relay of 3 streams>", BOUND_SECONDS)
     relay._epoll.close()
-    assert wait_until(lambda: repr(relay) == "<Relay of 0 streams over>", BOUND_SECONDS)
-    assert "the relay failed" in caplog.text
+    assert wait_until(lambda: repr(relay) == "<Relay of 0 streams>", BOUND_SECONDS)
+    assert wait_until(lambda: "the thread relay fails" in caplog.text, BOUND_SECONDS)
     carried.append(threads.submit(streams[3].carry))
-    for streamed in streams:
+    for streamed in streams[:4]:
         streamed.say(START + delta(0))
         streamed.say(STOP)
-    assert [future.result(BOUND_SECONDS) for future in carried] == [1, 1, 1, 0]
-    for streamed in streams:
+    for future in carried:
+        future.result(BOUND_SECONDS)
+    for streamed in streams[:4]:
         assert streamed.client.body == START + delta(0) + STOP
         assert "relay" not in streamed.client.threads
+    may_go_on.set()
+    assert wait_until(lambda: "the thread relay works again" in caplog.text, BOUND_SECONDS)
+    (back,) = lent(threads, relay, streams[4])
+    streams[4].say(STOP)
+    assert back.result(BOUND_SECONDS) is True
+    assert streams[4].client.threads == {"relay"}
 
 
 @pytest.mark.parametrize("which", ["upstream", "client"])
@@ -426,15 +443,25 @@ def test_relay_that_could_not_begin_begins_with_the_next_stream(make, relay, thr
 
 
 class Dawdling:
-    """An epoll that leaves the relay's thread time to act on a descriptor before the next is registered."""
+    """An epoll that lets the relay's thread see what a descriptor brings before the next is registered."""
 
     def __init__(self, epoll: select.epoll) -> None:
         self._epoll = epoll
+        self._seen: set[int] = set()
         self.unregister = epoll.unregister
+        self.close = epoll.close
 
     def register(self, descriptor: int, events: int) -> None:
         self._epoll.register(descriptor, events)
-        threading.Event().wait(0.05)
+        poll = select.poll()
+        poll.register(descriptor, events)
+        if poll.poll(0):
+            assert wait_until(lambda: descriptor in self._seen, BOUND_SECONDS)
+
+    def poll(self, timeout_seconds: float) -> list[tuple[int, int]]:
+        found = self._epoll.poll(timeout_seconds)
+        self._seen.update(descriptor for descriptor, _ in found)
+        return found
 
 
 @pytest.mark.parametrize("which", ["upstream", "client"])

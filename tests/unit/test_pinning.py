@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway import launch, master, worker
+from gateway import launch, master, process_tuning
 
 
 @pytest.fixture
@@ -70,6 +70,6 @@ def test_a_sandbox_that_forbids_it_keeps_no_worker_from_starting(monkeypatch, ca
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, forbidden, refuse)
-    worker._keep_to(2)
+    process_tuning.keep_to(2)
     assert forbidden not in asked
     assert "go where the system puts them: Operation not permitted" in caplog.text

@@ -22,7 +22,7 @@ LAYERS = {
         *("mcp_servers", "tool_results"),
     ],
     "state": [
-        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox"),
+        *("store", "pool", "failover", "admission", "lifecycle", "background", "metrics", "toolbox"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [

@@ -18,6 +18,7 @@ from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
 from gateway.lifecycle import Lifecycle
+from gateway.machine_clock import machine_time
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
 from gateway.pool import KeyStatus, Pool
@@ -54,13 +55,13 @@ class Configuration:
 
 
 class Gateway:
-    """One worker's gateway. `wall_clock` gives epoch seconds and `clock` monotonic ones."""
+    """One worker's gateway. What lasts is measured by `clock`, which nobody sets; `wall_clock` gives epoch seconds."""
 
     def __init__(
         self,
         settings: Settings,
         store: Store | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = machine_time,
         wall_clock: Callable[[], float] = time.time,
         reload_ok: Callable[[], bool] = lambda: True,
         admission: Admission | None = None,
@@ -103,6 +104,7 @@ class Gateway:
         """Housekeeping, about once a second."""
         self.configuration.upstream.drop_stale()
         self.metrics.settle()
+        self._store.tick()
 
     def begin_probing(self) -> None:
         """Try retired keys now and then, if the settings ask for it."""
@@ -158,7 +160,7 @@ class Gateway:
             upstream = before.upstream  # its connections are worth keeping
         else:
             upstream = Upstream(route, read_idle_seconds)
-        pool = Pool(settings.keys, self._store, self.wall_clock)
+        pool = Pool(settings.keys, self._store, self.clock)
         return Configuration(settings, pool, upstream, token_file, _tool_policy_of(settings))
 
     def _in_force(self) -> tuple[Pool, Upstream]:

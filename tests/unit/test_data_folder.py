@@ -170,7 +170,7 @@ def test_each_start_begins_with_empty_counts(tmp_path, held):
     assert folder.metrics == metrics_folder(str(tmp_path / "data"))
     assert mode_of(folder.metrics) == 0o700
     (folder.metrics / "counter_1.db").write_bytes(b"old")
-    state = tmp_path / "data" / "keys.lmdb"
+    state = tmp_path / "data" / "keys.jsonl"
     state.write_bytes(b"state")
     folder.begin()
     assert list(folder.metrics.iterdir()) == []

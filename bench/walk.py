@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.credential import Key, Secret
-from gateway.embedded_store import EmbeddedStore
 from gateway.errors import GatewayError
 from gateway.failover import Verdict, walk
+from gateway.file_store import FileStore
 from gateway.pool import KeyState, Pool
 from gateway.store import MemoryStore, Store
 from gateway.verdict import Outcome
@@ -99,7 +99,7 @@ def rows(name: str, store: Store) -> None:
 
 def mark_on(folder: Path, number: int, stop: Any) -> None:
     """Mark a key of one's own without a pause."""
-    store = EmbeddedStore(folder)
+    store = FileStore(folder)
     pool = Pool([Key(f"writer-{number}", Secret(f"sk-ant-writer-{number}"))], store)
     (status,) = pool.statuses()
     while not stop.is_set():
@@ -149,17 +149,17 @@ def release_of(package: str) -> str:
 
 def main() -> None:
     """Measure every store once."""
-    packages = ", ".join(f"{name} {release_of(name)}" for name in ("lmdb", "msgspec", "redis"))
+    packages = ", ".join(f"{name} {release_of(name)}" for name in ("msgspec", "redis"))
     print(f"Python {platform.python_version()}, {packages}; {platform.system()} {platform.machine()}.\n")
     print("| store | keys | read the keys, µs | a walk, µs | a mark, µs |")
     print("|---|---|---|---|---|")
     rows("memory", MemoryStore())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = EmbeddedStore(folder)
-        rows("embedded", store)
+        store = FileStore(folder)
+        rows("file", store)
         with writers(folder):
-            rows(f"embedded, {WRITERS} processes marking without a pause", store)
+            rows(f"file, {WRITERS} processes marking without a pause", store)
         store.close()
     redis_rows()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gateway import tracing
 from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
-from gateway.embedded_store import EmbeddedStore
+from gateway.file_store import FileStore
 from gateway.journal import FileJournal
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError, load_settings
@@ -181,12 +181,12 @@ def open_reader(settings: Settings) -> Reader:
 
 
 def open_store(settings: Settings) -> Store:
-    """The shared state of the keys, for this process; after the fork. Raises OSError and lmdb.Error."""
+    """The shared state of the keys, for this process; after the fork."""
     if settings.state_url is not None:
         from gateway.redis_store import RedisStore  # most gateways have no Redis, and need not load its client
 
         return RedisStore(settings.state_url)
-    return EmbeddedStore(Path(settings.data_dir), settings.threads)
+    return FileStore(Path(settings.data_dir))
 
 
 def admission(settings: Settings) -> Admission:

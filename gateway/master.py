@@ -21,13 +21,13 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, NoReturn
 
-import lmdb
 from gunicorn.errors import HaltServer
 
-from gateway import descriptors, launch
+from gateway import descriptors, former_keys_file, launch
 from gateway.admission import SLOTS
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
-from gateway.embedded_store import EmbeddedStore
+from gateway.file_store import FileStore
+from gateway.machine_clock import machine_time
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
 from gateway.shared_counts import begin_counts, counts_folder, end_counts, forget_moment
@@ -227,13 +227,28 @@ def _take_data_folder(settings: Settings) -> None:
     try:
         _data_folder = DataFolder(settings.data_dir)
         if settings.state_url is None:
-            store = EmbeddedStore(_data_folder.path, settings.threads)
-            store.start_anew(time.time())
-            store.close()
+            _begin_keys(_data_folder.path)
     except DataFolderError as error:
         _refuse(str(error))
-    except (OSError, lmdb.Error) as error:
+    except OSError as error:
         _refuse(f"the data folder {settings.data_dir} cannot be used: {error}")
+
+
+def _begin_keys(folder: Path) -> None:
+    """Begin a new start in what is known of the keys. Raises OSError.
+
+    A process that was stopped with the folder's lock in its hand keeps nobody from starting, for it keeps nobody from
+    serving either.
+    """
+    store = FileStore(folder)
+    try:
+        store.start_anew(machine_time(), former_keys_file.read(folder))
+        if store.trouble is None:
+            former_keys_file.remove(folder)
+        elif not isinstance(store.trouble, TimeoutError):
+            raise store.trouble
+    finally:
+        store.close()
 
 
 def _refuse(why: str) -> NoReturn:

@@ -8,12 +8,12 @@ There are no timers: a key is valid again when the clock has passed its deadline
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from gateway.credential import Key
+from gateway.machine_clock import machine_time
 from gateway.records import Cause, Record
 from gateway.store import Store
 from gateway.verdict import Outcome
@@ -41,7 +41,8 @@ class KeyState(Enum):
 class KeyStatus:
     """A key, its state at one moment, and the record behind it. `remaining_seconds` is 0 unless it cools down.
 
-    `is_leased` tells that a request is trying the key, which is on trial.
+    `is_leased` tells that a request is trying the key, which is on trial. `marked_ago_seconds` is how long ago the last
+    mark was made; the record's own times are of a clock that is no calendar.
     """
 
     key: Key
@@ -49,6 +50,7 @@ class KeyStatus:
     remaining_seconds: float
     record: Record
     is_leased: bool = False
+    marked_ago_seconds: float = 0.0
 
     @property
     def is_on_trial(self) -> bool:
@@ -81,10 +83,10 @@ class KeyStatus:
 class Pool:
     """The keys of one configuration over the shared state of keys.
 
-    `clock` gives epoch seconds: deadlines are shared with other processes, and outlive this one.
+    `clock` is one that nobody sets: deadlines are shared with other processes of the machine, and outlive this one.
     """
 
-    def __init__(self, keys: Sequence[Key], store: Store, clock: Clock = time.time) -> None:
+    def __init__(self, keys: Sequence[Key], store: Store, clock: Clock = machine_time) -> None:
         self.keys = tuple(keys)
         self._store = store
         self._clock = clock
@@ -140,8 +142,10 @@ class Pool:
 
 
 def _status(key: Key, record: Record, now: float) -> KeyStatus:
+    ago_seconds = now - record.marked_at
     if record.is_permanent:
-        return KeyStatus(key, KeyState.PERMANENT, 0.0, record)
+        return KeyStatus(key, KeyState.PERMANENT, 0.0, record, marked_ago_seconds=ago_seconds)
     if record.is_cooling(now):
-        return KeyStatus(key, KeyState.TEMPORARY, record.cooling_until_at - now, record)
-    return KeyStatus(key, KeyState.VALID, 0.0, record, record.lease_until_at > now)
+        remaining_seconds = record.cooling_until_at - now
+        return KeyStatus(key, KeyState.TEMPORARY, remaining_seconds, record, marked_ago_seconds=ago_seconds)
+    return KeyStatus(key, KeyState.VALID, 0.0, record, record.lease_until_at > now, ago_seconds)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a key was marked: the outcome's name, the upstream's status (0: by hand), and when (epoch seconds)."""
+    """Why a key was marked: the outcome's name, the upstream's status (0: by hand), and when."""
 
     reason: str
     status: int
@@ -28,7 +28,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one key. Points in time are epoch seconds, 0 for never.
+    """What is known of one key. Points in time are seconds of the machine's clock, 0 for never.
 
     `confirmed_at` is the last time that an answer ended a trial. `reason`, `status` and `marked_at` are the last
     mark's; the counts are of the upstream's marks, over all generations. `lease_until_at` is the present prober's.

@@ -18,10 +18,10 @@ import hmac
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gateway.machine_clock import machine_time
 from gateway.records import Record, leased, released
 from gateway.redis_wire import SERVER_ERRORS, Exchanges, LeaseAnswer, LeaseDesk, Server, ServerClock
 from gateway.replica import Replica
@@ -41,7 +41,7 @@ _CLOSING_SECONDS = 0.5
 class RedisStore(MergingStore):
     """A Store for the processes of several machines. Made after the fork, one a process; it starts a thread.
 
-    `url` is redis://, rediss:// or unix://. `clock` gives epoch seconds, and must be the callers'. Waits up to
+    `url` is redis://, rediss:// or unix://. `clock` must be the callers'. Waits up to
     `start_timeout_seconds` to learn what the others know. Raises ValueError if the URL is none; a server that
     does not answer raises nothing, here or later.
     """
@@ -51,7 +51,7 @@ class RedisStore(MergingStore):
         url: str,
         *,
         prefix: str = "gateway:",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = machine_time,
         pull_seconds: float = 0.5,
         start_timeout_seconds: float = 0.5,
         lease_timeout_seconds: float = 0.005,

@@ -20,6 +20,7 @@ from gateway.admission import Admission
 from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
+from gateway.machine_clock import machine_time
 from gateway.mcp.budget import ToolLimits
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
@@ -60,13 +61,13 @@ class Configuration:
 
 
 class Gateway:
-    """One worker's gateway. `wall_clock` gives epoch seconds and `clock` monotonic ones."""
+    """One worker's gateway. What lasts is measured by `clock`, which nobody sets; `wall_clock` gives epoch seconds."""
 
     def __init__(
         self,
         settings: Settings,
         store: Store | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = machine_time,
         wall_clock: Callable[[], float] = time.time,
         reload_ok: Callable[[], bool] = lambda: True,
         admission: Admission | None = None,
@@ -118,6 +119,7 @@ class Gateway:
         try:
             self.configuration.upstream.drop_stale()
             self.metrics.settle()
+            self._store.tick()
         except Exception as error:  # noqa: BLE001  # the worker serves all the same
             self._ticks_at = now + max(_TICK_SECONDS, self._housekeeping.failed(error))
         else:
@@ -177,7 +179,7 @@ class Gateway:
             upstream = before.upstream  # its connections are worth keeping
         else:
             upstream = Upstream(route, read_idle_seconds)
-        pool = Pool(settings.keys, self._store, self.wall_clock)
+        pool = Pool(settings.keys, self._store, self.clock)
         return Configuration(settings, pool, upstream, token_file, _tool_policy_of(settings))
 
     def _in_force(self) -> tuple[Pool, Upstream]:

@@ -56,18 +56,17 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One key. `since_at` is 0 if the key is not marked; `failovers` are reasons with their counts."""
+    """One key. `since_at` is when the mark that still holds was made, in epoch seconds; 0 if the key is not marked.
+
+    `failovers` are reasons with their counts.
+    """
 
     status: KeyStatus
     tone: Tone
     answered: int
     failovers: tuple[tuple[str, int], ...]
     limits: tuple[Limit, ...]
-
-    @property
-    def since_at(self) -> float:
-        """When the mark that still holds was made, in epoch seconds."""
-        return self.status.record.marked_at if self.status.is_marked else 0.0
+    since_at: float
 
     @property
     def rest_seconds(self) -> float:
@@ -146,12 +145,13 @@ def status_of(gateway: Gateway) -> Status:
     statuses = gateway.configuration.pool.statuses()
     counts = Counts(gateway.metrics.of_all_workers().collect())
     verdict, tone = verdict_on(statuses)
+    now = gateway.wall_clock()
     return Status(
-        at=gateway.wall_clock(),
+        at=now,
         version=__version__,
         verdict=verdict,
         tone=tone,
-        keys=tuple(_row(status, counts) for status in statuses),
+        keys=tuple(_row(status, counts, now) for status in statuses),
         inflight=int(counts.total("gateway_requests_inflight")),
         inflight_limit=int(counts.total("gateway_admission_limit")),
         streams=tuple(
@@ -180,7 +180,7 @@ def verdict_on(statuses: Sequence[KeyStatus]) -> tuple[str, Tone]:
     return "No valid key: all are out of use", Tone.BAD
 
 
-def _row(status: KeyStatus, counts: Counts) -> KeyRow:
+def _row(status: KeyStatus, counts: Counts, now: float) -> KeyRow:
     name = status.key.name
     tones = {KeyState.VALID: Tone.GOOD, KeyState.TEMPORARY: Tone.WARNING, KeyState.PERMANENT: Tone.BAD}
     limits = (
@@ -200,6 +200,7 @@ def _row(status: KeyStatus, counts: Counts) -> KeyRow:
             for reason, count in counts.by("reason", "gateway_key_failovers_total", key=name)
         ),
         limits=tuple(limit for limit in limits if limit.limit),
+        since_at=now - status.marked_ago_seconds if status.is_marked else 0.0,
     )
 
 

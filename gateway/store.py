@@ -31,13 +31,13 @@ Change = Callable[[Record], Record]
 class Store(Protocol):
     """Records of keys, each known by the fingerprint of its secret, so that they outlive names and order.
 
-    Points in time are epoch seconds of the caller's clock. What returns a bool says whether the key's usability
-    changed by this very call, so that racing marks are told once.
+    Points in time are seconds of the caller's clock, which nobody sets (see machine_clock). What returns a bool says
+    whether the key's usability changed by this very call, so that racing marks are told once.
     """
 
     @property
     def is_up(self) -> bool:
-        """Whether what others know reaches this process; False while a shared server is out of reach."""
+        """Whether what others know reaches this process, and what it knows reaches them."""
         ...
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
@@ -78,6 +78,10 @@ class Store(Protocol):
 
     def flush(self) -> bool:
         """Hand on what others do not know yet, within about a second; False if that failed."""
+        ...
+
+    def tick(self) -> None:
+        """Housekeeping, about once a second; waits for nobody."""
         ...
 
 
@@ -127,6 +131,9 @@ class MergingStore(ABC):
     def flush(self) -> bool:
         """Nothing waits to be handed on: every change was shared when it was made, if it could be."""
         return self.is_up
+
+    def tick(self) -> None:  # noqa: B027  # only some have something left to do
+        """Nothing is left to be done."""
 
 
 class MemoryStore(MergingStore):

@@ -97,10 +97,13 @@ _LONGEST_NUMBER = 40  # reading a number takes the square of its length
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
     """How long a rate-limited key rests, in seconds, at most 24 hours.
 
-    `headers` has lower-case names; `now` is epoch seconds. The first header that can be read and lies ahead wins:
-    `retry-after-ms`, `retry-after` (seconds or an HTTP-date, RFC 9110 section 10.2.3),
-    `anthropic-ratelimit-unified-reset` (epoch seconds); else the default.
+    `headers` has lower-case names. The first one that can be read and lies ahead wins: `retry-after-ms`, `retry-after`
+    (seconds or an HTTP-date, RFC 9110 section 10.2.3), `anthropic-ratelimit-unified-reset` (epoch seconds); else the
+    default. Points in time are the upstream's: what its own clock showed stands in `date`, and this machine's may be
+    wrong by years. `now` is what this one shows (epoch seconds), for an answer without a date.
     """
+    told_at = _moment(headers.get("date"))
+    now = now if told_at is None else told_at
     candidates = (
         _scaled(headers.get("retry-after-ms"), 0.001),
         _retry_after(headers.get("retry-after"), now),
@@ -139,12 +142,18 @@ def _until(text: str | None, now: float) -> float | None:
 
 def _retry_after(text: str | None, now: float) -> float | None:
     seconds = _number(text)
-    if seconds is not None or text is None:
+    if seconds is not None:
         return seconds
+    at = _moment(text)
+    return None if at is None else at - now
+
+
+def _moment(text: str | None) -> float | None:
+    """An HTTP-date in epoch seconds."""
+    if text is None:
+        return None
     try:
         at = parsedate_to_datetime(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return at.timestamp() - now

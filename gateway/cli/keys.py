@@ -13,12 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lmdb
-
 from gateway import launch
 from gateway.cli.output import complain, say
 from gateway.credential import Key
-from gateway.embedded_store import EmbeddedStore
+from gateway.file_store import FileStore
 from gateway.pool import BY_OPERATOR, KeyStatus, Pool
 from gateway.settings import Settings, SettingsError
 from gateway.store import MemoryStore, Store
@@ -58,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(*error.complaints)
     except _Refused as error:
         return complain(str(error))
-    except (OSError, lmdb.Error) as error:
+    except OSError as error:
         return complain(f"the keys' state cannot be reached: {error}")
     described = [_described(status) for status in pool.statuses()]
     say(*(json.dumps(described, indent=2).split("\n") if arguments.json else _table(described)))
@@ -70,7 +68,7 @@ class _Refused(Exception):
 
 
 def _store(settings: Settings, is_change: bool) -> Store:
-    if settings.state_url is None and not EmbeddedStore.exists(Path(settings.data_dir)):
+    if settings.state_url is None and not FileStore.exists(Path(settings.data_dir)):
         if is_change:
             raise _Refused(f"no gateway has kept its state in {settings.data_dir} yet; is GATEWAY_DATA_DIR right?")
         return MemoryStore()
@@ -78,7 +76,10 @@ def _store(settings: Settings, is_change: bool) -> Store:
         store = launch.open_store(settings)
     except ValueError as error:
         raise _Refused(f"GATEWAY_STATE_URL: {error}") from error
-    if not store.is_up:
+    if isinstance(store, FileStore):
+        if store.trouble is not None:
+            raise store.trouble
+    elif not store.is_up:
         raise _Refused("the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?")
     return store
 
@@ -115,7 +116,7 @@ def _described(status: KeyStatus) -> dict[str, Any]:
         "hint": status.key.hint,
         "state": status.word,
         "why": status.why,
-        "since": _moment(record.marked_at) if status.is_marked else "",
+        "since": _moment(time.time() - status.marked_ago_seconds) if status.is_marked else "",
         "until": _moment(time.time() + status.remaining_seconds) if status.remaining_seconds else "",
         "limited": record.limited_count,
         "refused": record.refused_count,

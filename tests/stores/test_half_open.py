@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from gateway.credential import Key, Secret
-from gateway.embedded_store import EmbeddedStore
 from gateway.errors import GatewayError, RateLimited, UpstreamError
 from gateway.failover import Verdict, walk
+from gateway.file_store import FileStore
 from gateway.pool import LEASE_SECONDS, KeyState, KeyStatus, Pool
 from gateway.store import MemoryStore, Store
 from gateway.verdict import Outcome
@@ -135,12 +135,12 @@ class Scene:
         self.clock.now += seconds
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "file"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[int], Scene]]:
     if request.param == "memory":
         yield lambda count: Scene(MemoryStore(), count)
         return
-    store = EmbeddedStore(tmp_path)
+    store = FileStore(tmp_path, PATIENCE_SECONDS)
     yield lambda count: Scene(store, count)
     store.close()
 
@@ -400,7 +400,7 @@ def test_one_of_a_thousand_walks_in_threads_tries_a_rested_key(scene: Callable[[
 
 
 def walk_in_threads(folder: Path, now: float, barrier: Any, others: Any, may_answer: Any, results: Any) -> None:
-    store = EmbeddedStore(folder)
+    store = FileStore(folder, PATIENCE_SECONDS)
     crowd = Crowd(Pool(keys_of(2), store, lambda: now), others.release, may_answer)
     barrier.wait(PATIENCE_SECONDS)
     with ThreadPoolExecutor(25) as threads:
@@ -412,7 +412,7 @@ def walk_in_threads(folder: Path, now: float, barrier: Any, others: Any, may_ans
 def test_one_of_a_thousand_walks_in_processes_tries_a_rested_key(tmp_path: Path, rounds: int) -> None:
     """Given four processes with 25 threads each, when they walk a thousand times together, then one walk tries the
     key; once it has answered, all use it."""
-    store = EmbeddedStore(tmp_path)
+    store = FileStore(tmp_path, PATIENCE_SECONDS)
     here = Scene(store, 2)
     for _ in range(rounds):
         here.rest(0)

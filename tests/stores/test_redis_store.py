@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 import trustme
 
+from gateway.machine_clock import machine_time
 from gateway.pool import LEASE_SECONDS
 from gateway.records import Cause, Record
 from gateway.redis_store import RedisStore
@@ -37,7 +38,7 @@ class Skewed:
     seconds: float
 
     def __call__(self) -> float:
-        return time.time() + self.seconds
+        return machine_time() + self.seconds
 
 
 Maker = Callable[..., RedisStore]
@@ -67,11 +68,11 @@ def make(server: RedisServer) -> Iterator[Maker]:
 
 
 def limited(at: float | None = None) -> Cause:
-    return Cause("rate_limited", 429, time.time() if at is None else at)
+    return Cause("rate_limited", 429, machine_time() if at is None else at)
 
 
 def refused(at: float | None = None) -> Cause:
-    return Cause("unauthorized", 401, time.time() if at is None else at)
+    return Cause("unauthorized", 401, machine_time() if at is None else at)
 
 
 def known(store: RedisStore, fingerprint: str = KEY) -> Record:
@@ -84,10 +85,10 @@ def everywhere(stores: list[RedisStore], holds: Callable[[Record], bool], second
 
 def rest_then_trial(stores: list[RedisStore]) -> None:
     """Bring the key on trial everywhere."""
-    until_at = time.time() + 0.3
+    until_at = machine_time() + 0.3
     stores[0].cool(KEY, until_at, known(stores[0]).generation, limited())
     assert everywhere(stores, lambda record: abs(record.cooling_until_at - until_at) < 0.1)
-    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
+    assert everywhere(stores, lambda record: record.is_on_trial(machine_time()))
 
 
 # --- marks travel
@@ -96,8 +97,8 @@ def rest_then_trial(stores: list[RedisStore]) -> None:
 MARKS: list[tuple[str, Callable[[RedisStore], object], Callable[[Record], bool]]] = [
     (
         "cooled",
-        lambda store: store.cool(KEY, time.time() + 50, 0, limited()),
-        lambda record: record.is_cooling(time.time()) and record.reason == "rate_limited" and record.status == 429,
+        lambda store: store.cool(KEY, machine_time() + 50, 0, limited()),
+        lambda record: record.is_cooling(machine_time()) and record.reason == "rate_limited" and record.status == 429,
     ),
     (
         "retired",
@@ -106,7 +107,7 @@ MARKS: list[tuple[str, Callable[[RedisStore], object], Callable[[Record], bool]]
     ),
     (
         "disabled",
-        lambda store: store.disable(KEY, Cause("operator", 0, time.time())),
+        lambda store: store.disable(KEY, Cause("operator", 0, machine_time())),
         lambda record: record.is_disabled and record.reason == "operator",
     ),
 ]
@@ -144,7 +145,7 @@ def test_what_changed_usability_is_told_once_in_a_process(make: Maker) -> None:
 def test_hundreds_of_racing_marks_lose_nothing(make: Maker) -> None:
     """Given random marks through three replicas at once, then all have the latest deadline, retirement and count."""
     stores = [make() for _ in range(3)]
-    start = time.time()
+    start = machine_time()
     marks = [
         (random.Random(number).choice([KEY, OTHER]), start + 100 + random.Random(number).uniform(0, 5000))
         for number in range(600)
@@ -185,23 +186,23 @@ def test_a_stale_mark_is_dropped(make: Maker) -> None:
     stores[0].enable(KEY)
     assert stores[0].flush(1.0)
     assert known(stores[1]).generation == 0
-    stores[1].cool(KEY, time.time() + 500, 0, limited())
+    stores[1].cool(KEY, machine_time() + 500, 0, limited())
     stores[1].retire(KEY, 0, refused())
     for store in (stores[1], stores[0]):
         assert store.flush(1.0)
         record = known(store)
-        assert (record.generation, record.is_permanent, record.is_cooling(time.time())) == (1, False, False)
+        assert (record.generation, record.is_permanent, record.is_cooling(machine_time())) == (1, False, False)
 
 
 def test_deadlines_do_not_creep(server: RedisServer, make: Maker) -> None:
     """Given a deadline that goes back and forth, then it stays where it was put, give or take the clock's estimate."""
     stores = [make() for _ in range(3)]
-    until_at = time.time() + 500
+    until_at = machine_time() + 500
     stores[0].cool(KEY, until_at, 0, limited())
     assert everywhere(stores, lambda record: record.cooling_until_at > 0)
     with server.client() as client:
         for number in range(60):
-            stores[number % 3].cool(KEY, time.time() + 1, 0, limited())
+            stores[number % 3].cool(KEY, machine_time() + 1, 0, limited())
             if number % 10 == 0:
                 client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             stores[(number + 1) % 3].flush(1.0)
@@ -221,18 +222,18 @@ def test_replicas_with_wrong_clocks_agree_on_what_remains(make: Maker) -> None:
     for marker, fingerprint in ((1, KEY), (2, OTHER)):
         clock = clocks[marker]
         stores[marker].cool(fingerprint, clock() + 5.0, 0, limited(clock()))
-        ends_at = time.time() + 5.0
+        ends_at = machine_time() + 5.0
 
         def remaining(number: int, fingerprint: str = fingerprint, stores: list[RedisStore] = stores) -> float:
             return known(stores[number], fingerprint).cooling_until_at - clocks[number]()
 
         def is_agreed(remaining: Callable[[int], float] = remaining, ends_at: float = ends_at) -> bool:
-            return all(abs(remaining(number) - (ends_at - time.time())) < 0.2 for number in range(3))
+            return all(abs(remaining(number) - (ends_at - machine_time())) < 0.2 for number in range(3))
 
         assert wait_until(is_agreed, SOON_SECONDS), [remaining(number) for number in range(3)]
     late = Skewed(-60.0)
     assert known(make(clock=late), KEY).cooling_until_at - late() == pytest.approx(
-        known(stores[0], KEY).cooling_until_at - time.time(), abs=0.2
+        known(stores[0], KEY).cooling_until_at - machine_time(), abs=0.2
     )
 
 
@@ -270,14 +271,14 @@ def test_a_clock_that_is_set_right_moves_no_deadline(make: Maker) -> None:
     jumps: list[float] = [0.0]
 
     def clock() -> float:
-        return time.time() + jumps[-1]
+        return machine_time() + jumps[-1]
 
     stores = [make(clock=clock), make()]
-    until_at = time.time() + 500
+    until_at = machine_time() + 500
     stores[0].cool(KEY, until_at, 0, limited())
     assert stores[0].flush(1.0)
     jumps.append(-60.0)
-    assert wait_until(lambda: abs(known(stores[0]).cooling_until_at - clock() - (until_at - time.time())) < 0.2, 1.0)
+    assert wait_until(lambda: abs(known(stores[0]).cooling_until_at - clock() - (until_at - machine_time())) < 0.2, 1.0)
     stores[0].retire(KEY, 0, refused(clock()))
     assert everywhere([stores[1]], lambda record: record.is_retired)
     assert known(stores[1]).cooling_until_at == pytest.approx(until_at, abs=0.2)
@@ -297,7 +298,7 @@ def _waits(store: RedisStore, generation: int, seconds: float) -> bool:
     pause = threading.Event()
     trial = "33" * 32
     while time.monotonic() < until:
-        now = time.time()
+        now = machine_time()
         for call in (
             lambda: store.read([KEY, OTHER, trial]),
             lambda now=now: store.cool(OTHER, now + 100, generation, limited()),
@@ -321,7 +322,7 @@ def test_a_killed_server_costs_nothing_but_time(is_persistent: bool) -> None:
     server = RedisServer(is_persistent=is_persistent)
     stores = [RedisStore(server.url) for _ in range(3)]
     try:
-        until_at = time.time() + 500
+        until_at = machine_time() + 500
         stores[0].cool(KEY, until_at, 0, limited())
         assert everywhere(stores, lambda record: record.limited_count == 1)
         server.kill()
@@ -356,7 +357,7 @@ def test_a_server_that_comes_back_with_older_data_is_told_the_newer() -> None:
     server = RedisServer(is_persistent=True)
     stores = [RedisStore(server.url) for _ in range(2)]
     try:
-        stores[0].cool(KEY, time.time() + 500, 0, limited())
+        stores[0].cool(KEY, machine_time() + 500, 0, limited())
         assert everywhere(stores, lambda record: record.limited_count == 1)
         server.keep_data()
         stores[0].retire(KEY, 0, refused())
@@ -379,7 +380,7 @@ def test_a_server_that_comes_back_with_older_data_is_told_the_newer() -> None:
 def test_a_paused_server_costs_nothing_but_time(server: RedisServer, make: Maker) -> None:
     """Given marks while a server is stopped, then calls stay quick, and what it finds in its sockets does no harm."""
     stores = [make(lease_timeout_seconds=LEASE_TIMEOUT_SECONDS) for _ in range(3)]
-    until_at = time.time() + 500
+    until_at = machine_time() + 500
     stores[0].cool(KEY, until_at, 0, limited())
     assert everywhere(stores, lambda record: record.limited_count == 1)
     server.pause()
@@ -405,7 +406,7 @@ def test_a_paused_server_costs_nothing_but_time(server: RedisServer, make: Maker
 def test_a_flushed_server_is_told_everything_again(server: RedisServer, make: Maker) -> None:
     """Given FLUSHALL under living connections, then the state and the counts are back within a second."""
     stores = [make() for _ in range(3)]
-    stores[0].cool(KEY, time.time() + 500, 0, limited())
+    stores[0].cool(KEY, machine_time() + 500, 0, limited())
     stores[1].retire(KEY, 0, refused())
     assert everywhere(stores, lambda record: record.is_retired and record.limited_count == 1)
     with server.client() as client:
@@ -414,7 +415,7 @@ def test_a_flushed_server_is_told_everything_again(server: RedisServer, make: Ma
     for store in [*stores, make()]:
         record = known(store)
         assert record.is_retired
-        assert record.is_cooling(time.time())
+        assert record.is_cooling(machine_time())
         assert (record.limited_count, record.refused_count) == (1, 1)
 
 
@@ -469,7 +470,7 @@ def test_going_down_and_coming_back_are_said_once(
     server.kill()
     assert wait_until(lambda: not store.is_up, 2.0)
     for _ in range(50):
-        store.cool(KEY, time.time() + 5, 0, limited())
+        store.cool(KEY, machine_time() + 5, 0, limited())
     assert not store.flush(0.5)
     server.start()
     assert wait_until(lambda: store.is_up, BACK_SECONDS)
@@ -487,7 +488,7 @@ def test_one_probe_among_a_hundred_threads_on_three_replicas(make: Maker) -> Non
 
     def ask(number: int) -> float | None:
         barrier.wait(30)
-        now = time.time()
+        now = machine_time()
         until_at = now + LEASE_SECONDS
         return until_at if stores[number % 3].lease(KEY, until_at, now) else None
 
@@ -495,25 +496,25 @@ def test_one_probe_among_a_hundred_threads_on_three_replicas(make: Maker) -> Non
         granted = [(number, lease) for number, lease in enumerate(threads.map(ask, range(300))) if lease is not None]
     assert len(granted) == 1
     prober = stores[granted[0][0] % 3]
-    prober.confirm(KEY, 0, time.time())
+    prober.confirm(KEY, 0, machine_time())
     assert everywhere(stores, lambda record: not record.is_unconfirmed)
-    now = time.time()
+    now = machine_time()
     assert not any(store.lease(KEY, now + LEASE_SECONDS, now) for store in stores)
 
 
 def test_a_confirmation_that_was_not_heard_yet_prevents_a_second_probe(make: Maker) -> None:
     """Given a replica that hears of nothing for long, then asking for a lease tells it that the trial is over."""
     stores = [make(), make(pull_seconds=30.0)]
-    stores[0].cool(KEY, time.time() + 0.2, 0, limited())
+    stores[0].cool(KEY, machine_time() + 0.2, 0, limited())
     assert stores[0].flush(1.0)
     assert stores[1].flush(1.0)
-    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
-    now = time.time()
+    assert everywhere(stores, lambda record: record.is_on_trial(machine_time()))
+    now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
-    stores[0].confirm(KEY, 0, time.time())
+    stores[0].confirm(KEY, 0, machine_time())
     assert stores[0].flush(1.0)
     assert known(stores[1]).is_unconfirmed
-    now = time.time()
+    now = machine_time()
     assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
     assert not known(stores[1]).is_unconfirmed
 
@@ -522,19 +523,19 @@ def test_a_lease_given_back_may_be_taken_elsewhere(make: Maker) -> None:
     """Given a prober that found nothing out, then another replica may probe within a second, and only one does."""
     stores = [make() for _ in range(3)]
     rest_then_trial(stores)
-    now = time.time()
+    now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
     assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
     stores[0].release(KEY, now + LEASE_SECONDS)
 
     def lease() -> bool:
-        now = time.time()
+        now = machine_time()
         return stores[1].lease(KEY, now + LEASE_SECONDS, now)
 
     assert wait_until(lease, SOON_SECONDS)
     stores[0].release(KEY, now + LEASE_SECONDS)  # not its own any more
     assert stores[0].flush(1.0)
-    now = time.time()
+    now = machine_time()
     assert not stores[2].lease(KEY, now + LEASE_SECONDS, now)
 
 
@@ -542,27 +543,27 @@ def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
     """Given a prober that never returns, then its lease ends on the server when it said it would."""
     stores = [make() for _ in range(2)]
     rest_then_trial(stores)
-    now = time.time()
+    now = machine_time()
     assert stores[0].lease(KEY, now + 0.8, now)
 
     def lease() -> bool:
-        moment = time.time()
+        moment = machine_time()
         return stores[1].lease(KEY, moment + LEASE_SECONDS, moment)
 
     assert wait_until(lease, 5.0)
-    assert now + 0.7 <= time.time() < now + 2.4
+    assert now + 0.7 <= machine_time() < now + 2.4
 
 
 def test_a_mark_ends_a_lease(make: Maker) -> None:
     """Given a prober that is limited again, then after that rest another replica may probe at once."""
     stores = [make() for _ in range(2)]
     rest_then_trial(stores)
-    now = time.time()
+    now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
-    stores[0].cool(KEY, time.time() + 0.3, 0, limited())
+    stores[0].cool(KEY, machine_time() + 0.3, 0, limited())
     assert everywhere(stores, lambda record: record.limited_count == 2)
-    assert everywhere(stores, lambda record: record.is_on_trial(time.time()))
-    now = time.time()
+    assert everywhere(stores, lambda record: record.is_on_trial(machine_time()))
+    now = machine_time()
     assert stores[1].lease(KEY, now + LEASE_SECONDS, now)
 
 
@@ -572,7 +573,7 @@ def test_without_a_server_there_is_one_probe_in_each_process(server: RedisServer
     rest_then_trial(stores)
     server.kill()
     assert wait_until(lambda: not any(store.is_up for store in stores), 2.0)
-    now = time.time()
+    now = machine_time()
     granted = [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores for _ in range(5)]
     assert granted == [True, False, False, False, False] * 2
 
@@ -587,7 +588,7 @@ def test_a_slow_server_is_not_waited_for_and_keeps_no_key_from_its_trial(server:
 
         def lease(store: RedisStore) -> bool:
             began = time.perf_counter()
-            now = time.time()
+            now = machine_time()
             is_granted = store.lease(KEY, now + LEASE_SECONDS, now)
             took.append(time.perf_counter() - began)
             return is_granted
@@ -609,7 +610,7 @@ def test_the_server_holds_neither_secrets_nor_fingerprints(server: RedisServer, 
     """Given marks, a lease and counts, then nothing there can be matched with a key but by a gateway."""
     store = make()
     rest_then_trial([store])
-    now = time.time()
+    now = machine_time()
     assert store.lease(KEY, now + LEASE_SECONDS, now)
     assert store.flush(1.0)
     with server.client() as client:
@@ -682,7 +683,7 @@ def test_tls_serves_alike(tmp_path: object) -> None:
     try:
         assert all(store.is_up for store in stores)
         rest_then_trial(stores)
-        now = time.time()
+        now = machine_time()
         assert [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores] == [True, False]
     finally:
         for store in stores:
@@ -714,7 +715,7 @@ def test_an_operators_process_changes_all(make: Maker) -> None:
     operator.flush()
     assert everywhere(gateways, lambda record: not record.is_permanent)
     operator = make()
-    operator.disable(KEY, Cause("operator", 0, time.time()))
+    operator.disable(KEY, Cause("operator", 0, machine_time()))
     operator.flush()
     assert everywhere(gateways, lambda record: record.is_disabled)
 
@@ -724,7 +725,7 @@ def test_reading_costs_microseconds(make: Maker) -> None:
     store = make()
     fingerprints = [f"{number:064x}" for number in range(5)]
     for fingerprint in fingerprints:
-        store.cool(fingerprint, time.time() + 50, 0, limited())
+        store.cool(fingerprint, machine_time() + 50, 0, limited())
     best = math.inf
     for _ in range(20):
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,13 +15,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import lmdb
 import pytest
 
-from gateway import launch
+from gateway import keys_file, launch
 from gateway.cli import main
 from gateway.credential import Secret
-from gateway.embedded_store import EmbeddedStore
+from gateway.file_store import FileStore
+from gateway.machine_clock import machine_time
 from gateway.pool import BY_OPERATOR
 from gateway.records import Cause, Record
 from gateway.store import MemoryStore
@@ -68,17 +69,18 @@ class Keys:
             return dict(zip(NAMES, store.read([FINGERPRINTS[name] for name in NAMES]), strict=True))
 
     @contextmanager
-    def store(self) -> Iterator[EmbeddedStore]:
+    def store(self) -> Iterator[FileStore]:
         """The state that a gateway on this folder has."""
-        store = EmbeddedStore(self.folder)
+        store = FileStore(self.folder)
         try:
             yield store
         finally:
             store.close()
 
-    def known(self, *marks: Callable[[EmbeddedStore], object]) -> None:
+    def known(self, *marks: Callable[[FileStore], object]) -> None:
         """A gateway has run on the folder and marked its keys."""
         with self.store() as store:
+            store.start_anew(machine_time())
             for mark in marks:
                 mark(store)
 
@@ -92,32 +94,32 @@ def keys(tmp_path, capsys, monkeypatch) -> Keys:
     return Keys(tmp_path / "data", capsys)
 
 
-def cool(name: str, rest_seconds: float, ago_seconds: float = 0.0) -> Callable[[EmbeddedStore], object]:
+def cool(name: str, rest_seconds: float, ago_seconds: float = 0.0) -> Callable[[FileStore], object]:
     """A 429 so long before the mark is made, with a rest from then on."""
 
-    def mark(store: EmbeddedStore) -> object:
-        at = time.time() - ago_seconds
+    def mark(store: FileStore) -> object:
+        at = machine_time() - ago_seconds
         return store.cool(FINGERPRINTS[name], at + rest_seconds, 0, Cause("rate_limited", LIMITED_STATUS, at))
 
     return mark
 
 
-def retire(name: str, ago_seconds: float = 0.0) -> Callable[[EmbeddedStore], object]:
+def retire(name: str, ago_seconds: float = 0.0) -> Callable[[FileStore], object]:
     """A 401 so long before the mark is made."""
 
-    def mark(store: EmbeddedStore) -> object:
-        cause = Cause("unauthorized", REFUSED_STATUS, time.time() - ago_seconds)
+    def mark(store: FileStore) -> object:
+        cause = Cause("unauthorized", REFUSED_STATUS, machine_time() - ago_seconds)
         return store.retire(FINGERPRINTS[name], 0, cause)
 
     return mark
 
 
-def disable(name: str) -> Callable[[EmbeddedStore], object]:
-    return lambda store: store.disable(FINGERPRINTS[name], Cause(BY_OPERATOR, 0, time.time()))
+def disable(name: str) -> Callable[[FileStore], object]:
+    return lambda store: store.disable(FINGERPRINTS[name], Cause(BY_OPERATOR, 0, machine_time()))
 
 
-def confirm(name: str) -> Callable[[EmbeddedStore], object]:
-    return lambda store: store.confirm(FINGERPRINTS[name], 0, time.time())
+def confirm(name: str) -> Callable[[FileStore], object]:
+    return lambda store: store.confirm(FINGERPRINTS[name], 0, machine_time())
 
 
 def seconds_since(text: object) -> float:
@@ -206,7 +208,7 @@ def test_disabled_key_is_out_of_use_until_it_is_enabled(keys, marks):
     keys.known(*marks)
     assert keys.run("disable", "second") == 0
     with keys.store() as store:
-        store.start_anew(time.time())
+        store.start_anew(machine_time())
     assert keys.listed()["second"]["state"] == "disabled"
     assert keys.run("enable", "second") == 0
     assert keys.listed()["second"]["state"] == "valid"
@@ -216,9 +218,9 @@ def test_disabled_key_is_out_of_use_until_it_is_enabled(keys, marks):
 def test_cooled_key_rests_for_that_long(keys, seconds):
     """Given a valid key, when it is cooled by hand, then it rests so many seconds from now; the operator is why."""
     keys.known()
-    before = time.time()
+    before = machine_time()
     assert keys.run("cool", "second", seconds) == 0
-    after = time.time()
+    after = machine_time()
     record = keys.records()["second"]
     assert before + float(seconds) <= record.cooling_until_at <= after + float(seconds)
     assert (record.reason, record.status) == (BY_OPERATOR, 0)
@@ -244,12 +246,12 @@ def test_cooling_makes_no_key_more_usable(keys, marks, state):
 def test_a_running_gateway_sees_the_change_at_its_next_walk(keys):
     """Given a gateway that has its state open, when the command changes a key, then its next reading has it."""
     with keys.store() as store:
-        store.retire(FINGERPRINTS["second"], 0, Cause("unauthorized", REFUSED_STATUS, time.time()))
+        store.retire(FINGERPRINTS["second"], 0, Cause("unauthorized", REFUSED_STATUS, machine_time()))
         assert keys.run_alone("enable", "second") == 0
         assert keys.err == ""
         (record,) = store.read([FINGERPRINTS["second"]])
         assert (record.generation, record.is_retired) == (1, False)
-        stale = Cause("unauthorized", REFUSED_STATUS, time.time())
+        stale = Cause("unauthorized", REFUSED_STATUS, machine_time())
         assert not store.retire(FINGERPRINTS["second"], 0, stale), "a refusal that was under way"
 
 
@@ -321,12 +323,16 @@ def test_without_keys_of_its_own_the_list_is_empty(keys, monkeypatch):
     assert len(keys.out.splitlines()) == 1
 
 
-def test_state_that_cannot_be_read_is_told(keys):
-    """Given a file that cannot be opened, then one line says so and the status is 1."""
-    (keys.folder / "keys.lmdb").mkdir(parents=True)
+def test_state_that_cannot_be_read_is_told(keys, monkeypatch):
+    """Given a disk that does not give the file's content, then one line says so and the status is 1."""
+    keys.known(retire("second"))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
     assert keys.run() == 1
-    assert keys.err.startswith("gateway: the keys' state cannot be reached: ")
-    assert len(keys.err.splitlines()) == 1
+    assert keys.err == "gateway: the keys' state cannot be reached: [Errno 5] Input/output error\n"
 
 
 def test_redis_out_of_reach_is_told(keys, monkeypatch):
@@ -368,9 +374,10 @@ def test_change_that_cannot_be_written_is_told(keys, monkeypatch):
     keys.known()
 
     def fail(*_: object) -> None:
-        raise lmdb.MapFullError
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(EmbeddedStore, "_written", fail)
+    monkeypatch.setattr(keys_file.KeysFile, "append", fail)
+    monkeypatch.setattr(keys_file.KeysFile, "begun", fail)
     assert keys.run("disable", "second") == 1
     assert keys.out == ""
     assert "out of reach" in keys.err

@@ -33,12 +33,12 @@ LAYERS = {
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
-        *("shipper", "recorder", "background", "starts", "allocation", "counts_file", "shared_counts"),
+        *("shipper", "recorder", "background", "starts", "allocation", "counts_file", "shared_counts", "machine_clock"),
     ],
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
-        *("embedded_store", "replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp"),
-        *("segment", "tool_sessions", "whole_file", "edited_file"),
+        *("replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp", "segment"),
+        *("tool_sessions", "whole_file", "edited_file", "keys_file", "file_store", "former_keys_file"),
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
@@ -69,7 +69,7 @@ IMPURE = {
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "sched", "contextvars"),
     *("time", "random", "secrets", "uuid", "os", "io", "pathlib", "tempfile", "shutil", "mmap", "sys", "logging"),
     *("flask", "werkzeug", "gunicorn", "requests", "urllib3", "certifi", "prometheus_client", "sqlite3"),
-    *("lmdb", "redis", "fcntl", "sqlalchemy", "psycopg", "opentelemetry"),
+    *("redis", "fcntl", "sqlalchemy", "psycopg", "opentelemetry"),
 }
 
 
@@ -235,24 +235,10 @@ def is_import(node: ast.stmt) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
-def test_databases_are_known_to_the_shared_stores_alone():
-    """Given LMDB and Redis, then only the stores over them import them; of LMDB the web layer may name the error, to
-    tell the operator of it."""
-    users = {
-        library: {
-            module for module in GATEWAY_MODULES if library in {name.split(".")[0] for name in imports_of(module)}
-        }
-        for library in ("lmdb", "redis")
-    }
-    assert {module for module in users["redis"] if rank_of(module) < WEB} == users["redis"] == {"redis_wire"}
-    assert {module for module in users["lmdb"] if rank_of(module) < WEB} == {"embedded_store"}
-    named = {
-        node.attr
-        for module in users["lmdb"] - {"embedded_store"}
-        for node in ast.walk(tree_of(module))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lmdb"
-    }
-    assert named <= {"Error"}
+def test_redis_is_known_to_the_shared_store_alone():
+    """Given Redis, then only what speaks to it imports it."""
+    users = {module for module in GATEWAY_MODULES if "redis" in {name.split(".")[0] for name in imports_of(module)}}
+    assert users == {"redis_wire"}
 
 
 def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_else():

@@ -57,7 +57,6 @@ def wait(seconds):
         pytest.param([cooled(5), retired], PERMANENT, 0, "unauthorized", id="401-after-429"),
         pytest.param([retired, cooled(5)], PERMANENT, 0, "unauthorized", id="never-downgraded-by-429"),
         pytest.param([retired, cooled(5), wait(9)], PERMANENT, 0, "unauthorized", id="nor-by-its-deadline"),
-        pytest.param([cooled(5), wait(-3600)], TEMPORARY, 3605, "rate_limited", id="clock-set-back"),
         pytest.param([disabled], PERMANENT, 0, BY_OPERATOR, id="disabled"),
         pytest.param([disabled, wait(1e9)], PERMANENT, 0, BY_OPERATOR, id="disabled-for-good"),
         pytest.param([retired, disabled], PERMANENT, 0, BY_OPERATOR, id="disabled-when-retired"),

@@ -44,7 +44,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def gateway(clock) -> Gateway:
-    return Gateway(Settings(keys=tuple(keys_of(3))), MemoryStore(), wall_clock=clock)
+    return Gateway(Settings(keys=tuple(keys_of(3))), MemoryStore(), clock=clock, wall_clock=clock)
 
 
 def test_a_row_says_state_reason_and_rest(gateway, clock):

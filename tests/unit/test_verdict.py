@@ -13,6 +13,8 @@ from gateway.verdict import LONGEST_COOLDOWN_SECONDS, Next, Outcome, cooldown_se
 from tests.unit.fakes import NOW
 
 DAY = 24 * 3600.0
+DATE = "date"
+THEIRS, THEIRS_AT = "Mon, 01 Jan 2035 00:00:00 GMT", 2_051_222_400.0
 MS, RA, RESET = "retry-after-ms", "retry-after", "anthropic-ratelimit-unified-reset"
 
 
@@ -62,6 +64,11 @@ def test_another_key_is_tried_only_after_a_refusal(outcome):
         pytest.param({MS: "-1"}, 60, id="negative-milliseconds"),
         pytest.param({RA: ""}, 60, id="empty"),
         pytest.param({RA: "soon"}, 60, id="unreadable"),
+        pytest.param({DATE: THEIRS, RA: "Mon, 01 Jan 2035 00:00:05 GMT"}, 5, id="date-of-their-clock"),
+        pytest.param({DATE: THEIRS, RESET: str(THEIRS_AT + 45)}, 45, id="reset-by-their-clock"),
+        pytest.param({DATE: THEIRS, RA: "5"}, 5, id="seconds-need-no-clock"),
+        pytest.param({DATE: THEIRS, RA: "Fri, 15 Jan 2027 08:01:30 GMT"}, 60, id="past-by-their-clock"),
+        pytest.param({DATE: "soon", RA: "Fri, 15 Jan 2027 08:01:30 GMT"}, 90, id="unreadable-date-is-passed-by"),
         pytest.param({RA: "5, 5"}, 60, id="twice"),
         pytest.param({RA: "1_000"}, 60, id="underscores"),
         pytest.param({RA: "0x10"}, 60, id="hexadecimal"),
@@ -103,7 +110,9 @@ def test_default_is_a_setting(default, seconds):
 
 
 @given(
-    st.dictionaries(st.sampled_from([MS, RA, RESET]), st.one_of(st.text(), st.floats().map(repr), st.dates().map(str)))
+    st.dictionaries(
+        st.sampled_from([MS, RA, RESET, DATE]), st.one_of(st.text(), st.floats().map(repr), st.dates().map(str))
+    )
 )
 def test_no_header_can_break_or_unbound_a_cooldown(headers):
     """Given any texts in the headers, then the rest is positive and at most a day."""

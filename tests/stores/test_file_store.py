@@ -6,11 +6,9 @@ the store themselves.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import stat
 import threading
@@ -23,11 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 
 from gateway.credential import Secret
-from gateway.embedded_store import EmbeddedStore
+from gateway.file_store import FileStore
 from gateway.records import NEVER_SEEN, Cause, Record
 from tests.harness import wait_until
 
@@ -35,15 +32,15 @@ LIMITED = Cause("rate_limited", 429, 1.0)
 REFUSED = Cause("unauthorized", 401, 1.0)
 BY_HAND = Cause("operator", 0, 1.0)
 PATIENCE_SECONDS = 30.0
-PAGE_BYTES = 4096
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([__name__])
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[EmbeddedStore]:
-    store = EmbeddedStore(folder)
+def opened(folder: Path) -> Iterator[FileStore]:
+    """A store that waits for a busy machine: none of these processes keeps the lock for good."""
+    store = FileStore(folder, PATIENCE_SECONDS)
     try:
         yield store
     finally:
@@ -81,7 +78,7 @@ def bounded(call: Callable[[], Any]) -> Any:
 
 
 def is_set_aside(folder: Path) -> bool:
-    return (folder / "keys.lmdb.unusable").exists()
+    return (folder / "keys.jsonl.unusable").exists()
 
 
 # Processes that do as they are told.
@@ -369,7 +366,7 @@ def test_killed_waiter_takes_nobodys_turn_along(tmp_path: Path, times: int) -> N
 
 def open_only(folder: Path, begins: Connection) -> None:
     begins.send(True)
-    EmbeddedStore(folder)
+    FileStore(folder).start_anew(1.0)
     signal.pause()
 
 
@@ -425,49 +422,6 @@ def test_threads_of_several_processes_lose_no_mark(tmp_path: Path, times: int) -
         (record,) = store.read(["a"])
     assert record.limited_count == 4 * 8 * times
     assert record.cooling_until_at == (times - 1) * 1000 + 73
-
-
-def read_and_die(folder: Path) -> None:
-    environment = lmdb.open(str(folder / "keys.lmdb"), subdir=False)
-    transaction = environment.begin()
-    transaction.get(b"salt")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def begin_with_half_a_head(folder: Path) -> None:
-    """Write no more than a page, as a process that is killed between the first page and the second."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_BYTES, PAGE_BYTES))
-    with pytest.raises(lmdb.Error):
-        EmbeddedStore(folder)
-
-
-def test_first_write_that_a_kill_cut_leaves_no_unusable_file(tmp_path: Path) -> None:
-    assert end(begin(begin_with_half_a_head, tmp_path)) == 0
-    assert [path.stat().st_size for path in tmp_path.iterdir()] == [PAGE_BYTES]
-    with opened(tmp_path) as store:
-        assert store.cool("a", 5.0, 0, LIMITED)
-    assert {path.name for path in tmp_path.iterdir()} == {"keys.lmdb", "keys.lmdb-lock"}
-
-
-def test_killed_reader_does_not_make_the_file_grow_on(tmp_path: Path) -> None:
-    """Given a reader that was killed in the middle, when marks go on and on, then pages are used again."""
-    with opened(tmp_path) as store:
-        store.cool("a", 1.0, 0, LIMITED)
-        assert end(begin(read_and_die, tmp_path)) == -signal.SIGKILL
-        for turn in range(10_000):
-            store.cool(f"key-{turn % 20}", float(turn), 0, LIMITED)
-        assert store.read(["key-19"])[0].limited_count == 500
-    assert (tmp_path / "keys.lmdb").stat().st_size < 8 * 1024 * 1024
-
-
-def test_slots_of_killed_readers_are_free_again_when_a_worker_starts(tmp_path: Path) -> None:
-    with opened(tmp_path) as store:
-        store.read(["a"])
-        for _ in range(5):
-            assert end(begin(read_and_die, tmp_path)) == -signal.SIGKILL
-        started = Worker(tmp_path)
-        assert store._environment.reader_check() == 0, "none is left to be found"
-        started.stop()
 
 
 # Restart, privacy.
@@ -546,133 +500,5 @@ def test_two_files_name_one_key_differently(tmp_path: Path) -> None:
     for name in ("one", "other"):
         with opened(tmp_path / name) as store:
             store.cool("a", 60.0, 0, LIMITED)
-            held.append(store._name("a"))
+            held.append(store._known.name("a"))
     assert held[0] != held[1]
-
-
-# A file that cannot be used.
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file with records on several pages, without the room that it has in reserve."""
-    folder = tmp_path_factory.mktemp("sound")
-    with opened(folder) as store:
-        for turn in range(5):
-            for number in range(50):
-                store.cool(f"key-{number}", float(turn + 1), 0, LIMITED)
-    used = (folder / "keys.lmdb").read_bytes().rstrip(b"\0")
-    return used + bytes(-len(used) % PAGE_BYTES)
-
-
-def use(folder: Path) -> None:
-    with opened(folder) as store:
-        store.cool("mine", 60.0, 0, LIMITED)
-        for number in range(50):
-            store.cool(f"key-{number}", 60.0, 0, LIMITED)
-        store.start_anew(70.0)
-
-
-def damaged(folder: Path, content: bytes) -> Path:
-    folder.mkdir(mode=0o700)
-    (folder / "keys.lmdb").write_bytes(content)
-    (folder / "keys.lmdb").chmod(0o600)
-    return folder
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(lambda sound: b"SQLite format 3\0" + bytes(20000), id="another program's"),
-        pytest.param(lambda sound: b"# notes\n", id="a text"),
-        pytest.param(lambda sound: bytes(len(sound)), id="zeros"),
-        pytest.param(lambda sound: sound[: PAGE_BYTES + 1], id="cut in its head"),
-        pytest.param(lambda sound: sound[: 2 * PAGE_BYTES], id="cut behind its head"),
-        pytest.param(lambda sound: sound[: len(sound) // 2], id="cut in the middle"),
-    ],
-)
-def test_unusable_file_is_set_aside_and_begun_anew(
-    tmp_path: Path, sound: bytes, content: Callable[[bytes], bytes]
-) -> None:
-    """Given a file that is not the gateway's or not whole, when a process opens the store, then it lives and works."""
-    folder = damaged(tmp_path / "state", content(sound))
-    assert end(begin(use, folder)) == 0
-    assert (folder / "keys.lmdb.unusable").read_bytes().startswith(content(sound))
-    with opened(folder) as store:
-        assert store.read(["mine"])[0].cooling_until_at == 60.0
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-
-
-def test_file_with_any_page_lost_kills_no_process(tmp_path: Path, sound: bytes) -> None:
-    """Given a file of which one page was never written, whichever, then a process lives and what it marks is kept."""
-    pages = len(sound) // PAGE_BYTES
-    was_set_aside = 0
-    for page in range(pages):
-        content = sound[: page * PAGE_BYTES] + bytes(PAGE_BYTES) + sound[(page + 1) * PAGE_BYTES :]
-        folder = damaged(tmp_path / str(page), content)
-        assert end(begin(use, folder)) == 0, f"page {page}"
-        with opened(folder) as store:
-            assert store.read(["mine"])[0].cooling_until_at == 60.0
-        was_set_aside += is_set_aside(folder)
-    assert 2 <= was_set_aside < pages, "pages that are free need not be sound"
-
-
-def test_setting_a_file_aside_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = damaged(tmp_path / "state", b"# notes\n")
-    with caplog.at_level(logging.INFO), opened(folder):
-        pass
-    ((name, level, message),) = caplog.record_tuples
-    assert (name, level) == ("gateway.embedded_store", logging.WARNING)
-    assert str(folder / "keys.lmdb") in message
-    assert "keys.lmdb.unusable" in message
-
-
-def test_removed_file_and_its_successor_stay_apart(tmp_path: Path) -> None:
-    """Given a worker whose file was removed, when the next worker begins a new one, then each keeps its own marks."""
-    old = Worker(tmp_path)
-    for number in range(1, 51):
-        old.do("cool", f"key-{number}", float(number), 0, LIMITED)
-    (tmp_path / "keys.lmdb").unlink()
-    new = Worker(tmp_path)
-    for number in range(1, 51):
-        for worker in (old, new):
-            worker.do("cool", f"key-{number}", float(100 * number), 0, LIMITED)
-    for worker, marks in ((old, 2), (new, 1)):
-        records = worker.do("read", [f"key-{number}" for number in range(1, 51)])
-        assert [record.limited_count for record in records] == [marks] * 50
-        worker.stop()
-    assert not is_set_aside(tmp_path)
-
-
-def mark_own(folder: Path, number: int, barrier: Any) -> None:
-    barrier.wait(PATIENCE_SECONDS)
-    with opened(folder) as store:
-        store.cool(f"key-{number}", 60.0, 0, LIMITED)
-        barrier.wait(PATIENCE_SECONDS)  # none closes before all have opened
-
-
-@pytest.mark.parametrize("rounds", [3, pytest.param(300, marks=pytest.mark.long)])
-def test_processes_that_meet_an_unusable_file_at_once_share_the_new_one(tmp_path: Path, rounds: int) -> None:
-    for turn in range(rounds):
-        folder = damaged(tmp_path / str(turn), b"# notes\n")
-        barrier = processes.Barrier(6)
-        running = [begin(mark_own, folder, number, barrier) for number in range(6)]
-        assert [end(process) for process in running] == [0] * 6
-        with opened(folder) as store:
-            assert all(record.limited_count == 1 for record in store.read([f"key-{number}" for number in range(6)]))
-
-
-def test_sound_file_that_cannot_be_opened_is_not_set_aside(tmp_path: Path) -> None:
-    """Given that opening fails for a reason which is not the file's, then the reason is raised and the file stays."""
-    with opened(tmp_path) as store:
-        store.cool("a", 60.0, 0, LIMITED)
-        with pytest.raises(lmdb.Error, match="already open"):
-            EmbeddedStore(tmp_path)
-        assert store.read(["a"])[0].cooling_until_at == 60.0
-    assert not is_set_aside(tmp_path)
-
-
-def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        EmbeddedStore(tmp_path / "file")

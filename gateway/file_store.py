@@ -1,0 +1,285 @@
+"""The records of the keys in a file that all workers of one machine share; no server to run.
+
+Owns: what this process knows of the keys, and when it reads and writes the file (its form is in keys_file). Edge
+layer. A request reads what is in memory, and looks by one system call whether another process has written to the file
+meanwhile. A mark is made under the folder's lock: what the file says is taken in, the record changed, and a line added
+to the file.
+
+Nothing that happens to the file, the folder or another process keeps a request from being served. If the lock cannot
+be had in time, or the file not be read or written, a mark is made in memory and is news: it is written as soon as that
+works. What was removed is written again, and what is unusable is set aside first; so each worker brings along what it
+knew, and the rules of gateway.records.joined put it together. (Two counts that were made apart may be told as one.)
+
+The file holds no secret: a key is known by a keyed hash of its fingerprint, under a salt of the file's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gateway import keys_file
+from gateway.folder_lock import FolderLock
+from gateway.keys_file import KeysFile, Stamp, Unusable, stamp_at
+from gateway.records import NEVER_SEEN, Record, joined, started_anew
+from gateway.store import Change, MergingStore
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_SECONDS = 0.1
+_FLUSH_SECONDS = 1.0
+_START_SECONDS = 5.0
+_NOTHING_SEEN: Stamp = (-1, -1, -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a process knows; replaced and never changed, so that reading takes no lock."""
+
+    salt: str
+    records: Mapping[str, Record]
+    _names: dict[str, str] = field(default_factory=dict)  # a cache that only grows; races write the same value
+
+    def name(self, fingerprint: str) -> str:
+        """What a key is called in the file."""
+        name = self._names.get(fingerprint)
+        if name is None:
+            name = hmac.new(bytes.fromhex(self.salt), fingerprint.encode(), hashlib.sha256).hexdigest()
+            self._names[fingerprint] = name
+        return name
+
+    def record(self, fingerprint: str) -> Record:
+        """What is known of a key."""
+        return self.records.get(self.name(fingerprint), NEVER_SEEN)
+
+    def having(self, records: Mapping[str, Record]) -> Known:
+        """The same keys with other records."""
+        return Known(self.salt, records, self._names)
+
+    def under(self, salt: str) -> Known:
+        """The same under another salt; of a key that was never asked for nobody knows the name there."""
+        if salt == self.salt:
+            return self
+        other = Known(salt, {})
+        return other.having(
+            {other.name(key): self.record(key) for key in list(self._names) if self.name(key) in self.records}
+        )
+
+    def with_what(self, records: Mapping[str, Record]) -> Known:
+        """Joined with what a file says; leases are as the file has them."""
+        merged = {**self.records, **records}
+        for name in records.keys() & self.records.keys():
+            mine, theirs = self.records[name], records[name]
+            if mine != theirs:
+                merged[name] = replace(joined(mine, theirs), lease_until_at=theirs.lease_until_at)
+        return self.having(merged)
+
+
+class FileStore(MergingStore):
+    """A Store for the workers of one machine. Made after the fork, one a process.
+
+    `folder` is private to the gateway (mode 0700). A call waits for other processes for `patience_seconds` at most, and
+    raises no OSError: whether the last change could be shared is what `is_up` tells.
+    """
+
+    def __init__(self, folder: Path, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._path = folder / keys_file.FILE_NAME
+        self._lock = FolderLock(folder, patience_seconds)
+        self._guard = threading.Lock()  # guards what follows; nobody waits for another process under it
+        self._known = Known(secrets.token_hex(32), {})
+        self._file: KeysFile | None = None
+        self._seen: Stamp | None = _NOTHING_SEEN
+        self._flaw = ""  # why the file has to be begun anew, if somebody should be told
+        self._must_begin = False
+        self._news: set[str] = set()  # of these keys something is known here that the file does not say
+        self._trouble: OSError | None = None
+        self.read(())
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a gateway has kept its keys' records in this folder."""
+        return (folder / keys_file.FILE_NAME).exists()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what this process knows and what the file says are the same, as far as it has tried."""
+        return self._trouble is None
+
+    @property
+    def trouble(self) -> OSError | None:
+        """Why it is not up."""
+        return self._trouble
+
+    def read(self, fingerprints: Sequence[str]) -> list[Record]:
+        if stamp_at(self._path) != self._seen:
+            self._catch_up()
+        known = self._known
+        return [known.record(fingerprint) for fingerprint in fingerprints]
+
+    def start_anew(self, now: float, former: Known | None = None) -> None:
+        """The gateway restarts: give every refused key its one trial. Before any worker runs.
+
+        `former` is what a store of another kind has kept here, for a folder without a file.
+        """
+
+        def begun(known: Known) -> Known:
+            if former is not None and self._file is None:
+                known = former
+            self._must_begin = True
+            return known.having({name: started_anew(record, now) for name, record in known.records.items()})
+
+        self._exchange(begun, patience_seconds=_START_SECONDS)
+
+    def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
+        before = after = NEVER_SEEN
+
+        def changed(known: Known) -> Known:
+            nonlocal before, after
+            before = known.record(fingerprint)
+            after = change(before)
+            if after is before:
+                return known
+            name = known.name(fingerprint)
+            self._news.add(name)
+            return known.having({**known.records, name: after})
+
+        self._exchange(changed)
+        return before, after
+
+    def flush(self) -> bool:
+        if self._has_news:
+            self._exchange(patience_seconds=_FLUSH_SECONDS)
+        return self.is_up and not self._has_news
+
+    def tick(self) -> None:
+        """Hand on what could not be written; and read on, for what this worker has read outlives the file."""
+        self.read(())
+        if self._has_news or self._trouble is not None:
+            self._exchange(patience_seconds=0.0)
+
+    @property
+    def _has_news(self) -> bool:
+        return self._must_begin or bool(self._news)
+
+    def close(self) -> None:
+        """Let go of the file; the store is not used again."""
+        with self._guard:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _catch_up(self) -> None:
+        """Take in what another has written. Needs no lock: a file is whole whenever it is read."""
+        try:
+            with self._guard:
+                self._look()
+        except OSError as error:
+            self._note(error)
+        else:
+            if self._has_news:
+                self._exchange(patience_seconds=0.0)
+
+    def _exchange(
+        self, change: Callable[[Known], Known] | None = None, *, patience_seconds: float | None = None
+    ) -> None:
+        """Take in what the file says, change what is known, and write it; in memory alone if that is not possible."""
+        told = ""
+        folder, trouble = self._locked(patience_seconds)
+        if folder is None and change is None and isinstance(trouble, TimeoutError) and patience_seconds == 0.0:
+            return  # another is just writing; there will be a next time
+        try:
+            with self._guard:
+                try:
+                    if folder is not None and stamp_at(self._path) != self._seen:
+                        self._look()
+                except OSError as error:
+                    trouble = error
+                if change is not None:
+                    self._known = change(self._known)
+                if folder is not None and trouble is None and self._has_news:
+                    try:
+                        told = self._write(folder)
+                    except OSError as error:
+                        trouble = error
+        finally:
+            if folder is not None:
+                self._lock.release(folder)
+        if told:
+            log.warning("%s %s, and begun anew with what this process knows", self._path, told)
+        self._note(trouble)
+
+    def _locked(self, patience_seconds: float | None) -> tuple[int | None, OSError | None]:
+        """The folder under its lock, or why not."""
+        try:
+            return self._lock.acquire(patience_seconds), None
+        except OSError as error:
+            return None, error
+
+    # Under the guard.
+
+    def _look(self) -> None:
+        """Read the file, whatever it has become. Raises OSError if that says nothing of the file."""
+        seen = stamp_at(self._path)
+        try:
+            if self._file is None or seen is None or seen[:2] != self._file.stamp[:2]:
+                self._hold(KeysFile.opened(self._path))
+            assert self._file is not None
+            self._take_in(self._file)
+            seen = self._file.stamp
+        except FileNotFoundError:
+            if self._file is not None:
+                self._must_begin, self._flaw = True, "was removed"
+        except Unusable as error:
+            self._must_begin, self._flaw = True, f"cannot be used ({error})"
+        self._seen = seen
+
+    def _take_in(self, file: KeysFile) -> None:
+        records, is_whole = file.read_on()
+        if is_whole:
+            self._known = self._known.under(file.salt)
+            self._news = set(self._known.records.keys() - records.keys())
+            self._must_begin, self._flaw = not file.is_of_this_start, ""
+        self._known = self._known.with_what(records)
+        self._news -= records.keys()
+        self._news |= {name for name, record in records.items() if record != self._known.records[name]}
+
+    def _write(self, folder: int) -> str:
+        """Write what is news; what was wrong with the file before, if something was. Raises OSError."""
+        told, known = self._flaw, self._known.records
+        if self._must_begin or self._file is None or self._file.is_long:
+            if told and stamp_at(self._path) is not None:
+                keys_file.set_aside(folder)
+                told = f"{told}: it was set aside as {keys_file.ASIDE_NAME}"
+            self._hold(KeysFile.begun(folder, self._known.salt, known))
+        else:
+            self._file.append(folder, [(name, known[name]) for name in self._news])
+        assert self._file is not None
+        self._seen, self._flaw, self._must_begin = self._file.stamp, "", False
+        self._news = set()
+        return told
+
+    def _hold(self, file: KeysFile) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+
+    def _note(self, trouble: OSError | None) -> None:
+        with self._guard:
+            before, self._trouble = self._trouble, trouble
+        if trouble is not None and before is None:
+            log.error(
+                "the keys' state cannot be shared (%s): this worker goes on with what it knows; what it marks is "
+                "written as soon as that works",
+                trouble,
+            )
+        elif trouble is None and before is not None:
+            log.info("the keys' state is shared again, with what was marked meanwhile")
+
+    def __repr__(self) -> str:
+        return f"<FileStore {self._path}>"

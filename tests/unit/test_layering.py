@@ -17,7 +17,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values", "settings"),
-        *("wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
+        *("wire", "records", "known_keys", "json_values", "accumulate", "splice", "tools", "origin"),
         *("usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *("mcp_servers", "tool_results"),
     ],

@@ -15,19 +15,17 @@ The file holds no secret: a key is known by a keyed hash of its fingerprint, und
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import keys_file
 from gateway.folder_lock import FolderLock
 from gateway.keys_file import KeysFile, Stamp, Unusable, stamp_at
-from gateway.records import NEVER_SEEN, Record, joined, started_anew
+from gateway.known_keys import Known
+from gateway.records import NEVER_SEEN, Record, started_anew
 from gateway.store import Change, MergingStore
 
 log = logging.getLogger(__name__)
@@ -36,49 +34,6 @@ _PATIENCE_SECONDS = 0.1
 _FLUSH_SECONDS = 1.0
 _START_SECONDS = 5.0
 _NOTHING_SEEN: Stamp = (-1, -1, -1, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a process knows; replaced and never changed, so that reading takes no lock."""
-
-    salt: str
-    records: Mapping[str, Record]
-    _names: dict[str, str] = field(default_factory=dict)  # a cache that only grows; races write the same value
-
-    def name(self, fingerprint: str) -> str:
-        """What a key is called in the file."""
-        name = self._names.get(fingerprint)
-        if name is None:
-            name = hmac.new(bytes.fromhex(self.salt), fingerprint.encode(), hashlib.sha256).hexdigest()
-            self._names[fingerprint] = name
-        return name
-
-    def record(self, fingerprint: str) -> Record:
-        """What is known of a key."""
-        return self.records.get(self.name(fingerprint), NEVER_SEEN)
-
-    def having(self, records: Mapping[str, Record]) -> Known:
-        """The same keys with other records."""
-        return Known(self.salt, records, self._names)
-
-    def under(self, salt: str) -> Known:
-        """The same under another salt; of a key that was never asked for nobody knows the name there."""
-        if salt == self.salt:
-            return self
-        other = Known(salt, {})
-        return other.having(
-            {other.name(key): self.record(key) for key in list(self._names) if self.name(key) in self.records}
-        )
-
-    def with_what(self, records: Mapping[str, Record]) -> Known:
-        """Joined with what a file says; leases are as the file has them."""
-        merged = {**self.records, **records}
-        for name in records.keys() & self.records.keys():
-            mine, theirs = self.records[name], records[name]
-            if mine != theirs:
-                merged[name] = replace(joined(mine, theirs), lease_until_at=theirs.lease_until_at)
-        return self.having(merged)
 
 
 class FileStore(MergingStore):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.file_store import Known
 from gateway.keys_file import moved
+from gateway.known_keys import Known
 from gateway.machine_clock import machine_time
 from gateway.records import Record
 

@@ -134,9 +134,10 @@ class KeysFile:
             stamp = _stamp_of(os.fstat(descriptor))
             if stamp != self.stamp:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), FILE_NAME)
-            _write(descriptor, (_CUT + b"\n" if stamp[2] > self._read_bytes else b"") + _lines(entries))
+            data = (_CUT + b"\n" if stamp[2] > self._read_bytes else b"") + _lines(entries)
+            _write(descriptor, data)
             self.stamp = _stamp_of(os.fstat(descriptor))
-            self._lines_behind(self._read_bytes)
+            self._read_bytes, self._last_bytes = self.stamp[2], data[-_REMEMBERED_BYTES:]
         finally:
             os.close(descriptor)
 
@@ -146,7 +147,7 @@ class KeysFile:
 
     def _lines_behind(self, start: int) -> list[bytes] | None:
         """The whole lines from there on; None if what stood before them no longer does."""
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+        if not start and not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             raise Unusable("it is no regular file")
         before = self._last_bytes if start else b""
         size_bytes = self.stamp[2] - start + len(before)

@@ -235,18 +235,16 @@ def _take_data_folder(settings: Settings) -> None:
 
 
 def _begin_keys(folder: Path) -> None:
-    """Begin a new start in what is known of the keys. Raises OSError.
+    """Begin a new start in what is known of the keys.
 
-    A process that was stopped with the folder's lock in its hand keeps nobody from starting, for it keeps nobody from
-    serving either.
+    A full disk, or a process that was stopped with the folder's lock in its hand, keeps nobody from starting: it keeps
+    nobody from serving either. The log says so.
     """
     store = FileStore(folder)
     try:
         store.start_anew(machine_time(), former_keys_file.read(folder))
-        if store.trouble is None:
+        if store.is_up:
             former_keys_file.remove(folder)
-        elif not isinstance(store.trouble, TimeoutError):
-            raise store.trouble
     finally:
         store.close()
 

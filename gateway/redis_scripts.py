@@ -8,6 +8,10 @@ Under a prefix: `key:<name>`, a hash, is a record; `lease:<name>` expires with t
 of all names; `epoch` is a random value that is gone when the data are. Points in time are whole microseconds of the
 server's clock, 0 for never.
 
+The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
+from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
+of another type) is passed over, and replaced when it is written next.
+
 A command may be run long after it was sent: a server that was paused finds it in its socket. So times cross the
 wire as points of the server's clock, not as spans from its arrival, and every script is told until when it is
 wanted, and refuses after that.
@@ -16,27 +20,75 @@ wanted, and refuses after that.
 from __future__ import annotations
 
 _RECORD = """
+local function is_whole(value)
+  return string.match(value, '^%d+$') and #value <= 16
+end
+
+local clock = {}
+
+local function read_clock(key)
+  local time = redis.call('TIME')
+  local shown = redis.pcall('HMGET', key, 'at', 'ahead')
+  clock.is_sound = not shown.err and shown[1] and shown[2] and is_whole(shown[1]) and is_whole(shown[2])
+  clock.key, clock.ahead = key, clock.is_sound and tonumber(shown[2]) or 0
+  clock.at = time[1] * 1000000 + time[2] + clock.ahead
+  if clock.is_sound and clock.at < tonumber(shown[1]) then
+    clock.ahead = clock.ahead + tonumber(shown[1]) - clock.at
+    clock.at = tonumber(shown[1])
+  end
+end
+
+local function keep_clock()
+  if not clock.is_sound then redis.call('DEL', clock.key) end
+  redis.call('HSET', clock.key, 'at', string.format('%.0f', clock.at), 'ahead', string.format('%.0f', clock.ahead))
+end
+
+local function holder(lease)
+  local held = redis.pcall('GET', lease)
+  return type(held) == 'string' and held
+end
+
 local FIELDS = {'generation', 'cooling_until_at', 'confirmed_at', 'is_retired', 'is_disabled', 'marked_at', 'reason',
                 'status', 'limited_count', 'refused_count'}
 local GENERATION, COOLING, CONFIRMED, RETIRED, DISABLED, MARKED, REASON, STATUS, LIMITED, REFUSED =
       1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
-local function now()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
+-- The record, and whether what stands there is none.
 local function read(key)
-  local record = redis.call('HMGET', key, unpack(FIELDS))
-  if not record[GENERATION] then return nil end
-  for field = 1, #FIELDS do record[field] = record[field] or (field == REASON and '' or '0') end
-  return record
+  local record = redis.pcall('HMGET', key, unpack(FIELDS))
+  if record.err then
+    if not string.find(record.err, 'WRONGTYPE', 1, true) then error(record.err) end
+    return nil, true
+  end
+  if not record[GENERATION] then return nil, false end
+  for field = 1, #FIELDS do
+    record[field] = record[field] or (field == REASON and '' or '0')
+    local is_sound
+    if field == REASON then
+      is_sound = string.match(record[field], '^[%w_]*$') and #record[field] <= 64
+    else
+      is_sound = is_whole(record[field])
+    end
+    if not is_sound then return nil, true end
+  end
+  return record, false
 end
 """
 
+# What the server's clock shows, and the names of all keys. KEYS: clock, names.
+LOOK = (
+    _RECORD
+    + """
+read_clock(KEYS[1])
+keep_clock()
+return {string.format('%.0f', clock.at), redis.call('SMEMBERS', KEYS[2])}
+"""
+)
+
 # The rules of gateway.records.joined. Counts are told as what the server had said and what came on top.
-# KEYS: epoch, names, and for each name its record and its lease. ARGV: void after, a new epoch, and for each name
-# itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
+# KEYS: clock, epoch, names, and for each name its record and its lease. ARGV: void after, a new epoch, and for each
+# name itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
+# Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.
 EXCHANGE = (
     _RECORD
     + """
@@ -94,7 +146,8 @@ local function is_same_state(one, other)
   return true
 end
 
-local function push(key, lease, held, record, limited, refused)
+local function push(key, lease, held, is_odd, record, limited, refused)
+  if is_odd then redis.call('DEL', key) end
   local merged = held and joined(held, record) or record
   merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
   merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
@@ -108,19 +161,21 @@ local function push(key, lease, held, record, limited, refused)
   return merged
 end
 
-if now() > tonumber(told()) then return redis.error_reply('LATE the time for this exchange is over') end
-redis.call('SET', KEYS[1], told(), 'NX')
-local answer = {redis.call('GET', KEYS[1])}
-for at = 3, #KEYS, 2 do
+read_clock(KEYS[1])
+if clock.at > tonumber(told()) then return redis.error_reply('LATE the time for this exchange is over') end
+keep_clock()
+redis.call('SET', KEYS[2], told(), 'NX')
+local answer = {redis.call('GET', KEYS[2])}
+for at = 4, #KEYS, 2 do
   local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
-  local held = read(key)
+  local held, is_odd = read(key)
   local record, limited, refused = told_record()
   if record then
-    held = push(key, lease, held, record, limited, refused)
-    redis.call('SADD', KEYS[2], name)
+    held = push(key, lease, held, is_odd, record, limited, refused)
+    redis.call('SADD', KEYS[3], name)
   end
-  if released ~= '' and redis.call('GET', lease) == released then redis.call('DEL', lease) end
-  answer[#answer + 1] = held or {}
+  if released ~= '' and holder(lease) == released then redis.call('DEL', lease) end
+  answer[#answer + 1] = held or is_odd and {'odd'} or {}
 end
 return answer
 """
@@ -128,22 +183,30 @@ return answer
 
 # A lease is granted unless the record says that the trial is over, or another process holds it: within one process
 # its replica has seen to it that there is one at a time.
-# KEYS: record, lease. ARGV: void after, process, lease, milliseconds, the asker's generation and cooling_until_at.
+# KEYS: clock, record, lease. ARGV: void after, process, lease, milliseconds, the asker's generation and
+# cooling_until_at.
 LEASE = (
     _RECORD
     + """
 local function is_over(record, generation, cooling)
   if tonumber(record[GENERATION]) ~= generation then return tonumber(record[GENERATION]) > generation end
-  return record[RETIRED] == '1' or record[DISABLED] == '1' or tonumber(record[COOLING]) > now()
+  return record[RETIRED] == '1' or record[DISABLED] == '1' or tonumber(record[COOLING]) > clock.at
     or tonumber(record[CONFIRMED]) >= math.max(cooling, tonumber(record[COOLING]))
 end
 
-if now() > tonumber(ARGV[1]) then return redis.error_reply('LATE the time for this lease is over') end
-local record = read(KEYS[1])
+read_clock(KEYS[1])
+if clock.at > tonumber(ARGV[1]) then return redis.error_reply('LATE the time for this lease is over') end
+keep_clock()
+local record = read(KEYS[2])
 if record and is_over(record, tonumber(ARGV[5]), tonumber(ARGV[6])) then return {'over', record} end
-local holder = redis.call('GET', KEYS[2])
-if holder and string.sub(holder, 1, #ARGV[2]) ~= ARGV[2] then return {'held', redis.call('PTTL', KEYS[2])} end
-redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+local other = holder(KEYS[3])
+if other and string.sub(other, 1, #ARGV[2]) ~= ARGV[2] then
+  local left = redis.call('PTTL', KEYS[3])
+  -- One that has longer to go than the one that is asked for outlives its time: the clock was set back. One without an
+  -- end is none of ours.
+  if left >= 0 and left <= ARGV[4] + 1000 then return {'held', left} end
+end
+redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
 return {'granted'}
 """
 )

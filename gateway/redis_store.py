@@ -7,8 +7,9 @@ knows, and what was marked meanwhile is merged when the server is back. One ques
 request waits, for a few milliseconds at most: who may try a key on trial. From a server that is down, or too slow,
 no answer is awaited: then one request of each process tries it.
 
-A server that restarts may have lost anything, and so may one whose data were flushed; each process then tells all it
-knows, and the merge sorts it out. A restart shows as a new connection, a flush as a new epoch.
+A server whose answers make no sense is one that does not answer. A server that restarts may have lost anything, and so
+may one whose data were flushed; each process then tells all it knows, and the merge sorts it out. A restart shows as a
+new connection, a flush as a new epoch.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gateway.background import BackgroundThread, GrowingPause
 from gateway.machine_clock import machine_time
 from gateway.records import Record, leased, released
-from gateway.redis_wire import SERVER_ERRORS, Exchanges, LeaseAnswer, LeaseDesk, Server, ServerClock
+from gateway.redis_exchange import Exchanges
+from gateway.redis_leases import LeaseAnswer, LeaseDesk
+from gateway.redis_wire import SERVER_ERRORS, Server, ServerClock
 from gateway.replica import Replica
 from gateway.store import Change, MergingStore
 
@@ -36,6 +39,7 @@ _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _FLUSH_SECONDS = 1.0
 _CLOSING_SECONDS = 0.5
+_MOST_TOLD = 10
 
 
 class RedisStore(MergingStore):
@@ -66,12 +70,12 @@ class RedisStore(MergingStore):
         self._lease_desk = LeaseDesk(self._server, server_clock, lease_timeout_seconds)
         self._epoch = b""
         self._is_up: bool | None = None  # None before the first attempt; written by the thread alone
-        self._is_due = threading.Event()
-        self._is_closing = threading.Event()
+        self._odd: frozenset[bytes | str] = frozenset()  # what was passed over in the last exchange
         self._progress = threading.Condition()  # guards the two counts, and tells of them and of _is_up
         self._begun_count = 0
         self._done_count = 0  # the number of the latest exchange that succeeded
-        self._thread = threading.Thread(target=self._run, name="redis-store", daemon=True)
+        self._pause = GrowingPause(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        self._thread = BackgroundThread("redis-store", self._step, at_end=self._end)
         self._thread.start()
         with self._progress:
             self._progress.wait_for(lambda: self._is_up is not None, start_timeout_seconds)
@@ -102,33 +106,32 @@ class RedisStore(MergingStore):
         stays_away_until_at = min(answer, now + self._pull_seconds)
         self._replica.lease(name, lambda record: _held(record, until_at, stays_away_until_at))
         if self._lease_desk.is_wanted:
-            self._is_due.set()
+            self._thread.wake()
         return False
 
     def release(self, fingerprint: str, until_at: float) -> None:
         lease = self._lease_desk.written(until_at)
         self._replica.release(self._name(fingerprint), lambda record: released(record, until_at), lease)
-        self._is_due.set()
+        self._thread.wake()
 
     def flush(self, timeout_seconds: float = _FLUSH_SECONDS) -> bool:
         """Wait until the server has all that was marked here before; False if it has not when the time is over."""
         with self._progress:
             wanted = self._begun_count + 1
-            self._is_due.set()
+            self._thread.wake()
             return self._progress.wait_for(lambda: self._done_count >= wanted, timeout_seconds)
 
     def close(self) -> None:
         """Tell the server what is untold, if it answers within half a second, and end the thread."""
-        if self.is_up and not self._is_closing.is_set():
+        if self.is_up and not self._thread.is_stopping:
             self.flush(_CLOSING_SECONDS)
-        self._is_closing.set()
-        self._is_due.set()
+        self._thread.stop()
         self._thread.join(_CLOSING_SECONDS)
 
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         before, after = self._replica.mark(self._name(fingerprint), change)
         if after is not before:
-            self._is_due.set()
+            self._thread.wake()
         return before, after
 
     def _name(self, fingerprint: str) -> str:
@@ -140,54 +143,59 @@ class RedisStore(MergingStore):
 
     # The thread's
 
-    def _run(self) -> None:
+    def _step(self) -> float:
+        """One exchange with the server, as far as it can be had."""
+        with self._progress:
+            self._begun_count += 1
+            number = self._begun_count
         try:
-            self._keep_in_step()
-        finally:
-            self._is_up = False  # whatever ended it
+            is_told = self._synchronise()
+        except SERVER_ERRORS as error:
             self._disconnect()
+            self._note(False, error)
+            self._thread.wait(self._pause.next_seconds())  # not all processes at once, when the server is back
+            return 0.0
+        except BaseException as error:
+            self._disconnect()
+            self._note(False, error)
+            raise
+        if not is_told:
+            return _SHORTEST_PAUSE_SECONDS
+        self._pause.reset()
+        self._note(True)
+        with self._progress:
+            self._done_count = number
+            self._progress.notify_all()
+        return self._pull_seconds
 
-    def _keep_in_step(self) -> None:
-        pause_seconds = _SHORTEST_PAUSE_SECONDS
-        while not self._is_closing.is_set():
-            self._is_due.clear()
-            with self._progress:
-                self._begun_count += 1
-                number = self._begun_count
-            try:
-                self._synchronise()
-            except SERVER_ERRORS as error:
-                self._disconnect()
-                self._note(False, error)
-                # Not all processes at once, when the server is back.
-                self._is_closing.wait(pause_seconds * random.uniform(0.5, 1.0))
-                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
-            else:
-                pause_seconds = _SHORTEST_PAUSE_SECONDS
-                self._note(True)
-                with self._progress:
-                    self._done_count = number
-                    self._progress.notify_all()
-                self._is_due.wait(self._pull_seconds)
+    def _end(self) -> None:
+        self._is_up = False
+        self._disconnect()
 
-    def _synchronise(self) -> None:
-        """Tell the server what is untold, and learn what it knows."""
+    def _synchronise(self) -> bool:
+        """Tell the server what is untold, and learn what it knows; False if all has to be told once more."""
         if not self._exchanges.is_connected:
             self._exchanges.connect()
             self._replica.doubt()
             self._epoch = b""
-        while not self._exchange():
+        if not self._exchange():
             self._replica.doubt()
+            return False
         self._lease_desk.open()
+        return True
 
     def _exchange(self) -> bool:
         """One exchange; False if it showed that the server has lost its data."""
-        told = self._replica.tell(self._exchanges.names())
+        look = self._exchanges.look()
+        if look.is_clock_set:  # what the server holds now ends at another moment than what is known here
+            self._replica.doubt()
+        told = self._replica.tell(look.names)
         try:
             answer = self._exchanges.exchange(told)
-        except SERVER_ERRORS:
+        except BaseException:
             self._replica.take_back(told)
             raise
+        self._pass_over(look.odd | answer.odd)
         records = answer.records
         is_lost = self._epoch not in (b"", answer.epoch)
         if is_lost:  # then only what has just been told is there whole
@@ -196,11 +204,21 @@ class RedisStore(MergingStore):
         self._replica.learn(told, records, self._clock())
         return not is_lost
 
+    def _pass_over(self, odd: frozenset[bytes | str]) -> None:
+        for what in sorted(map(ascii, odd - self._odd))[:_MOST_TOLD]:
+            log.warning(
+                "the state server %s holds under the name of a key what no gateway has written: %.100s is passed over, "
+                "the other keys count",
+                self._server.place,
+                what,
+            )
+        self._odd = odd
+
     def _disconnect(self) -> None:
         self._exchanges.close()
         self._lease_desk.close()
 
-    def _note(self, is_up: bool, error: Exception | None = None) -> None:
+    def _note(self, is_up: bool, error: BaseException | None = None) -> None:
         was_up = self._is_up
         if is_up and was_up is False:
             log.info("the state server %s answers again; what was marked meanwhile is merged", self._server.place)

@@ -16,6 +16,8 @@ from gateway.simulator import Simulator
 from tests.e2e.fleet import SOON_SECONDS, WORKERS, Crowd, Fleet, KeysFile, crowd
 from tests.e2e.talk import message
 from tests.harness import wait_until
+from tests.stores.odd_redis import OddRedis, as_the_server
+from tests.stores.redis_server import RedisServer
 from tests.unit.test_folder_lock import holding
 
 A, B, C = 0, 1, 2
@@ -200,6 +202,41 @@ def test_file_is_begun_anew_while_all_workers_serve(own_fleet: MakeFleet, happen
     for pid in fleet.gateway.worker_pids:
         fleet.kill_worker(pid)
     assert all_agree(fleet, "temporary", "permanent", "valid")
+
+
+# A shared server that answers rubbish
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        pytest.param(b"+OK\r\n", id="a word"),
+        pytest.param(b"*1000000000\r\n", id="an endless list"),
+        pytest.param(b"-READONLY You can't write against a read only replica.\r\n", id="an error"),
+    ],
+)
+def test_all_workers_serve_while_redis_answers_rubbish(own_fleet: MakeFleet, rubbish: bytes) -> None:
+    """Given a Redis that answers everything with rubbish, when keys are limited and refused, then every request is
+    answered by the next key, and the metrics say that the store is down; when Redis makes sense again all know all."""
+    server = RedisServer()
+    line = OddRedis(server.port)
+    try:
+        fleet = own_fleet("rate_limited:retry-after=600", "unauthorized", "ok", state_url=line.url)
+        line.answer = lambda command: rubbish
+
+        def is_down() -> bool:
+            return all(sample["gateway_store_up", frozenset()] == 0 for sample in fleet.scrapes(6 * WORKERS))
+
+        assert wait_until(is_down, SOON_SECONDS)
+        assert {answer.status for answer in crowd(fleet.gateway.url, 60)} == {200}
+        assert is_down()
+        line.answer = as_the_server
+        assert all_agree(fleet, "temporary", "permanent", "valid")
+        assert fleet.gateway.log.count("does not answer") == WORKERS
+        assert "Traceback" not in fleet.gateway.log
+    finally:
+        line.close()
+        server.stop()
 
 
 # The wall clock

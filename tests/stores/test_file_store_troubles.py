@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gateway import keys_file
+from gateway import keys_file, master
 from gateway.file_store import FileStore
 from gateway.records import NEVER_SEEN, Cause
 from tests.stores.test_file_store import begin, end
@@ -353,6 +353,30 @@ def test_file_that_root_begins_belongs_to_the_folders_owner(folder: Path) -> Non
     store.cool("a", 5.0, 0, LIMITED)
     status = file_of(folder).stat()
     assert (status.st_uid, status.st_gid) == (12345, 12346)
+    store.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_start_goes_on_though_nothing_can_be_written(
+    folder: Path,
+    workers: list[FileStore],
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Given a full disk, when a gateway starts, then it is told, workers know what the file says, and mark on."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(keys_file.KeysFile, "begun", fail)
+    monkeypatch.setattr(keys_file.KeysFile, "append", fail)
+    master._begin_keys(folder)
+    assert "the keys' state cannot be shared" in caplog.text
+    store = FileStore(folder)
+    assert are_as_they_were(store)
+    assert store.cool("mine", 50.0, 0, LIMITED)
+    assert store.read(["mine"])[0].cooling_until_at == 50.0
     store.close()
 
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.records import NEVER_SEEN, Record, joined
-from gateway.redis_wire import SERVER_ERRORS, Exchanges, Server, ServerClock
+from gateway.redis_exchange import Exchanges
+from gateway.redis_wire import SERVER_ERRORS, Server, ServerClock
 from gateway.replica import Told
 from tests.stores.redis_server import PROGRAMS, RedisServer
 

@@ -29,7 +29,7 @@ LAYERS = {
             "taken_back",
             "cors",
         ),
-        *("paths", "content_coding"),
+        *("paths", "content_coding", "known_keys"),
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
@@ -38,7 +38,17 @@ LAYERS = {
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),
         *("replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp", "segment"),
-        *("tool_sessions", "whole_file", "edited_file", "keys_file", "file_store", "former_keys_file"),
+        *(
+            "tool_sessions",
+            "whole_file",
+            "edited_file",
+            "keys_file",
+            "file_store",
+            "former_keys_file",
+            "redis_answers",
+            "redis_exchange",
+        ),
+        *("redis_leases",),
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
@@ -236,9 +246,9 @@ def is_import(node: ast.stmt) -> bool:
 
 
 def test_redis_is_known_to_the_shared_store_alone():
-    """Given Redis, then only what speaks to it imports it."""
+    """Given Redis, then only what speaks to it imports its library."""
     users = {module for module in GATEWAY_MODULES if "redis" in {name.split(".")[0] for name in imports_of(module)}}
-    assert users == {"redis_wire"}
+    assert users == {"redis_wire", "redis_answers"}
 
 
 def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_else():

@@ -150,11 +150,11 @@ class Gateway:
             self.recorder.close,
             self.tracing.close,
             partial(self._mcp.close, _END_SESSIONS_SECONDS),
+            self.metrics.settle,
         )
-        threads = [threading.Thread(target=ending, name="flush") for ending in endings]
+        threads = [threading.Thread(target=_ended, args=(ending,), name="flush") for ending in endings]
         for thread in threads:
             thread.start()
-        self.metrics.settle()
         for thread in threads:
             thread.join()
 
@@ -191,6 +191,13 @@ class Gateway:
 
     def __repr__(self) -> str:
         return f"<Gateway {self.lifecycle.phase.value} {self.configuration.pool!r} {self.admission!r}>"
+
+
+def _ended(ending: Callable[[], object]) -> None:
+    try:
+        ending()
+    except Exception:
+        log.exception("a part of the worker did not end well; the others do")
 
 
 def tool_settings_of(settings: Settings) -> ToolSettings:

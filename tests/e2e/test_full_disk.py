@@ -41,7 +41,7 @@ def gateway(simulator: Simulator, disk: SmallDisk) -> Iterator[GatewayProcess]:
     try:
         yield process
     finally:
-        process.stop(signal.SIGKILL)
+        process.stop(signal.SIGQUIT)
 
 
 def ask(gateway: GatewayProcess, session: str, model: str = "claude-simulated") -> int:

@@ -37,7 +37,7 @@ def gateway(simulator: Simulator, tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for process in started:
-        process.stop(signal.SIGKILL)
+        process.stop(signal.SIGQUIT)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from gateway.whole_file import Stamp, read_now, stamp_now
+from gateway.whole_file import Stamp, read_now, read_stamped, stamp_now
 
 _TRIES = 20
 _LOCK_SECONDS = 30.0
@@ -35,7 +35,7 @@ def edit(path: str, change: Callable[[str], str], is_changed: Callable[[str], bo
             _change(os.path.realpath(path), change, may_be_new)
         except (_ChangedMeanwhile, FileExistsError):
             continue
-        if is_changed(read_now(path)[0].decode()):
+        if is_changed(read_now(path).decode()):
             return
     raise OSError(errno.EBUSY, "somebody else changes it all the time; look what is in it")
 
@@ -47,7 +47,7 @@ class _ChangedMeanwhile(Exception):
 def _change(target: str, change: Callable[[str], str], may_be_new: bool) -> None:
     try:
         with _locked(target):
-            content, stamp = read_now(target)
+            content, stamp = read_stamped(target)
             _replace(target, stamp, change(content.decode()))
     except FileNotFoundError:
         if not may_be_new:

@@ -21,13 +21,13 @@ from gateway.data_folder import journal_folder
 from gateway.file_store import FileStore
 from gateway.journal import FileJournal
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
-from gateway.settings import Settings, SettingsError, load_settings
+from gateway.settings import ReadFile, Settings, SettingsError, load_settings
 from gateway.shared_counts import SharedCounts
 from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.starts import StartBoard
 from gateway.store import Store
 from gateway.upstream.tls import tls_context
-from gateway.whole_file import read_whole
+from gateway.whole_file import read_now, read_whole
 
 if TYPE_CHECKING:
     from gateway.ledger import Database, Reader
@@ -105,13 +105,16 @@ def settings() -> Settings:
     """The configuration in force in this process, read on the first call. Raises SettingsError."""
     global _settings
     if _settings is None:
-        _settings = read_settings()
+        _settings = read_settings(read_whole)
     return _settings
 
 
-def read_settings() -> Settings:
-    """Read the configuration anew: the environment as it was at the start, the files as they are now."""
-    found = load_settings(os.environ, read_whole, len(os.sched_getaffinity(0)))
+def read_settings(read_file: ReadFile = read_now) -> Settings:
+    """Read the configuration anew: the environment as it was at the start, the files as they are now.
+
+    Who decides that it is to be in force reads with `read_whole`, which waits for files that are being written.
+    """
+    found = load_settings(os.environ, read_file, len(os.sched_getaffinity(0)))
     _check_state_url(found)
     _check_record_url(found)
     tracing.check(found)

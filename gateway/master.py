@@ -32,11 +32,33 @@ from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
 from gateway.shared_counts import begin_counts, counts_folder, end_counts, forget_moment
 from gateway.starts import Patience
+from gateway.whole_file import read_whole
 
 log = logging.getLogger(__name__)
 
+
+class Hangups:
+    """SIGHUPs that came, so that those which come while the files are waited for cost one more reading together."""
+
+    def __init__(self) -> None:
+        self._came = self._handled = self._answered = 0
+
+    def note(self) -> None:
+        """One has come; called by the signal's handler."""
+        self._came += 1
+
+    def wants_reading(self) -> bool:
+        """Whether the next in turn came after the last reading began: if so, one begins, for all that came so far."""
+        self._handled += 1
+        if self._handled <= self._answered:
+            return False
+        self._answered = self._came
+        return True
+
+
 _data_folder: DataFolder | None = None  # held until this process ends
 _patience = Patience()
+_hangups = Hangups()
 
 # Several gateways of one machine, as in containers, see the same processors: not all of them begin with the first.
 _first_processor = random.randrange(1 << 16)
@@ -71,6 +93,7 @@ def on_starting(server: Any) -> None:
     _find_room_for_counts(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
+    server.signal = MethodType(_note_signal, server)
     server.stop = MethodType(_stop, server)
     server.murder_workers = MethodType(_look_around, server)
     server.spawn_workers = MethodType(_spawn_workers, server)
@@ -112,10 +135,19 @@ def _refuse_exposure(server: Any, settings: Settings) -> None:
             raise SettingsError([why])
 
 
+def _note_signal(server: Any, number: int, frame: Any) -> None:
+    """A signal has come; gunicorn queues it."""
+    if number == signal.SIGHUP:
+        _hangups.note()
+    type(server).signal(server, number, frame)
+
+
 def _handle_hup(server: Any) -> None:
     """Check the configuration; if it is good, keep it for future workers and tell the running ones."""
+    if not _hangups.wants_reading():
+        return
     try:
-        found = launch.read_settings()
+        found = launch.read_settings(read_whole)
         settled = settle(launch.settings(), found)
         _refuse_exposure(server, settled)
     except Exception as error:  # whatever is wrong with the files, the gateway serves on

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 # How long a file must not have changed, when it is asked for once, and how long that is waited for.
 _SETTLE_SECONDS = 0.5
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
 _LARGEST_BYTES = 64 * 1024 * 1024
 
@@ -79,10 +79,14 @@ def read_whole(path: str) -> bytes:
         time.sleep(_PAUSE_SECONDS)
 
 
-def read_now(path: str) -> tuple[bytes, Stamp]:
-    """A regular file's content as it is, and its stamp from before. Raises OSError."""
-    content, before, _ = _read(path)
-    return content, before
+def read_now(path: str) -> bytes:
+    """A regular file's content as it is. Raises OSError."""
+    return _read(path)[0]
+
+
+def read_stamped(path: str) -> tuple[bytes, Stamp]:
+    """The same, and the file's stamp from before."""
+    return _read(path)[:2]
 
 
 def stamp_now(path: str) -> Stamp:

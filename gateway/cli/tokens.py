@@ -58,7 +58,7 @@ class _CannotBeDone(Exception):
 
 
 def _list(path: str) -> int:
-    for token in parse_tokens(read_now(path)[0].decode()):
+    for token in parse_tokens(read_now(path).decode()):
         say(f"{token.name}{' operator' if token.is_operator else ''}")
     return 0
 

@@ -139,7 +139,9 @@ def test_body_over_nginx_own_limit_is_refused_in_the_same_shape(simulator: Simul
     with nginx.client() as client:
         lines = ["POST /v1/messages HTTP/1.1", "Host: localhost", *HEADERS, "Content-Length: 100000000", "", ""]
         client.socket.sendall("\r\n".join(lines).encode())
-        assert error_of(client.read_answer()) == (413, "request_too_large", "the request body is too large")
+        answer = client.read_answer()
+    assert error_of(answer) == (413, "request_too_large", "the request body is too large")
+    assert answer.header("x-should-retry") == "false"
     assert simulator.requests == []
 
 
@@ -280,6 +282,7 @@ def test_no_gateway_at_all_is_told_in_the_protocols_shape() -> None:
     with DeployedNginx([free_port(), free_port()]) as nginx:
         answer = ask(nginx, message_body(False))
     assert error_of(answer) == (502, "api_error", "no gateway can be reached")
+    assert answer.header("x-should-retry") is None
 
 
 def test_refused_connection_goes_to_the_other_gateway(

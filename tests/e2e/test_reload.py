@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 
+from gateway.master import Hangups
 from gateway.simulator import Simulator
 from tests.e2e.talk import Talk, events_of, message, token_line
 from tests.harness import GatewayProcess, wait_until
@@ -284,6 +286,41 @@ def test_replaced_worker_serves_with_what_is_in_force(reloadable: Reloadable) ->
     reloadable.write_keys(f"c={C}")
     reloadable.reload()
     assert reloadable.paid_by() == [C]
+
+
+@pytest.mark.parametrize("setting", ["api_keys_file", "client_tokens_file", "upstream_ca_file", "config"])
+def test_pipe_in_a_file_s_place_is_refused_and_hangs_nothing(
+    gateway_process: Start, simulator: Simulator, tmp_path: Path, setting: str
+) -> None:
+    """Given a pipe that nobody writes to in the place of a file, when SIGHUP comes, then the log says so, and the
+    gateway serves on with what it knows, and stops when it is told to."""
+    texts = {
+        "api_keys_file": f"a={A}\n",
+        "client_tokens_file": token_line("ann", "the-token-of-ann"),
+        "upstream_ca_file": Path(certifi.where()).read_text(),
+        "config": "ping_seconds = 5\n",
+    }
+    path = tmp_path / "file"
+    path.write_text(texts[setting])
+    keys = [] if setting == "api_keys_file" else [A]
+    process = gateway_process(simulator.url, keys=keys, **{setting: str(path)})
+    path.unlink()
+    os.mkfifo(path)
+    process.send_signal(signal.SIGHUP)
+    process.wait_for_log("reload refused")
+    assert f"cannot read {path}: it is not a regular file" in process.log
+    headers = {"x-api-key": "the-token-of-ann"}
+    assert process.request("POST", "/v1/messages", message(), headers).status == 200
+
+
+def test_hangups_that_come_while_files_are_read_cost_one_more_reading() -> None:
+    """Given SIGHUPs that queue while files are waited for, then one reading answers those that came before it."""
+    hangups = Hangups()
+    for _ in range(3):
+        hangups.note()
+    assert [hangups.wants_reading() for _ in range(2)] == [True, False]
+    hangups.note()
+    assert [hangups.wants_reading() for _ in range(2)] == [False, True]
 
 
 def test_sighup_storm_disturbs_nobody(reloadable: Reloadable, simulator: Simulator) -> None:

@@ -120,6 +120,8 @@ class EventStream:
                 self.tally.observe(event)
             if self.tally.has_ended:
                 batch = batch[:end]
+                if batch.endswith(b"\r\n\r"):
+                    batch += b"\n"  # on its way, and nothing more is read
                 break
         usage.passed(batch[read:])
         self.tally.tools.observe(batch)

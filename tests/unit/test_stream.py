@@ -154,6 +154,18 @@ def test_nothing_is_handed_out_behind_the_last_event(last: bytes, more: bytes, i
     assert batches == whole
 
 
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_good_stream_is_handed_out_byte_for_byte_however_it_is_cut(eol: bytes, size: int) -> None:
+    """Given a message with any line ends in pieces, then all of it is handed out, to the end of its last line."""
+    body = (START + DELTA + ENDING + STOP).replace(b"\n", eol)
+    stream, _ = stream_of([body[at : at + size] for at in range(0, len(body), size)])
+    batches = b""
+    while not stream.tally.has_ended:
+        batches += stream.receive(1.0) or b""
+    assert batches == body
+
+
 # The end of the body.
 
 WHOLE_BUT_FOR_THE_BLANK_LINE = [

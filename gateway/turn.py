@@ -131,10 +131,17 @@ class TurnMaker:
 
     def _whole(self, reply: Reply, key: Key | None) -> tuple[Turn, Verdict]:
         """An answer that is no stream: judged, and read to its end if it may be the client's."""
-        head, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES) if reply.status >= 400 else (b"", False)
-        verdict = self._judge(reply, head if is_all else b"")
+        head, is_all, failure = b"", False, None
+        if reply.status >= 400:
+            try:
+                head, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES)
+            except UpstreamError as error:  # its status says what it is, and another key may answer
+                failure = error
+        verdict = self._judge(reply, head)
         if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
             return Turn(reply, Tally(), is_relayable=False), verdict
+        if failure is not None:
+            raise failure
         body = head if is_all else head + reply.read_whole()
         reply.close()  # the walk may go on, and needs the connection
         return Turn(reply, Tally(), _checked(reply, body)), verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import pytest
 
@@ -146,6 +147,22 @@ def test_a_tool_s_input_is_measured_in_bytes_however_it_is_cut(whole: str, size:
     for batch in [b"".join(events)] if joined else events:
         uses.observe(batch)
     assert [(use.name, use.input_bytes) for use in uses.calls] == [("Bash", len(whole.encode()))]
+
+
+@pytest.mark.parametrize("unit", ["a", "\\\\", '\\"'])
+def test_measuring_an_input_takes_memory_in_proportion_to_it(unit: str) -> None:
+    """Given an input of a megabyte in one event, when it is measured, then that takes a few times as much."""
+    uses = ToolUses()
+    uses.observe(start(0, type="tool_use", id="t", name="Bash", input={}))
+    batch = piece(0, unit * 250_000)
+    tracemalloc.start()
+    try:
+        uses.observe(batch)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert uses.calls[0].input_bytes == 250_000 * len(unit)
+    assert peak_bytes < 10 * len(batch)
 
 
 def test_several_calls_are_told_apart_and_server_tools_are_none_of_the_client_s() -> None:

@@ -81,5 +81,7 @@ def test_an_odd_count_of_a_hidden_turn_is_not_added(is_streaming: bool) -> None:
     ran = rig.run(is_streaming)
     ending = next(raw for raw in ran.stream.split(b"\n\n") if b"message_delta" in raw) if is_streaming else b""
     usage = json.loads(ending.partition(b"data: ")[2])["usage"] if is_streaming else ran.document["usage"]
+    iterations = usage.pop("iterations")
+    assert [turn["input_tokens"] for turn in iterations] == [1, 10]
     assert usage == {"input_tokens": 11, "output_tokens": 1.5}
     assert b"error" not in ran.stream if is_streaming else ran.head.status == 200

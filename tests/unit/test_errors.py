@@ -51,10 +51,10 @@ def made(kind: type[GatewayError]) -> GatewayError:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_no_retry_is_asked_for_where_none_can_help(name):
-    """Given an error for what the request itself is, or for a pool without a key, then clients are told not to retry;
-    given one that may pass, they are not."""
+    """Given an error for what the request itself is, or for a pool without a key or money, then clients are told not to
+    retry; given one that may pass, they are not."""
     error = made(getattr(errors, name))
-    is_final = error.status in (400, 401, 403, 404, 405, 413, 415) or name == "AuthenticationExhausted"
+    is_final = error.status in (400, 401, 402, 403, 404, 405, 413, 415) or name == "AuthenticationExhausted"
     assert (error.headers.get("x-should-retry") == "false") == is_final
     assert error.may_pass != is_final
 

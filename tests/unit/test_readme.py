@@ -11,6 +11,7 @@ from gateway.access_log import fields_of
 from gateway.app import create_app
 from gateway.credential import Key, Secret
 from gateway.interception_record import InterceptionRecord, TurnUsage
+from gateway.metrics import Metrics
 from gateway.service import Gateway
 from gateway.settings import Settings, setting_specs
 from gateway.story import ENDINGS
@@ -70,7 +71,7 @@ def test_every_metric_stands_in_readme_with_its_labels() -> None:
         expected[family.name + suffix] = family.type
     written = {cells[0]: set(re.findall(r"\w+", cells[1])) for cells in rows("Metrics")}
     assert set(written) == set(expected)
-    labels = families(exercised().render())
+    labels = families(exercised(Metrics()).render())
     assert {name.removesuffix("_total"): names for name, names in written.items()} == labels
 
 

@@ -222,7 +222,10 @@ def child_exit(server: Any, worker: Any) -> None:
     """A worker has ended, however: its counts are kept, its gauges of the moment and its places are not."""
     folder = launch.counts_folder()
     if folder is not None:
-        forget_moment(folder, worker.slot)
+        try:
+            forget_moment(folder, worker.slot)
+        except OSError as error:  # whatever has become of the folder, the master goes on
+            log.warning("what worker %d showed of the moment stays in /metrics: %s", worker.age, error)
     launch.places_board.note(worker.slot, 0)
     if not launch.start_board.has_served(worker.slot, worker.age) and not launch.stop_board.says_so():
         _could_not_start(worker.age, "ended before it served")

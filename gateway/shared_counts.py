@@ -142,7 +142,8 @@ class SharedCounts:
 
     def paths(self) -> list[str]:
         """The files of all workers that have something in them."""
-        return [str(file) for file in self._folder.glob("*.db") if _size_of(file)]
+        files = self._folder.glob("*.db")
+        return [str(file) for file in files if file.name.rpartition("_")[0] in _FIRST_BYTES and _size_of(file)]
 
     def _find_places(self) -> OSError | None:
         failures: dict[str, OSError] = {}
@@ -219,6 +220,7 @@ def _path(folder: Path, kind: str, slot: int) -> Path:
 
 def _size_of(file: Path) -> int:
     try:
-        return file.stat().st_size
+        status = file.lstat()
     except FileNotFoundError:
         return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -128,7 +128,7 @@ class GatewayWorker(ServingWorker):
         """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
         stopping, take what has queued and close the listening sockets for good.
         """
-        self._accept(enabled and self._wants_connections)
+        self._accept(enabled and self.alive and self._wants_connections)
         if not self.alive and not self._has_stopped_listening:
             self._has_stopped_listening = True
             for listener in self.sockets:

@@ -37,6 +37,8 @@ class PromptWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             launch.become_worker(self.slot)
             self.prepare()
             super().init_process()
+            if os.getppid() != self.ppid:
+                _end(0)  # no master is left to kill what does not end by itself
         except SystemExit as error:
             _end(error.code)
         except BaseException:
@@ -61,6 +63,13 @@ class PromptWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             signal.signal(number, self.handle_quit)
         launch.start_board.note(self.slot, self.age)
         super().run()
+
+    def is_parent_alive(self) -> bool:
+        """Whether there is a master; without one the worker stops as if it had been told to."""
+        is_alive = bool(super().is_parent_alive())
+        if not is_alive:
+            self.alive = False
+        return is_alive
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop, and let what runs run on; who does not serve yet has nothing to wait for."""

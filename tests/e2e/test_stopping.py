@@ -84,6 +84,27 @@ def test_what_runs_past_the_drain_time_ends_with_a_word(gateway_process: Start, 
     assert simulator.wait_until(lambda: simulator.open_connections == 0, SOON_SECONDS)
 
 
+def test_worker_whose_master_was_killed_stops_as_if_told_to(gateway_process: Start, simulator: Simulator) -> None:
+    """Given a stream that would go on for ever, when the master is killed, then the worker accepts nobody any more,
+    its stream ends with the drain time, and so does its process: a new start needs the data folder."""
+    simulator.script(KEY, "stall:after=3")
+    gateway = gateway_process(simulator.url, keys=[KEY], drain_seconds="1")
+    (worker,) = gateway.worker_pids
+    with Talk(gateway) as talk:
+        talk.begin_stream()
+        os.kill(gateway.pid, signal.SIGKILL)
+        assert wait_until(lambda: _is_refused(gateway), 10)
+        assert wait_until(lambda: not _runs(worker), 30), gateway.log
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process does, and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_busy_stream_ends_at_the_drain_time_too(gateway_process: Start, simulator: Simulator) -> None:
     """Given a stream that is never silent, when the drain time is over, then it ends with an error event, whole."""
     simulator.script(KEY, "ok:events=20000,bytes=200,delay=0.001")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import launch, master
 from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
@@ -403,6 +405,15 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
     assert value_of(page, "gateway_requests_inflight", route="messages") == 2
     assert value_of(page, "gateway_admission_limit") == 240
     assert value_of(page, "gateway_key_ratelimit_limit", key="k0", limit="requests") == 50
+
+
+def test_master_goes_on_whatever_has_become_of_the_counts(tmp_path, monkeypatch, caplog):
+    """Given a file in the place of the folder of counts, when a worker has ended, then the master is told so."""
+    folder = tmp_path / "counts"
+    folder.touch()
+    monkeypatch.setattr(launch, "_counts_folder", folder)
+    master.child_exit(None, SimpleNamespace(age=1, slot=0))
+    assert "stays in /metrics" in caplog.text
 
 
 def test_mcp_server_is_up_if_it_is_for_every_worker_and_gone_when_it_is_taken_out(worker):

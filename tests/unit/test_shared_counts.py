@@ -154,6 +154,20 @@ def test_a_file_that_cannot_be_read_is_begun_anew(folder, content):
     assert shown(counts) == {"gateway_a_total": 1}
 
 
+@pytest.mark.parametrize("name", ["foreign.db", "counter_7.db"])
+def test_what_is_no_file_of_counts_is_not_read(folder, name):
+    """Given a foreign file, or a directory, among the files of counts, then counts are read all the same."""
+    folder.mkdir()
+    counts = SharedCounts(folder, 0)
+    counter(counts).inc(1)
+    if name == "foreign.db":
+        (folder / name).write_bytes(b"no counts, but a text")
+    else:
+        (folder / name).mkdir()
+        (folder / name / "in it").touch()
+    assert shown(counts) == {"gateway_a_total": 1}
+
+
 def test_removed_files_are_written_again(folder, caplog):
     """Given files that somebody removes under a running worker, then all it has counted is soon there again, once."""
     folder.mkdir()

@@ -109,7 +109,9 @@ class Chronicle:
 
     def attempt_ended(self, verdict: Verdict) -> None:
         """The attempt has ended, with an answer or a transport error."""
-        self._close_attempt(verdict.outcome.value, verdict.cooldown_seconds if verdict.outcome.cools else 0.0)
+        is_key_s = self._attempt is not None and self._attempt.key is not None  # a client's own credential never rests
+        rests_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
+        self._close_attempt(verdict.outcome.value, rests_seconds)
 
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""

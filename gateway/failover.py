@@ -12,7 +12,8 @@ the answer and its verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from gateway.credential import Key
@@ -89,7 +90,8 @@ def walk(
         if refused is not None:
             observer.failed_over(*refused)
         tried.add(status.key)
-        answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(tried))
+        with _dropping_if_it_fails(kept):
+            answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(tried))
         observer.attempted(status.key, verdict)
         if verdict.outcome.next is Next.NONE:
             if status.is_on_trial and verdict.outcome.vouches and (costs or not status.is_out_of_money):
@@ -109,6 +111,16 @@ def walk(
             kept = (answer, verdict)
         else:
             answer.discard()
+
+
+@contextmanager
+def _dropping_if_it_fails(kept: tuple[Answered, Verdict] | None) -> Iterator[None]:
+    """Nobody gets a kept refusal when the walk breaks off; in a stream that has begun its connection is still open."""
+    try:
+        yield
+    except BaseException:
+        _drop(kept)
+        raise
 
 
 def _drop(kept: tuple[Answered, Verdict] | None) -> None:

@@ -48,6 +48,7 @@ _PROXIES: Patterns = (
     *("cloudfront-*", "x-amz-cf-*", "ali-*", "eagleeye-*", "eo-*", "x-nf-*", "x-vercel-*", "fly-*", "early-data"),
     *("x-azure-*", "x-fd-*", "x-arr-*", "x-waws-*", "x-appservice-*", "disguised-host", "was-default-hostname"),
     *("x-appengine-*", "x-cloud-trace-context", "do-connecting-ip", "x-railway-*", "x-zscaler-*"),
+    *("forwarded-for", "x-originating-*", "x-iinfo", "x-netlify-*", "x-ngrok-*", "x-tailscale-*", "l5d-*", "dapr-*"),
 )
 
 # Whom a single sign-on has let in, and what it vouches with: the rest of these is a client's affair with others.
@@ -59,7 +60,9 @@ _IDENTITIES: Patterns = (
     *("x-consumer-*", "x-credential-*", "x-anonymous-consumer"),  # Kong
     *("x-amzn-*", "x-amz-*", "x-ms-*", "x-goog-*", "x-gcp-*"),  # the clouds' load balancers and their sign-ons
     *("client-cert", "client-cert-*", "x-client-cert", "x-client-cert-*", "x-client-dn", "x-client-verify"),
-    *("ssl-client-*", "x-ssl-*"),
+    *("ssl-client-*", "x-ssl-*", "tls-client-*", "x-tls-*", "x-mtls-*", "x-client-ssl-*", "x-spiffe-*"),
+    *("gap-*", "mellon-*", "x-saml-*", "x-sso-*", "x-oauth-*", "x-oauth2-*", "x-session-token", "x-rh-identity"),
+    *("x-user-info", "x-user-roles"),
 )
 
 # What a browser says of the page that asks, of its user, and of its own devices. Organisations may answer these 401.
@@ -71,15 +74,14 @@ _BROWSERS: Patterns = (
 # Credentials are chosen, not passed on. Those of other APIs' gateways are nobody's business upstream either.
 _CREDENTIALS: Patterns = (
     *("authorization", "x-api-key", "x-gateway-*", "api-key", "apikey", "x-apikey", "ocp-apim-*", "x-functions-key"),
-    *("x-rapidapi-*", "x-ibm-client-*"),
+    *("x-rapidapi-*", "x-ibm-client-*", "x-api-token", "openai-api-key", "x-openai-api-key", "x-google-api-key"),
 )
 
-# Length and coding are the gateway's own on its side of the exchange, and what vouches for the body as it came need not
-# fit what goes on; `expect` was answered here.
-_OF_THE_EXCHANGE: Patterns = (
-    *("host", "content-length", "content-encoding", "accept-encoding", "expect"),
-    *("content-md5", "digest", "content-digest", "repr-digest"),
-)
+# What vouches for a body as it came need not fit what goes on.
+_DIGESTS: Patterns = ("content-md5", "digest", "content-digest", "repr-digest")
+
+# Length and coding are the gateway's own on its side of the exchange; `expect` was answered here.
+_OF_THE_EXCHANGE: Patterns = ("host", "content-length", "content-encoding", "accept-encoding", "expect", *_DIGESTS)
 
 _NOT_UPSTREAM = NameTable(HOP_BY_HOP, _PROXIES, _IDENTITIES, _BROWSERS, _CREDENTIALS, _OF_THE_EXCHANGE)
 _PROXY_TRACES = NameTable(_PROXIES)
@@ -92,6 +94,7 @@ _OF_THE_ORIGIN: Patterns = (
     *("access-control-*", "timing-allow-origin", "x-permitted-cross-domain-policies", "cross-origin-*"),
     *("content-security-policy", "content-security-policy-*", "x-content-security-policy", "x-webkit-csp"),
     *("permissions-policy", "permissions-policy-*", "feature-policy", "document-policy", "document-policy-*"),
+    *("require-document-policy", "integrity-policy", "integrity-policy-*"),
     *("referrer-policy", "x-frame-options", "x-xss-protection", "x-dns-prefetch-control", "p3p", "tk"),
     *("service-worker-*", "origin-agent-cluster", "origin-trial", "origin-isolation", "origin-policy"),
     *("accept-ch", "accept-ch-*", "critical-ch", "link", "content-location", "sourcemap", "x-sourcemap"),
@@ -103,7 +106,9 @@ _OF_THE_ORIGIN: Patterns = (
 )
 
 # The server in front writes its own date and name, once.
-_NOT_TO_CLIENT = NameTable(HOP_BY_HOP, _OF_THE_ORIGIN, ("content-length", "content-encoding", "date", "server"))
+_NOT_TO_CLIENT = NameTable(
+    HOP_BY_HOP, _OF_THE_ORIGIN, _DIGESTS, ("content-length", "content-encoding", "date", "server")
+)
 
 SSE_HEADERS: Headers = [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
 

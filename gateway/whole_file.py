@@ -45,17 +45,21 @@ class WatchedFile:
         self._wall_clock = wall_clock
         self._stamp: Stamp | None = None
         self._seen_at = 0.0
+        self._looked_at = self._other_until_at = float("-inf")
 
     def look(self) -> tuple[Stamp, float]:
         """The file's stamp, and for how many seconds it has been so.
 
-        By the file's own time; by how long this object has seen it so, if that is more (the clock was set back, or the
-        file has another machine's times). Raises OSError if there is no regular file.
+        By the file's own time, as far as it can be true: a clock is set, and a file may have another machine's times.
+        So it is no less than this object has seen it so, and no more than since it was seen otherwise. Raises OSError
+        if there is no regular file.
         """
         stamp, now = stamp_now(self.path), self._clock()
         if stamp != self._stamp:
-            self._stamp, self._seen_at = stamp, now
-        return stamp, max(self._wall_clock() - stamp.modified_ns / 1e9, now - self._seen_at)
+            self._stamp, self._seen_at, self._other_until_at = stamp, now, self._looked_at
+        self._looked_at = now
+        told_seconds = self._wall_clock() - stamp.modified_ns / 1e9
+        return stamp, max(now - self._seen_at, min(told_seconds, now - self._other_until_at))
 
     def read(self, stamp: Stamp) -> bytes | None:
         """The content that belongs to this stamp; None if the file has changed since, or does so now."""

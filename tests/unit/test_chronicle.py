@@ -108,6 +108,15 @@ def test_a_client_s_own_credential_shows_its_hint_alone() -> None:
     assert "planted" not in encode_record(record).decode()
 
 
+def test_a_client_s_own_credential_never_rests() -> None:
+    """Given a request that the client pays, when its credential is limited, then the record tells of no rest."""
+    chronicle = chronicle_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
+    chronicle.attempt_began(None)
+    chronicle.answered(429, None)
+    chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 60.0, 429))
+    assert chronicle.finished(429).attempts[0].cooldown_seconds == 0.0
+
+
 def test_every_state_of_a_key_that_was_not_tried_is_told() -> None:
     """Given keys that rest, are retired, disabled, or tried by another request; then each has its word."""
     clock = FakeClock()

@@ -196,6 +196,15 @@ def test_walk_keeps_the_refusal_that_says_most(answers, called, given, after, fo
     assert [each.is_discarded for each in upstream.answers] == [each is not answer for each in upstream.answers]
 
 
+@pytest.mark.parametrize("failure", [UpstreamError("broken"), ClientGone()], ids=["upstream", "client"])
+def test_a_kept_refusal_is_thrown_away_when_the_walk_breaks_off(failure):
+    """Given a refusal that is kept, when the next attempt ends without an answer, then its connection is free."""
+    upstream = Upstream(k0=BROKE, k1=failure)
+    with pytest.raises(type(failure)):
+        finish(walk(pool_of(2), upstream, RecordingObserver()))
+    assert upstream.answers[0].is_discarded
+
+
 @pytest.mark.parametrize("first", [BROKE, BARRED], ids=lambda outcome: outcome.value)
 def test_a_rate_limited_key_is_worth_waiting_for(first):
     """Given a key that refuses for a cause and one that is limited, then the client is told to wait for that one."""

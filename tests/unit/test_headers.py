@@ -21,6 +21,7 @@ PROXIES = [
     *("akamai-origin-hop", "x-akamai-edgescape", "cloudfront-viewer-address", "x-amz-cf-id", "x-azure-clientip"),
     *("x-azure-fdid", "x-arr-clientcert", "x-appengine-user-ip", "x-cloud-trace-context", "fly-client-ip"),
     *("x-envoy-external-address", "x-envoy-attempt-count", "x-vercel-forwarded-for", "tailscale-user-login"),
+    *("forwarded-for", "x-originating-ip", "x-iinfo", "x-netlify-original-pathname", "l5d-client-id", "dapr-app-id"),
 ]
 # What a single sign-on adds, and clients' credentials for others.
 IDENTITIES = [
@@ -31,6 +32,9 @@ IDENTITIES = [
     *("x-consumer-username", "x-credential-identifier", "client-cert", "x-client-cert-dn", "ssl-client-verify"),
     *("x-ssl-client-cert", "oidc-claim-sub", "iv-user", "sm-user", "teleport-jwt-assertion"),
     *("authorization", "x-api-key", "api-key", "apikey", "ocp-apim-subscription-key", "x-functions-key"),
+    *("gap-auth", "gap-signature", "mellon-name-id", "x-saml-nameid", "x-sso-user", "x-rh-identity", "x-session-token"),
+    *("x-tls-client-cert", "tls-client-cert", "x-mtls-client-dn", "x-client-ssl-cert", "x-spiffe-id", "x-oauth-token"),
+    *("openai-api-key", "x-api-token"),
 ]
 BROWSERS = [
     *("cookie", "origin", "referer", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "sec-ch-ua", "sec-gpc"),
@@ -98,11 +102,14 @@ ORIGIN_WIDE = [
     *("timing-allow-origin", "content-security-policy", "content-security-policy-report-only", "permissions-policy"),
     *("cross-origin-opener-policy", "cross-origin-resource-policy", "service-worker-allowed", "origin-agent-cluster"),
     *("origin-trial", "accept-ch", "critical-ch", "link", "www-authenticate", "sourcemap", "speculation-rules"),
-    *("x-accel-redirect", "x-accel-expires", "x-sendfile", "surrogate-control"),
+    *("x-accel-redirect", "x-accel-expires", "x-sendfile", "surrogate-control", "integrity-policy"),
 ]
+DIGESTS = ["content-md5", "digest", "content-digest", "repr-digest"]
 
 
-@pytest.mark.parametrize("name", [*HOP_BY_HOP, *ORIGIN_WIDE, "content-length", "content-encoding", "date", "server"])
+@pytest.mark.parametrize(
+    "name", [*HOP_BY_HOP, *ORIGIN_WIDE, *DIGESTS, "content-length", "content-encoding", "date", "server"]
+)
 def test_stops_on_the_way_down(name):
     """Given a header that is the hop's, of the body's coding, or speaks for a site, then the client does not get it."""
     headers = [(name, "planted"), ("request-id", "req_1")]

@@ -42,8 +42,6 @@ def test_file_in_the_writing_is_waited_for(path, monkeypatch):
         if pieces:
             with path.open("a") as file:
                 file.write(pieces.pop(0))
-        else:
-            backdate(path)
 
     monkeypatch.setattr(time, "sleep", write_on)
     assert read_whole(str(path)) == b"whole and more"
@@ -119,6 +117,19 @@ def test_look_tells_how_long_a_file_has_been_as_it_is(path):
     clock.advance(3.0)
     assert file.look()[1] == 3.0
     assert file.look()[0] != stamp
+
+
+def test_file_of_a_machine_whose_clock_is_behind_does_not_look_settled(path):
+    """Given a file that was seen otherwise a moment ago, when its time lies far back, then it has changed since."""
+    clock = FakeClock()
+    file = WatchedFile(str(path), clock)
+    file.look()
+    clock.advance(0.25)
+    path.write_text("half")
+    backdate(path, 3600)
+    assert file.look()[1] == 0.25
+    clock.advance(5)
+    assert file.look()[1] == 5.25
 
 
 def test_content_belongs_to_its_stamp(path):

@@ -44,6 +44,7 @@ class Accumulator:
         kind = data.get("type")
         if kind == "message_start":
             self._message = dict(_object(data, "message"))
+            self._message["usage"] = dict(self.usage)  # our own: each ending adds to it
         elif kind == "content_block_start":
             self._begin(index_of(data), _object(data, "content_block"))
         elif kind == "content_block_delta":
@@ -150,9 +151,10 @@ class Accumulator:
 
     def _add_ending(self, data: Mapping[str, Any]) -> None:
         self._message |= {name: value for name, value in data.items() if name not in ("type", "delta", "usage")}
-        self._message |= _object(data, "delta")
+        self._message |= {name: value for name, value in _object(data, "delta").items() if name != "usage"}
         if isinstance(usage := data.get("usage"), dict):
-            self._message["usage"] = self.usage | {name: value for name, value in usage.items() if value is not None}
+            said = {name: value for name, value in usage.items() if value is not None}
+            self._message.setdefault("usage", {}).update(said)
 
 
 def events_of(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.accumulate import INVALID_INPUT, Accumulator, index_of, usage_sum
-from gateway.taken_back import answerable
+from gateway.taken_back import answerable, is_served_anew
 
 Data = Mapping[str, Any]
 
@@ -54,6 +54,8 @@ class Splicer:
     def _begin_turn(self) -> None:
         self._turn = Accumulator()
         self._shown_as: dict[int, int | None] = {}  # the client's index of the upstream's; None: withheld
+        # Of the calls that want a result: all there are, and those that are withheld. Every ending asks for them.
+        self._answerable = self._answerable_withheld = 0
 
     def splice(self, data: Data) -> Data | None:
         """What the client is shown of an event's data: the same object, another, or None for nothing.
@@ -81,8 +83,7 @@ class Splicer:
         """Whether another turn follows this one, once the tools have been called."""
         if self._turn.stop_reason in _NOT_FOR_TOOLS:
             return False
-        uses = answerable(self._turn.content)
-        return bool(uses) and all(self._withholds(block) for block in uses)
+        return 0 < self._answerable == self._answerable_withheld
 
     @property
     def calls(self) -> list[ToolUse]:
@@ -123,12 +124,21 @@ class Splicer:
         return usage if self._usage_before is None else usage_sum(self._usage_before, usage)
 
     def _begin_block(self, data: Data) -> int | None:
+        block = data["content_block"]
         shown_as = None
-        if not self._withholds(data["content_block"]):
+        if not self._withholds(block):
             shown_as = self._shown_blocks
             self._shown_blocks += 1
         self._shown_as[index_of(data)] = shown_as
+        self._count(block, is_withheld=shown_as is None)
         return shown_as
+
+    def _count(self, block: Data, *, is_withheld: bool) -> None:
+        if is_served_anew(block):
+            self._answerable = self._answerable_withheld = 0
+        elif block.get("type") == "tool_use":
+            self._answerable += 1
+            self._answerable_withheld += is_withheld
 
     def _withholds(self, block: Data) -> bool:
         return block.get("type") == "tool_use" and self._is_ours(str(block.get("name")))

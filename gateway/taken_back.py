@@ -43,6 +43,11 @@ def answerable(content: Sequence[Block]) -> list[Block]:
     return [block for block in content[_served_from(content) :] if block.get("type") == "tool_use"]
 
 
+def is_served_anew(block: Block) -> bool:
+    """Whether another model goes on behind this block: nothing before it is answerable any more."""
+    return block.get("type") == "fallback"
+
+
 def _of_use(content: Sequence[Block]) -> Iterator[Block]:
     served_from = _served_from(content)
     answered = {block.get("tool_use_id") for block in content if "tool_use_id" in block}
@@ -55,4 +60,4 @@ def _of_use(content: Sequence[Block]) -> Iterator[Block]:
 
 def _served_from(content: Sequence[Block]) -> int:
     """Where the last `fallback` block stands; 0 if there is none."""
-    return max((place for place, block in enumerate(content) if block.get("type") == "fallback"), default=0)
+    return max((place for place, block in enumerate(content) if is_served_anew(block)), default=0)

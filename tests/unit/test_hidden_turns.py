@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from gateway.splice import Splicer
 from gateway.toolbox import ToolOutcome
 from tests.unit.loop_rig import FakeToolbox, Rig
 from tests.unit.messages_api import (
@@ -322,3 +324,25 @@ def test_hidden_call_of_a_turn_that_is_not_complete_is_not_made(is_streaming: bo
     message = message_of(rig.run(is_streaming), is_streaming)
     assert (message["content"], message["stop_reason"]) == ([text("x")], reason)
     assert rig.toolbox.made == []
+
+
+def cost_seconds(size: int) -> float:
+    """What it takes this thread to splice a turn of so many blocks, each followed by an ending."""
+    splicer = Splicer(lambda name: name.startswith("bmcp_"))
+    splicer.splice({"type": "message_start", "message": {"usage": {}}})
+    began_at = time.thread_time()
+    for index in range(size):
+        splicer.splice({"type": "content_block_start", "index": index, "content_block": text("")})
+        splicer.splice({"type": "content_block_stop", "index": index})
+        splicer.splice({"type": "message_delta", "delta": {}, "usage": {f"{index}_tokens": 1}})
+    return time.thread_time() - began_at
+
+
+def test_cost_is_proportional_to_the_events_of_a_turn() -> None:
+    """Given a turn of endings and blocks, when it is twice as long, then it costs about twice as much."""
+    ratios = []
+    for _ in range(8):
+        ratios.append(cost_seconds(8_000) / max(cost_seconds(4_000), 0.002))
+        if ratios[-1] < 3.0:
+            return
+    pytest.fail(f"twice the events cost {min(ratios):.1f} times as much")

@@ -26,6 +26,7 @@ from tests.stores.redis_server import RedisServer
 
 SOON_SECONDS = 30.0
 _LEFT_FREE_BYTES = 4096
+KEYS_FILE = "keys.jsonl"
 
 # What a client may see go wrong, if a fault excuses it.
 BROKEN = "broken"  # its connection ended in mid-answer, or before one
@@ -218,8 +219,7 @@ class KeyStoreOverwritten(Fault):
     struck = "keys"
 
     def begin(self) -> None:
-        [path] = self.stage.data_dir.glob("keys.*db")
-        with path.open("r+b") as file:
+        with (self.stage.data_dir / KEYS_FILE).open("r+b") as file:
             file.write(self.stage.chance.randbytes(4096))
 
 
@@ -228,8 +228,7 @@ class KeyStoreRemoved(Fault):
     struck = "keys"
 
     def begin(self) -> None:
-        for path in self.stage.data_dir.glob("keys.*db*"):
-            path.unlink(missing_ok=True)
+        (self.stage.data_dir / KEYS_FILE).unlink(missing_ok=True)
 
 
 class RedisKilled(Fault):

@@ -45,9 +45,10 @@ SERVED_AGAIN_SECONDS = 5.0
 SOON_SECONDS = 60.0
 NOT_RECORDED = {401, 403, 404, 405, 529}
 USAGE = "input-tokens=13,output-tokens=17"
+CYCLES = 3_000  # the last step of a script goes on for ever, so that is a good answer
 SCRIPTS = {
-    "sk-ant-chaos-limited": f"ok:{USAGE}*7 then rate_limited:retry-after-ms=300",
-    "sk-ant-chaos-good": f"ok:{USAGE}*12 then tool_use:{USAGE}",
+    "sk-ant-chaos-limited": f"ok:{USAGE}*7 then rate_limited:retry-after-ms=300 then " * CYCLES + f"ok:{USAGE}",
+    "sk-ant-chaos-good": f"ok:{USAGE}*12 then tool_use:{USAGE} then " * CYCLES + f"ok:{USAGE}",
 }
 JUMPING_CLOCK = Path(__file__).parent / "jumping_clock"
 

@@ -42,7 +42,7 @@ class FileJournal:
         self._held: list[HeldSegment] = []  # those that are full, sealed or adopted
         self._others_bytes = 0
         self._told: set[str] = set()  # the names of odd entries; the shipper's thread alone
-        self._given_up: set[tuple[int, int]] = set()  # segments whose disk fails; the shipper's thread alone
+        self._given_up: set[tuple[int, int]] = set()  # unreadable, unremovable: the shipper's thread alone
 
     def append(self, records: Sequence[InterceptionRecord]) -> int:
         """Write records; how many of them found room below the limit."""
@@ -79,10 +79,12 @@ class FileJournal:
         """Delete a segment whose records are in the database."""
         if not self._let_go(segment):
             return
+        identity = segment.identity
         try:
             segment.remove()
         except OSError as error:
-            log.warning("%s cannot be removed: %s; its records are stored, and it was emptied", segment.path, error)
+            self._given_up.add(identity)  # or it would be taken, and told of, again and again
+            log.warning("%s cannot be removed: %s; its records are stored", segment.path, words_of(error))
 
     def give_up(self, segment: HeldSegment, error: OSError) -> None:
         """A segment cannot be read: this process leaves it where it is."""

@@ -17,7 +17,7 @@ from typing import Any
 from gateway.accumulate import Accumulator, MalformedStream, events_of
 from gateway.errors import TurnLimitReached, UpstreamError
 from gateway.events import BYTE_ORDER_MARK, decode_event, encode_event, split_events
-from gateway.json_values import exact_object_or_none, to_json
+from gateway.json_values import exact_object_or_none, object_or_none, to_json
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
 from gateway.splice import Splicer, ToolUse
@@ -26,6 +26,8 @@ from gateway.toolbox import InjectedTool, Toolbox, ToolOutcome
 from gateway.tools import ToolRequest, inject
 from gateway.upstream import Call
 from gateway.watch import Watch
+
+_UNFIT_NUMBERS = "the upstream's answer has numbers that cannot be passed on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ class ToolLoop:
     def _show_event(self, raw: bytes) -> bytes:
         event = decode_event(raw)
         data = exact_object_or_none(event.data) if event is not None else None
-        if event is None or data is None:
+        if event is None:
+            return raw
+        if data is None:
+            if object_or_none(event.data) is not None:  # it may be what must not be shown, as a turn's ending
+                raise UpstreamError(_UNFIT_NUMBERS)
             return raw
         shown = self._splicer.splice(data)
         if shown is data:
@@ -103,7 +109,7 @@ class ToolLoop:
     def show_whole(self, body: bytes) -> bytes | None:
         message = exact_object_or_none(body)
         if message is None:
-            raise UpstreamError("the upstream's answer has numbers that cannot be passed on")
+            raise UpstreamError(_UNFIT_NUMBERS)
         with _upstreams_fault():
             shown = [data for data in map(self._splicer.splice, events_of(message)) if data is not None]
             if self.shows_events:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.splice import Splicer
 from gateway.toolbox import ToolOutcome
-from tests.unit.loop_rig import FakeToolbox, Rig
+from tests.unit.loop_rig import FakeToolbox, Rig, Streamed
 from tests.unit.messages_api import (
     Answer,
     Block,
@@ -21,7 +21,7 @@ from tests.unit.messages_api import (
     web_result,
 )
 from tests.unit.test_accumulate import by_the_sdk
-from tests.unit.test_tool_loop import both_modes, message_of
+from tests.unit.test_tool_loop import CALL, both_modes, message_of
 
 HIDDEN = tool_use("bmcp_box_now", "t1")
 DONE = Answer([text("It is noon.")], identity="msg_2")
@@ -324,6 +324,16 @@ def test_hidden_call_of_a_turn_that_is_not_complete_is_not_made(is_streaming: bo
     message = message_of(rig.run(is_streaming), is_streaming)
     assert (message["content"], message["stop_reason"]) == ([text("x")], reason)
     assert rig.toolbox.made == []
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN"])
+def test_an_event_of_a_hidden_turn_that_cannot_be_read_exactly_is_not_shown(number: str) -> None:
+    """Given a turn's ending with a number that no float holds, then an error is told, and no second ending."""
+    begun, mark, ending = CALL.stream().rpartition(b'"usage": {')
+    bad = begun + mark + b'"x": %s, ' % number.encode() + ending
+    ran = Rig([Streamed([bad]), DONE], FakeToolbox("now")).run(is_streaming=True)
+    assert b"message_delta" not in ran.stream
+    assert b"numbers that cannot be passed on" in ran.stream
 
 
 def cost_seconds(size: int) -> float:

@@ -104,7 +104,6 @@ def _fault_of(tool: ListedTool, limits: ToolLimits, checked: Mapping[str, Any] |
     if not isinstance(tool.input_schema, dict):
         return "its input schema is no object"
     schema = _typed(tool.input_schema)
-    # What is like something good may differ from it in what only looks the same to Python (`1`, `1.0` and `true`).
     return _fault_of_value(schema) or (None if checked == schema else _fault_of_schema(schema))
 
 

@@ -23,7 +23,7 @@ LAYERS = {
     ],
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "background", "starts", "toolbox"),
-        *("allocation", "counts_file", "shared_counts", "metrics"),
+        *("allocation", "counts_file", "counts_folder", "shared_counts", "metrics"),
         *("chronicle", "shipper", "recorder"),
     ],
     "edge": [

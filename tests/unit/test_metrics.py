@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.counts_folder import CountsFolder
 from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
@@ -278,15 +279,12 @@ def test_two_gateways_in_one_process_do_not_meet():
 OBEY = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from prometheus_client import generate_latest
-from gateway import launch, master
 from gateway.metrics import Metrics
 from gateway.shared_counts import SharedCounts
 from tests.unit.test_metrics import exercised, watch
 from tests.unit.fakes import cool, pool_of
 folder = Path(sys.argv[1])
-launch.share_counts(folder)
 metrics = Metrics(SharedCounts(folder, int(sys.argv[2])))
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)
@@ -328,14 +326,17 @@ class WorkerProcess:
 def worker(tmp_path) -> Iterator[Callable[[], WorkerProcess]]:
     """Starts processes that share their counts, and ends them after the test."""
     started: list[WorkerProcess] = []
+    folder = CountsFolder(tmp_path / "counts", workers=2)
 
     def start() -> WorkerProcess:
-        started.append(WorkerProcess(tmp_path, len(started)))
+        started.append(WorkerProcess(folder.path, len(started)))
         return started[-1]
 
+    start.folder = folder
     yield start
     for process in started:
         process.kill()
+    folder.end()
 
 
 def test_any_worker_answers_for_all(worker):
@@ -392,7 +393,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.settle()",
         )
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
+    worker.folder.forget_moment(dead.slot)
     page = alive.page()
     assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
     assert value_of(page, "gateway_failover_attempts_count") == 2
@@ -434,7 +435,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     earlier, later = own(alive), own(dead)
     assert earlier < later
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
+    worker.folder.forget_moment(dead.slot)
     page = alive.page()
     assert value_of(page, name, outcome="auth_failed") == later
     assert value_of(page, name, outcome="rate_limited") is None

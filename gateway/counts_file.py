@@ -16,6 +16,13 @@ from pathlib import Path
 
 from gateway.allocation import allocate
 
+# prometheus-client reads off a file's name what kind of numbers it holds. Gauges of LIVE_KINDS count only while their
+# process lives. A file begins with so many bytes, and doubles.
+LIVE_KINDS = ("gauge_livesum", "gauge_livemax", "gauge_livemin")
+FIRST_BYTES = {"counter": 1 << 18, "histogram": 1 << 18} | dict.fromkeys(
+    (*LIVE_KINDS, "gauge_max", "gauge_mostrecent"), 1 << 15
+)
+
 _HEAD = struct.Struct("=i4x")
 _LENGTH = struct.Struct("=i")
 _VALUE = struct.Struct("=dd")
@@ -82,6 +89,11 @@ class CountsFile:
         self._used = end
         self._positions[key] = position = end - _VALUE.size
         return position
+
+
+def counts_path(folder: Path, kind: str, slot: int) -> Path:
+    """A worker's file of one kind."""
+    return folder / f"{kind}_{slot}.db"
 
 
 def make_room(path: Path, first_bytes: int) -> None:

@@ -203,11 +203,6 @@ def share_counts(folder: Path) -> None:
     _counts_folder = folder
 
 
-def counts_folder() -> Path | None:
-    """Where workers keep their counts for each other, if they do."""
-    return _counts_folder
-
-
 def counts() -> SharedCounts | None:
     """This worker's counts; None if it keeps them to itself."""
     return SharedCounts(_counts_folder, _slot or 0) if _counts_folder is not None else None

@@ -16,7 +16,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import MethodType
 from typing import Any, NoReturn
@@ -25,12 +24,12 @@ from gunicorn.errors import HaltServer
 
 from gateway import descriptors, former_keys_file, launch
 from gateway.admission import SLOTS
+from gateway.counts_folder import CountsFolder, counts_folder
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.file_store import FileStore
 from gateway.machine_clock import machine_time
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
-from gateway.shared_counts import begin_counts, counts_folder, end_counts, forget_moment
 from gateway.starts import Patience
 from gateway.whole_file import read_whole
 
@@ -57,6 +56,7 @@ class Hangups:
 
 
 _data_folder: DataFolder | None = None  # held until this process ends
+_counts_folder: CountsFolder | None = None  # None: each worker keeps its counts to itself
 _patience = Patience()
 _hangups = Hangups()
 
@@ -220,10 +220,9 @@ def _reap_workers(server: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """A worker has ended, however: its counts are kept, its gauges of the moment and its places are not."""
-    folder = launch.counts_folder()
-    if folder is not None:
+    if _counts_folder is not None:
         try:
-            forget_moment(folder, worker.slot)
+            _counts_folder.forget_moment(worker.slot)
         except OSError as error:  # whatever has become of the folder, the master goes on
             log.warning("what worker %d showed of the moment stays in /metrics: %s", worker.age, error)
     launch.places_board.note(worker.slot, 0)
@@ -239,21 +238,20 @@ def _could_not_start(number: int, how: str) -> None:
 
 def on_exit(server: Any) -> None:
     """All workers have ended: nobody asks for their counts any more."""
-    folder = launch.counts_folder()
-    if folder is not None:
-        with suppress(OSError):  # the next start begins there anew
-            end_counts(folder)
+    if _counts_folder is not None:
+        _counts_folder.end()
 
 
 def _find_room_for_counts(settings: Settings) -> None:
     """Workers count for each other in memory that is theirs beforehand; a disk that is full would kill them."""
-    folder = counts_folder(Path(settings.data_dir))
+    global _counts_folder
+    path = counts_folder(Path(settings.data_dir))
     try:
-        begin_counts(folder, settings.workers)
+        _counts_folder = CountsFolder(path, settings.workers)
     except OSError as error:
-        log.warning("there is no room in %s (%s): /metrics shows the counts of the worker that answers", folder, error)
+        log.warning("there is no room in %s (%s): /metrics shows the counts of the worker that answers", path, error)
     else:
-        launch.share_counts(folder)
+        launch.share_counts(path)
 
 
 def _take_data_folder(settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """What workers have counted, where all of them can read it and no full disk can hurt.
 
-Owns: the files of counts, and a worker's values in its own. State layer; thread-safe. prometheus-client's own files
+Owns: a worker's values, and its files of them. State layer; thread-safe. prometheus-client's own files
 would lie on a disk and grow by pages without blocks, so that a full disk kills who counts (SIGBUS); and each process
 that ever lived leaves its own. Here they lie in a memory file system, every page is allocated before it is used, and a
 worker goes on in the files of the dead one that had its slot: so they are as many as there are workers.
@@ -12,7 +12,6 @@ is shown as soon as it has a place; files that are removed under a running worke
 from __future__ import annotations
 
 import logging
-import os
 import stat
 import threading
 from collections.abc import Sequence
@@ -20,15 +19,9 @@ from pathlib import Path
 
 from prometheus_client.mmap_dict import mmap_key
 
-from gateway.counts_file import CountsFile, make_empty, make_room
+from gateway.counts_file import FIRST_BYTES, CountsFile, counts_path
 
 log = logging.getLogger(__name__)
-
-_MEMORY_FILES = Path("/dev/shm")
-_LIVE = ("gauge_livesum", "gauge_livemax", "gauge_livemin")
-_FIRST_BYTES = {"counter": 1 << 18, "histogram": 1 << 18} | dict.fromkeys(
-    (*_LIVE, "gauge_max", "gauge_mostrecent"), 1 << 15
-)
 
 
 class SharedValue:
@@ -143,7 +136,7 @@ class SharedCounts:
     def paths(self) -> list[str]:
         """The files of all workers that have something in them."""
         files = self._folder.glob("*.db")
-        return [str(file) for file in files if file.name.rpartition("_")[0] in _FIRST_BYTES and _size_of(file)]
+        return [str(file) for file in files if file.name.rpartition("_")[0] in FIRST_BYTES and _size_of(file)]
 
     def _find_places(self) -> OSError | None:
         failures: dict[str, OSError] = {}
@@ -162,7 +155,7 @@ class SharedCounts:
         file = self._files.get(kind)
         if file is None:
             self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever cleans up there does not know us
-            file = self._files[kind] = CountsFile(_path(self._folder, kind, self._slot), _FIRST_BYTES[kind])
+            file = self._files[kind] = CountsFile(counts_path(self._folder, kind, self._slot), FIRST_BYTES[kind])
         return file
 
     def _has_lost_files(self) -> bool:
@@ -175,47 +168,6 @@ class SharedCounts:
             file.close()
         self._files.clear()
         self._homeless = list(self._values)
-
-
-def counts_folder(data_dir: Path) -> Path:
-    """Where the workers of the gateway that holds this data folder keep their counts: one folder a data folder."""
-    status = data_dir.stat()
-    return _MEMORY_FILES / f"messages-gateway-{status.st_dev:x}-{status.st_ino:x}"
-
-
-def begin_counts(folder: Path, workers: int) -> None:
-    """Begin a start: without what belonged to an earlier one, with room for so many workers. Raises OSError."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise PermissionError(0, f"{folder} is not a folder that only this user can enter")
-    try:
-        end_counts(folder, is_over=False)
-        for slot in range(workers):
-            for kind, first_bytes in _FIRST_BYTES.items():
-                make_room(_path(folder, kind, slot), first_bytes)
-    except OSError:
-        end_counts(folder)
-        raise
-
-
-def end_counts(folder: Path, is_over: bool = True) -> None:
-    """Remove the files, and the folder if it `is_over`."""
-    for file in folder.glob("*.db"):
-        file.unlink(missing_ok=True)
-    if is_over:
-        folder.rmdir()
-
-
-def forget_moment(folder: Path, slot: int) -> None:
-    """A worker has ended: what its gauges said of the moment is over. Its files keep their room for the next."""
-    for kind in _LIVE:
-        make_empty(_path(folder, kind, slot))
-
-
-def _path(folder: Path, kind: str, slot: int) -> Path:
-    """As prometheus-client names them: from the name it takes the kind, and whose it is."""
-    return folder / f"{kind}_{slot}.db"
 
 
 def _size_of(file: Path) -> int:

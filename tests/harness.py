@@ -15,13 +15,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-
-from gateway.shared_counts import counts_folder, end_counts
 
 ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
@@ -154,9 +151,6 @@ class GatewayProcess:
                 raise AssertionError(f"the gateway did not stop in {timeout_seconds} s:\n{self.log}") from None
         log = "" if self._log.closed else self.log
         self._log.close()
-        if self._data_folder.name == str(self.data_dir):  # no later start tidies up for it, should it have been killed
-            with suppress(OSError):
-                end_counts(counts_folder(self.data_dir))
         self._data_folder.cleanup()
         return log
 

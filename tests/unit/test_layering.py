@@ -34,6 +34,7 @@ LAYERS = {
     "state": [
         *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
         *("shipper", "recorder", "background", "starts", "allocation", "counts_file", "shared_counts", "machine_clock"),
+        *("counts_folder",),
     ],
     "edge": [
         *("watch", "client_socket", "keepalive", "token_file", "upstream", "data_folder", "folder_lock", "request_ids"),

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import launch, master
+from gateway import master
+from gateway.counts_folder import CountsFolder
 from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
@@ -284,15 +285,12 @@ def test_two_gateways_in_one_process_do_not_meet():
 OBEY = """
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from prometheus_client import generate_latest
-from gateway import launch, master
 from gateway.metrics import Metrics
 from gateway.shared_counts import SharedCounts
 from tests.unit.test_metrics import exercised, watch
 from tests.unit.fakes import cool, pool_of
 folder = Path(sys.argv[1])
-launch.share_counts(folder)
 metrics = Metrics(SharedCounts(folder, int(sys.argv[2])))
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)
@@ -334,14 +332,17 @@ class WorkerProcess:
 def worker(tmp_path) -> Iterator[Callable[[], WorkerProcess]]:
     """Starts processes that share their counts, and ends them after the test."""
     started: list[WorkerProcess] = []
+    folder = CountsFolder(tmp_path / "counts", workers=2)
 
     def start() -> WorkerProcess:
-        started.append(WorkerProcess(tmp_path, len(started)))
+        started.append(WorkerProcess(folder.path, len(started)))
         return started[-1]
 
+    start.folder = folder
     yield start
     for process in started:
         process.kill()
+    folder.end()
 
 
 def test_any_worker_answers_for_all(worker):
@@ -398,7 +399,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.settle()",
         )
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
+    worker.folder.forget_moment(dead.slot)
     page = alive.page()
     assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
     assert value_of(page, "gateway_failover_attempts_count") == 2
@@ -409,10 +410,12 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
 
 def test_master_goes_on_whatever_has_become_of_the_counts(tmp_path, monkeypatch, caplog):
     """Given a file in the place of the folder of counts, when a worker has ended, then the master is told so."""
-    folder = tmp_path / "counts"
-    folder.touch()
-    monkeypatch.setattr(launch, "_counts_folder", folder)
+    folder = CountsFolder(tmp_path / "counts", 1)
+    folder.path.rename(tmp_path / "moved")
+    folder.path.touch()
+    monkeypatch.setattr(master, "_counts_folder", folder)
     master.child_exit(None, SimpleNamespace(age=1, slot=0))
+    folder.end()
     assert "stays in /metrics" in caplog.text
 
 
@@ -449,7 +452,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     earlier, later = own(alive), own(dead)
     assert earlier < later
     dead.kill()
-    alive.do(f"master.child_exit(None, SimpleNamespace(age=1, slot={dead.slot}))")
+    worker.folder.forget_moment(dead.slot)
     page = alive.page()
     assert value_of(page, name, outcome="auth_failed") == later
     assert value_of(page, name, outcome="rate_limited") is None

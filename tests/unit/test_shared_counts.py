@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.shared_counts import SharedCounts, SharedValue, begin_counts, end_counts, forget_moment
+from gateway.counts_file import LIVE_KINDS, counts_path, make_empty
+from gateway.shared_counts import SharedCounts, SharedValue
 from tests.full_disk import SmallDisk
 from tests.unit.fakes import race
 
@@ -74,7 +75,8 @@ def test_next_worker_goes_on_where_a_dead_one_ended(folder):
     gauge(dead, "livesum", "inflight").set(4)
     gauge(dead, "max", "latest").set(8)
     files = sorted(os.listdir(folder))
-    forget_moment(folder, 0)
+    for kind in LIVE_KINDS:  # as the master does
+        make_empty(counts_path(folder, kind, 0))
     assert shown(dead) == {"gateway_a_total": 2, "latest": 8}
     heir = SharedCounts(folder, 0)
     counted = counter(heir)
@@ -84,34 +86,6 @@ def test_next_worker_goes_on_where_a_dead_one_ended(folder):
     gauge(heir, "max", "latest").set(9)
     assert shown(heir) == {"gateway_a_total": 3, "inflight": 1, "latest": 9}
     assert sorted(os.listdir(folder)) == files
-
-
-def test_a_start_begins_with_nothing_and_room_for_all(folder):
-    """Given what an earlier start left, then it is gone, and every worker's files have their blocks."""
-    folder.mkdir(mode=0o700)
-    counter(SharedCounts(folder, 7)).inc(1)
-    begin_counts(folder, workers=2)
-    assert not (folder / "counter_7.db").exists()
-    assert len(list(folder.iterdir())) == 14
-    assert all(file.stat().st_blocks * 512 >= file.stat().st_size > 0 for file in folder.iterdir())
-    assert shown(SharedCounts(folder, 0)) == {}
-    end_counts(folder)
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("what", ["open-to-others", "a-link", "a-file"])
-def test_a_folder_that_is_not_ours_alone_is_refused(folder, tmp_path, what):
-    """Given something else with the folder's name, as others may put into /dev/shm, then it is not used."""
-    if what == "a-link":
-        (tmp_path / "elsewhere").mkdir(mode=0o700)
-        folder.symlink_to(tmp_path / "elsewhere")
-    elif what == "a-file":
-        folder.touch()
-    else:
-        folder.mkdir()
-        folder.chmod(0o755)
-    with pytest.raises(OSError, match="counts"):
-        begin_counts(folder, workers=1)
 
 
 def test_files_grow(folder):
@@ -216,14 +190,6 @@ def test_counts_without_room_are_kept_and_shown_when_there_is(disk, caplog):
     assert caplog.records[1].getMessage().startswith("there is room for all counts")
     counts.settle()
     assert len(caplog.records) == 2
-
-
-def test_start_without_room_is_an_error_and_leaves_nothing(disk):
-    """Given a full file system, then no room is found for a start; nothing is left behind that is not whole."""
-    disk.fill()
-    with pytest.raises(OSError, match="No space left"):
-        begin_counts(disk.folder / "counts", workers=4)
-    assert not (disk.folder / "counts").exists()
 
 
 COUNT = """

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-tracing check format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-tracing check format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -31,7 +31,13 @@ run: venv
 demo: venv
 	@sh scripts/demo.sh
 
-test: venv-dev
+test: test-needs
+	@.venv/bin/python -m pytest
+
+test-long: test-needs
+	@.venv/bin/python -m pytest -m long --timeout=1800
+
+test-needs: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql openssl:openssl \
 	    bwrap:bubblewrap setpriv:util-linux \
 	    curl:curl systemd-sysusers:systemd
@@ -39,10 +45,6 @@ test: venv-dev
 	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh
 	@sh tests/mcp/setup.sh
-	@.venv/bin/python -m pytest
-
-test-long: venv-dev
-	@.venv/bin/python -m pytest -m long --timeout=1800
 
 bench:
 	@sh bench/setup.sh

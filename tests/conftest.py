@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.full_disk import SmallDisk
 from tests.harness import GatewayProcess
 from tests.stores.postgres_server import PostgresServer
-from tests.stores.small_disk import SmallDisk
 
 
 @pytest.fixture
@@ -39,5 +38,5 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of a test's own, which can be full."""
-    with closing(SmallDisk(tmp_path / "disk")) as disk:
+    with SmallDisk(tmp_path / "disk", size_bytes=4 << 20) as disk:
         yield disk

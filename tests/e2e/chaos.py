@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import struct
 from abc import ABC, abstractmethod
@@ -19,13 +18,13 @@ from pathlib import Path
 from gateway.data_folder import journal_folder
 from gateway.simulator import Simulator
 from tests.e2e.interposer import Interposer, Manner
+from tests.full_disk import SmallDisk
 from tests.harness import GatewayProcess, wait_until
 from tests.mcp.servers import FaultServer
 from tests.stores.postgres_server import PostgresServer
 from tests.stores.redis_server import RedisServer
 
 SOON_SECONDS = 30.0
-_LEFT_FREE_BYTES = 4096
 KEYS_FILE = "keys.jsonl"
 
 # What a client may see go wrong, if a fault excuses it.
@@ -39,6 +38,7 @@ class Stage:
 
     gateway: GatewayProcess
     data_dir: Path
+    disk: SmallDisk
     simulator: Simulator
     scripts: dict[str, str]
     tokens_file: Path
@@ -111,16 +111,10 @@ class FullDisk(Fault):
     struck = "disk"
 
     def begin(self) -> None:
-        self._filler = self.stage.data_dir.parent / "filler"
-        free_bytes = shutil.disk_usage(self.stage.data_dir).free
-        with self._filler.open("wb") as file, suppress(OSError):
-            os.posix_fallocate(file.fileno(), 0, max(1, free_bytes - _LEFT_FREE_BYTES))
-        with self._filler.open("ab", buffering=0) as file, suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
+        self.stage.disk.fill()
 
     def end(self) -> None:
-        self._filler.unlink()
+        self.stage.disk.free()
 
 
 class ClockJumps(Fault):

@@ -28,6 +28,7 @@ from tests.e2e.chaos import BROKEN, UPSTREAM, Fault, Stage
 from tests.e2e.interposer import Interposer
 from tests.e2e.recorded import Records
 from tests.e2e.talk import message, token_line
+from tests.full_disk import SmallDisk
 from tests.harness import ROOT, GatewayProcess, wait_until
 from tests.mcp.servers import FaultServer
 from tests.stores.postgres_server import PostgresServer
@@ -139,26 +140,9 @@ def _failure_of(status: int, body: bytes, is_streamed: bool) -> str | None:
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, in memory, that can be filled."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"this test mounts a file system that it can fill, which needs root: {done.stderr}"
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextmanager
 def _staged(tmp_path: Path, is_shared: bool, patch: pytest.MonkeyPatch) -> Iterator[Stage]:
     with ExitStack() as stack:
-        disk = stack.enter_context(_small_disk(tmp_path / "disk"))
+        disk = stack.enter_context(SmallDisk(tmp_path / "disk", DISK_BYTES))
         simulator = stack.enter_context(Simulator(keys=SCRIPTS, journal_limit=1000, keep_bodies=False))
         mcp = stack.enter_context(FaultServer(tmp_path))
         tokens = "".join(token_line(name, f"{TOKEN}-{name}") for name in ("alice", "bob")) + token_line("chaos", TOKEN)
@@ -168,7 +152,7 @@ def _staged(tmp_path: Path, is_shared: bool, patch: pytest.MonkeyPatch) -> Itera
         settings = {
             "config": tmp_path / "gateway.toml",
             "client_tokens_file": tmp_path / "tokens",
-            "data_dir": disk / "data",
+            "data_dir": disk.folder / "data",
             "workers": WORKERS,
             "threads": 2 * CLIENTS + 16,
             "read_idle_timeout_seconds": 20,
@@ -194,7 +178,8 @@ def _staged(tmp_path: Path, is_shared: bool, patch: pytest.MonkeyPatch) -> Itera
         stack.callback(gateway.stop)
         yield Stage(
             gateway=gateway,
-            data_dir=disk / "data",
+            data_dir=disk.folder / "data",
+            disk=disk,
             simulator=simulator,
             scripts=SCRIPTS,
             tokens_file=tmp_path / "tokens",

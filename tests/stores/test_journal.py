@@ -17,9 +17,9 @@ import pytest
 from gateway.interception_record import InterceptionRecord, encode_record
 from gateway.journal import FileJournal, waiting_records
 from gateway.segment import HeldSegment
+from tests.full_disk import SmallDisk
 from tests.record_samples import record_of
 from tests.stores.odd_entries import ODD
-from tests.stores.small_disk import SmallDisk
 from tests.unit.fakes import race
 
 processes = multiprocessing.get_context("forkserver")
@@ -426,7 +426,7 @@ def test_a_folder_moved_away_and_back_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_full_disk_takes_nothing_and_later_all(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     """Given a disk that fills up; then appending says so, what was written stays whole, and it goes on with room."""
-    folder = small_disk.path / "journal"
+    folder = small_disk.folder / "journal"
     with closing(FileJournal(folder)) as journal:
         journal.append([record_of(1)])
         small_disk.fill()
@@ -434,6 +434,6 @@ def test_a_full_disk_takes_nothing_and_later_all(small_disk: SmallDisk, caplog: 
             journal.append([record_of(number) for number in range(2, 100)])
         [segment] = journal.take()
         assert all_of(segment) == ([record_of(1)], 0)
-        small_disk.empty()
+        small_disk.free()
         assert journal.append([record_of(2)]) == 1
         assert [record.id for record in waiting_records(folder)] == ["req_gw_1", "req_gw_2"]

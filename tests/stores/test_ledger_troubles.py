@@ -20,11 +20,11 @@ from gateway.journal import FileJournal
 from gateway.ledger import Database, DatabaseLedger, Reader
 from gateway.recorder import Recorder
 from gateway.shipper import LedgerLost, LedgerUnavailable
+from tests.full_disk import SmallDisk
 from tests.harness import wait_until
 from tests.record_samples import NOW, record_of
 from tests.stores.postgres_server import PASSWORD, PostgresServer
 from tests.stores.silent_path import SilentPath
-from tests.stores.small_disk import SmallDisk
 from tests.unit.test_recorder import FakeMeter
 
 SOON_SECONDS = 60.0
@@ -508,8 +508,8 @@ def test_sqlite_maps_no_file_into_memory(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
     """Given a disk that is full of both the journal and the database; then records wait in memory, and none is lost."""
     caplog.set_level(logging.INFO)
-    url = f"sqlite:///{small_disk.path / 'records.db'}"
-    running = Recording(url, small_disk.path / "journal")
+    url = f"sqlite:///{small_disk.folder / 'records.db'}"
+    running = Recording(url, small_disk.folder / "journal")
     try:
         running.put(*range(10))
         assert running.is_stored(9)
@@ -517,7 +517,7 @@ def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: py
         running.put(*range(10, 500))
         assert wait_until(lambda: "the journal cannot be written to: No space left" in caplog.text, SOON_SECONDS)
         assert running.meter.lost == {}
-        small_disk.empty()
+        small_disk.free()
         assert wait_until(lambda: len(ids_in(url)) == 500, SOON_SECONDS)
         assert "the journal can be written to again" in caplog.text
         assert running.meter.lost == {}
@@ -529,13 +529,13 @@ def test_a_database_on_a_full_disk_is_told_and_has_all_in_the_end(
     small_disk: SmallDisk, recording: Callable[[str], Recording], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Given a disk that is full of the database alone; then records wait in the journal, and all are stored later."""
-    url = f"sqlite:///{small_disk.path / 'records.db'}"
+    url = f"sqlite:///{small_disk.folder / 'records.db'}"
     running = recording(url)
     running.put(0)
     assert running.is_stored(0)
     small_disk.fill()
     running.put(*range(1, 200))
     assert wait_until(lambda: "disk is full" in caplog.text or "disk I/O error" in caplog.text, SOON_SECONDS)
-    small_disk.empty()
+    small_disk.free()
     assert wait_until(lambda: len(ids_in(url)) == 200, SOON_SECONDS)
     assert running.meter.lost == {}

@@ -37,7 +37,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
 
@@ -231,7 +231,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         conn.sock.read_deadline_at = None
         conn.sock.owes_continue = req._expected_100_continue
         req._expected_100_continue = False
-        began_at = datetime.now()
+        began_at = time.monotonic()
         response, environ = wsgi.create(
             req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
         )
@@ -251,7 +251,7 @@ class GatewayWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
             util.close_graceful(conn.sock)
             raise StopIteration from error
         finally:
-            self.log.access(response, req, environ, datetime.now() - began_at)
+            self.log.access(response, req, environ, timedelta(seconds=time.monotonic() - began_at))
         return not response.should_close()
 
     def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The keys' records as gateways before 0.2 kept them: in `keys.lmdb`, read once at the first start after an upgrade.
+"""The keys' records as earlier gateways kept them: in `keys.lmdb`, read once at the first start after an upgrade.
 
 Owns: as much of LMDB's file format as that takes. Edge layer; the master's only thread. What counts is that a key
 which the operator disabled stays disabled. The format (http://www.lmdb.tech/doc/, `mdb.c`): pages; two of them,

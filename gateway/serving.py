@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ class ServingWorker(PromptWorker):
         conn.sock.read_deadline_at = None
         conn.sock.owes_continue = req._expected_100_continue
         req._expected_100_continue = False
-        began_at = datetime.now()
+        began_at = time.monotonic()
         response, environ = wsgi.create(
             req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
         )
@@ -113,7 +113,7 @@ class ServingWorker(PromptWorker):
             log.exception("an answer broke off inside the gateway")
             raise StopIteration from error
         finally:
-            self.log.access(response, req, environ, datetime.now() - began_at)
+            self.log.access(response, req, environ, timedelta(seconds=time.monotonic() - began_at))
         return not response.should_close()
 
     def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:

@@ -53,9 +53,9 @@ def begin(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-def end(process: BaseProcess) -> int | None:
+def end(process: BaseProcess, timeout_seconds: float = PATIENCE_SECONDS) -> int | None:
     """Wait for a process, not for ever; its exit code."""
-    process.join(PATIENCE_SECONDS)
+    process.join(timeout_seconds)
     assert not process.is_alive(), "a process is wedged"
     return process.exitcode
 
@@ -417,7 +417,7 @@ def test_threads_of_several_processes_lose_no_mark(tmp_path: Path, times: int) -
     """Given eight threads in each of four processes, when all mark one key at once, then each mark is counted and
     the latest deadline has won."""
     running = [begin(mark_in_threads, tmp_path, number, 8, times) for number in range(4)]
-    assert [end(process) for process in running] == [0] * 4
+    assert [end(process, PATIENCE_SECONDS + 0.2 * times) for process in running] == [0] * 4
     with opened(tmp_path) as store:
         (record,) = store.read(["a"])
     assert record.limited_count == 4 * 8 * times

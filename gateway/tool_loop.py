@@ -27,6 +27,8 @@ from gateway.tools import ToolRequest, inject
 from gateway.upstream import Call
 from gateway.watch import Watch
 
+# A turn is kept until it has ended: it may have to be sent back.
+LARGEST_TURN_BYTES = 128 * 1024 * 1024
 _UNFIT_NUMBERS = "the upstream's answer has numbers that cannot be passed on"
 
 
@@ -73,6 +75,7 @@ class ToolLoop:
         self._narrator = narrator
         self._clock = clock
         self._turns = 0
+        self._turn_bytes = 0
         self._has_more = True
         self._splicer = Splicer(request.is_ours)
         self._shown = Accumulator()  # the client's message, if it is not streamed
@@ -84,11 +87,15 @@ class ToolLoop:
     def next_call(self) -> Call:
         self._has_more = False
         self._turns += 1
+        self._turn_bytes = 0
         return replace(self._template, body=self._request.body())
 
     def show(self, batch: bytes) -> bytes:
         if self._turns > 1:
             batch = batch.removeprefix(BYTE_ORDER_MARK)  # in mid-stream it would be part of a name
+        self._turn_bytes += len(batch)
+        if self._turn_bytes > LARGEST_TURN_BYTES:
+            raise UpstreamError("the upstream's answer is too large")
         with _upstreams_fault():
             return b"".join(self._show_event(raw) for raw in split_events(batch))
 

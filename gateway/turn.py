@@ -15,7 +15,9 @@ from gateway.access import Caller
 from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
 from gateway.credential import AuthHeader, Key, key_header
 from gateway.errors import UpstreamError
+from gateway.events import Event
 from gateway.failover import walk
+from gateway.json_values import object_or_none
 from gateway.messages import Tally
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
@@ -153,7 +155,7 @@ class TurnMaker:
             if pace.left_seconds <= 0:
                 yield pace.signal(stream.reply)
         event = opening.event
-        if event.name != "error" or stream.tally.error_kind is None:
+        if not _is_error(event) or stream.tally.error_kind is None:
             # The gateway's pings keep the client's own watchdog quiet, so the gateway has to be the one.
             stream.reply.limit_silence(self._stream_idle_seconds)
             turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch)
@@ -168,6 +170,14 @@ class TurnMaker:
 
     def _judge(self, reply: Reply, body: bytes, status: int | None = None) -> Verdict:
         return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._rests)
+
+
+def _is_error(event: Event) -> bool:
+    """Whether an event is an error by its name or, if it has none, by what its data says."""
+    if event.name != "message":  # what an event without a name is called
+        return event.name == "error"
+    document = object_or_none(event.data)
+    return document is not None and document.get("type") == "error"
 
 
 def _with_pings(sending: Generator[None, None, Reply], pace: Pace) -> Generator[Output, None, Reply]:

@@ -67,7 +67,9 @@ def then_closes(answer: bytes) -> Script:
     return script
 
 
-def obtain(script: Script, lifecycle: Lifecycle, caller: Caller | None = None) -> tuple[Turn, Pool]:
+def obtain(
+    script: Script, lifecycle: Lifecycle, caller: Caller | None = None, may_stream: bool = False
+) -> tuple[Turn, Pool]:
     """What a turn over two keys gets if the first is answered by this script, and the second is a good one."""
     caller = caller or Caller(None, is_operator=False)
     pool, clock = pool_of(2), FakeClock()
@@ -77,7 +79,8 @@ def obtain(script: Script, lifecycle: Lifecycle, caller: Caller | None = None) -
             narrator = Narrator(Metrics(), chronicle_of(caller=caller))
             watch = Watch(None, lifecycle)
             turns = TurnMaker(upstream, pool, caller, watch, narrator, Rests(60.0, 3600.0), 20.0, clock)
-            turning = turns.obtain(Call("POST", "/v1/messages", [], b"{}"), Pace("req_1", 10.0, clock))
+            call = Call("POST", "/v1/messages", [], b"{}", may_stream=may_stream)
+            turning = turns.obtain(call, Pace("req_1", 10.0, clock))
             while True:
                 try:
                     next(turning)
@@ -145,3 +148,14 @@ def test_a_page_is_one_however_large(lifecycle: Lifecycle) -> None:
     turn, pool = obtain(then_closes(answer(401, page)), lifecycle)
     assert (turn.reply.status, turn.body) == (401, page)
     assert states(pool) == [KeyState.VALID, KeyState.VALID]
+
+
+@pytest.mark.parametrize("name", ["event: error\n", ""], ids=["named", "nameless"])
+def test_a_first_event_is_an_error_by_its_data_too(name: str, lifecycle: Lifecycle) -> None:
+    """Given a stream whose first event says that the key is limited, with a name or without, then the next answers."""
+    error = json.dumps({"type": "error", "error": {"type": "rate_limit_error", "message": "no"}})
+    stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    script = then_closes(stream + f"{name}data: {error}\n\n".encode())
+    turn, pool = obtain(script, lifecycle, may_stream=True)
+    assert turn.reply.status == 200
+    assert states(pool) == [KeyState.TEMPORARY, KeyState.VALID]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import tool_loop
 from gateway.accumulate import INVALID_INPUT
 from gateway.errors import AuthenticationExhausted, RateLimited, Stopping, TurnLimitReached, UpstreamError
 from gateway.events import PING
@@ -263,6 +264,13 @@ def test_message_of_one_turn_is_shown_byte_for_byte(is_streaming: bool) -> None:
     answer = Answer([text("caf\u00e9"), tool_use("read_file", "c1")], "tool_use")
     ran = Rig([answer], FakeToolbox("now")).run(is_streaming)
     assert (ran.stream if is_streaming else ran.head.body) == (answer.stream() if is_streaming else answer.body())
+
+
+def test_turn_that_does_not_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an upstream that streams on and on, when the turn may have to be sent back, then it ends with an error."""
+    monkeypatch.setattr(tool_loop, "LARGEST_TURN_BYTES", 1000)
+    ran = Rig([Answer([text("word " * 300)])], FakeToolbox("now")).run(is_streaming=True)
+    assert last_error(ran)["message"] == "the upstream's answer is too large"
 
 
 def test_pings_comments_and_unknown_events_pass() -> None:

@@ -52,7 +52,6 @@ RELAYED = (
     Call("500 of a token count", "count_tokens", "server_error", "api_error"),
     Call("529 whole", "whole", "overloaded", "overloaded_error"),
     Call("529 streamed", "raw_stream", "overloaded", "overloaded_error"),
-    Call("error event first", "stream", "error_event:after=0", "overloaded_error"),
     Call(
         "error event in mid-stream",
         "stream",
@@ -104,6 +103,18 @@ def test_sdk_sees_no_gateway(
     relayed = observe(simulator, sdk, call, gateway.url, call.credential, paid_by)
     assert relayed.telling == straight.telling
     assert what_was_asked(relayed.request) == what_was_asked(straight.request)
+
+
+@pytest.mark.parametrize("mode", ["stream", "raw_stream"])
+def test_error_before_any_event_is_a_status(
+    sdk: SdkProcess, mode: str, simulator: Simulator, gateway: GatewayProcess
+) -> None:
+    """Given a stream that begins with an error, then the SDK gets a status, which it would retry; not so an event."""
+    call = Call(f"error event first, {mode}", mode, "error_event:after=0")
+    relayed = observe(simulator, sdk, call, gateway.url, call.credential, POOLED)
+    assert relayed.telling["error"]["status"] == 529
+    assert error_type(relayed.telling) == "overloaded_error"
+    assert relayed.telling["events"] in (None, [])
 
 
 @pytest.mark.parametrize("call", BROKEN_OFF, ids=lambda call: call.id)

@@ -49,6 +49,7 @@ class Exchange:
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._is_finished = False
+        gateway.metrics.requests_admitted.inc()
         gateway.metrics.requests_inflight.labels(route).inc()
 
     def guarding(self) -> _Guard:

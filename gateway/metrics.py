@@ -181,6 +181,7 @@ class Metrics:
             registry=self.registry,
         )
         self.requests = self._counter("requests", "Answered requests.", "route", "credential", "status")
+        self.requests_admitted = self._counter("requests_admitted", "Requests that were let in, and so have a record.")
         self.requests_inflight = self._gauge("requests_inflight", "Requests being served.", "livesum", "route")
         self.request_duration = self._histogram(
             "request_duration_seconds", "From a request's head to the last byte.", "route", "mode"
@@ -202,6 +203,7 @@ class Metrics:
             "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "mostrecent", "key", "limit"
         )
         self.recorder_dropped = self._counter("recorder_dropped", "Records of interceptions that were lost.", "reason")
+        self.recorder_written = self._counter("recorder_written", "Records that lie on disk or in the database.")
         self.recorder_queue_length = self._gauge(
             "recorder_queue_length", "Records that wait to be stored in the database.", "livesum"
         )
@@ -276,6 +278,10 @@ class Metrics:
     def dropped(self, reason: str, number: int) -> None:
         """Count records that are lost."""
         self.recorder_dropped.labels(reason).inc(number)
+
+    def written(self, number: int) -> None:
+        """So many records outlive this worker now, however it ends."""
+        self.recorder_written.inc(number)
 
     def waiting(self, number: int) -> None:
         """So many of this worker's records wait to be stored."""

@@ -39,6 +39,9 @@ class Meter(Protocol):
     def dropped(self, reason: str, number: int) -> None:
         """So many records are lost."""
 
+    def written(self, number: int) -> None:
+        """So many records are in the journal: nothing that happens to this process can lose them."""
+
     def waiting(self, number: int) -> None:
         """So many records wait to be stored."""
 
@@ -150,6 +153,7 @@ class Recorder:
                     continue
                 has_written = has_written or written > 0
                 self._journaled += written
+                self._meter.written(written)
                 self._went_well(len(batch) - written)
             self._meter.waiting(len(self._queue) + self._journaled)
         finally:

@@ -340,8 +340,10 @@ def _assert_each_is_recorded_or_counted(stage: Stage, asked: Sequence[Asked]) ->
     admitted = {one.session for one in asked if one.failure != BROKEN and one.status not in NOT_RECORDED}
 
     def lost() -> float:
-        samples = stage.gateway.metrics().items()
-        return sum(value for (name, _), value in samples if name == "gateway_recorder_dropped_total")
+        """What a killed worker or a full disk took, and what was found damaged or refused behind that."""
+        gateway = stage.gateway
+        late = sum(gateway.metric("recorder_dropped_total", reason=reason) for reason in ("damaged", "refused"))
+        return gateway.metric("requests_admitted_total") - gateway.metric("recorder_written_total") + late
 
     def missing() -> int:
         return len(admitted - set(records.ids_by_session()))

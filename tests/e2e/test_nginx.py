@@ -223,13 +223,14 @@ def test_log_tells_who_asked_and_ties_both_logs_together(
     assert error_of(answer)[:2] == (502, "api_error")
     request_id = answer.json()["request_id"]
     assert (given := re.fullmatch(r"req_gw_[0-9a-f]{24}\.([0-9a-f]{32})", request_id))
-    assert f"{request_id}: messages for alice at 127.0.0.7 answered 502" in gateway.log
+    [seen] = simulator.requests
+    told = f"{request_id} (upstream {seen.request_id}): messages for alice at 127.0.0.7 answered 502"
+    assert told in gateway.log
     assert wait_until(lambda: request_id in nginx.access_log, 10)
     (line,) = [line for line in nginx.access_log.splitlines() if request_id in line]
     assert line.startswith("127.0.0.7 [")
     assert f"id={given[1]} request-id={request_id} " in line
-    (request,) = simulator.requests
-    assert not {"x-forwarded-for", "x-real-ip", "x-gateway-request-id"} & {name.lower() for name, _ in request.headers}
+    assert not {"x-forwarded-for", "x-real-ip", "x-gateway-request-id"} & {name.lower() for name, _ in seen.headers}
     for made_up in ("6.6.6.6", "forged", TOKEN, "secret-in-query"):
         assert made_up not in nginx.access_log + gateway.log
 

@@ -99,6 +99,8 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.waiting(3)
+    metrics.requests_admitted.inc()
+    metrics.written(2)
     metrics.dropped("queue_full", 1)
     metrics.mcp_servers = {"time"}
     metrics.mcp_server_up.labels("time").set(1)

@@ -123,9 +123,13 @@ class FakeMeter:
     def __init__(self) -> None:
         self.lost: Counter[str] = Counter()
         self.queue_length = 0
+        self.written_count = 0
 
     def dropped(self, reason: str, number: int) -> None:
         self.lost[reason] += number
+
+    def written(self, number: int) -> None:
+        self.written_count += number
 
     def waiting(self, number: int) -> None:
         self.queue_length = number
@@ -394,3 +398,11 @@ def test_what_a_full_disk_leaves_at_the_end_is_told_and_counted(caplog: pytest.L
         stage.put(1, 2, 3)
     assert stage.meter.lost == {"journal_full": 3}
     assert "3 records are lost" in caplog.text
+
+
+def test_what_lies_in_the_journal_is_counted() -> None:
+    """Given records, then each is counted when it is written down, and not before."""
+    with running() as stage:
+        stage.put(*range(5))
+        assert stage.has_stored(5)
+    assert stage.meter.written_count == 5

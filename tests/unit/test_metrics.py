@@ -63,6 +63,8 @@ DESIGNED = {
     "gateway_tool_call_duration_seconds": {"server"},
     "gateway_recorder_queue_length": set(),
     "gateway_recorder_dropped": {"reason"},
+    "gateway_recorder_written": set(),
+    "gateway_requests_admitted": set(),
     "gateway_mcp_server_up": {"server"},
     "gateway_mcp_listing_failures": {"server"},
     "gateway_config_reload_success": set(),

@@ -230,9 +230,11 @@ def test_all_workers_serve_while_redis_answers_rubbish(own_fleet: MakeFleet, rub
         assert wait_until(is_down, SOON_SECONDS)
         assert {answer.status for answer in crowd(fleet.gateway.url, 60)} == {200}
         assert is_down()
+        told = fleet.gateway.log
+        # A busy machine may have found Redis slow before; what has begun is told once in each worker.
+        assert told.count("does not answer") - told.count("answers again") == WORKERS
         line.answer = as_the_server
         assert all_agree(fleet, "temporary", "permanent", "valid")
-        assert fleet.gateway.log.count("does not answer") == WORKERS
         assert "Traceback" not in fleet.gateway.log
     finally:
         line.close()

@@ -1,7 +1,7 @@
 """Workers whose start fails or hangs: each ends at once, the master tries again, and serves when it can.
 
-A start fails here because the data folder is away for a while, with a file in its place; it hangs because the new
-process is held (SIGSTOP), or waits for an MCP server. What does not accept connections has no places for others to see.
+A start fails here because the application cannot be built for a while; it hangs because the new process is held
+(SIGSTOP), or waits for an MCP server. What does not accept connections has no places for others to see.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ Start = Callable[..., GatewayProcess]
 
 
 @pytest.fixture
-def gateway(simulator: Simulator, tmp_path: Path) -> Iterator[Start]:
+def gateway(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts gateways in `tmp_path/data`; they are stopped after the test."""
+    monkeypatch.setenv("FAILING_FILE", str(tmp_path / "failing"))
     started: list[GatewayProcess] = []
 
     def start(*arguments: str, **settings: str) -> GatewayProcess:
         named = {"data_dir": str(tmp_path / "data"), **settings}
-        started.append(GatewayProcess(simulator.url, [KEY], arguments, **named))
+        application = "tests.e2e.failing_app:create_app()"
+        started.append(GatewayProcess(simulator.url, [KEY], [*arguments, application], **named))
         return started[-1]
 
     yield start
@@ -47,14 +49,11 @@ def simulator() -> Iterator[Simulator]:
 
 
 @contextmanager
-def no_data_folder(folder: Path) -> Iterator[None]:
-    """No worker can start meanwhile: a file has the folder's place."""
-    away = folder.with_name("away")
-    folder.rename(away)
-    folder.touch()
+def failing_starts(folder: Path) -> Iterator[None]:
+    """No worker can start meanwhile."""
+    (folder / "failing").touch()
     yield
-    folder.unlink()
-    away.rename(folder)
+    (folder / "failing").unlink()
 
 
 def is_served(gateway: GatewayProcess) -> bool:
@@ -75,7 +74,7 @@ def test_start_that_fails_ends_and_is_tried_again_until_it_works(gateway, tmp_pa
     started, and when the trouble is over requests are served."""
     process = gateway()
     assert is_served(process)
-    with no_data_folder(tmp_path / "data"):
+    with failing_starts(tmp_path):
         os.kill(process.worker_pids[0], signal.SIGKILL)
         assert wait_until(lambda: failures(process) >= 3, SOON_SECONDS), process.log
         assert wait_until(lambda: process.worker_pids == [], SOON_SECONDS)
@@ -91,7 +90,7 @@ def test_another_worker_serves_while_starts_fail(gateway, tmp_path) -> None:
     """Given two workers, when one is killed and no other can start, then the one that is left serves all the while."""
     process = gateway(workers="2")
     assert wait_until(lambda: process.metric("admission_limit") == 48, SOON_SECONDS)
-    with no_data_folder(tmp_path / "data"):
+    with failing_starts(tmp_path):
         victim = process.worker_pids[0]
         os.kill(victim, signal.SIGKILL)
         assert wait_until(lambda: victim not in process.worker_pids, SOON_SECONDS)
@@ -103,7 +102,7 @@ def test_another_worker_serves_while_starts_fail(gateway, tmp_path) -> None:
 def test_sigterm_ends_a_gateway_whose_workers_cannot_start(gateway, tmp_path) -> None:
     """Given starts that fail one after the other, when SIGTERM comes, then master and workers end in good order."""
     process = gateway(drain_seconds="300")
-    with no_data_folder(tmp_path / "data"):
+    with failing_starts(tmp_path):
         os.kill(process.worker_pids[0], signal.SIGKILL)
         assert wait_until(lambda: failures(process) >= 2, SOON_SECONDS), process.log
         process.send_signal(signal.SIGTERM)

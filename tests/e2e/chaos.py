@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import struct
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from tests.stores.redis_server import RedisServer
 
 SOON_SECONDS = 30.0
 KEYS_FILE = "keys.jsonl"
+_SLOW_WRITER_SECONDS = 0.3
 
 # What a client may see go wrong, if a fault excuses it.
 BROKEN = "broken"  # its connection ended in mid-answer, or before one
@@ -152,13 +154,13 @@ class OddSpool(Fault):
 
 
 class TokensHalfWritten(Fault):
-    row = "the token file is half written"
+    row = "the token file is half written, by a writer that goes on within a second"
     struck = "tokens"
 
     def begin(self) -> None:
+        """As a slow writer does it; one that rests for longer than a second is taken for finished."""
         self.stage.tokens_file.write_text(self.stage.tokens[: len(self.stage.tokens) // 3])
-
-    def end(self) -> None:
+        threading.Event().wait(_SLOW_WRITER_SECONDS)
         self.stage.tokens_file.write_text(self.stage.tokens)
 
 

@@ -147,7 +147,7 @@ class Fleet:
         for other in others:
             os.kill(other, signal.SIGSTOP)
         try:
-            assert wait_until(lambda: all(_is_paused(other) for other in others), SOON_SECONDS)
+            assert wait_until(lambda: all(is_paused(other) for other in others), SOON_SECONDS)
             yield
         finally:
             for other in others:
@@ -208,7 +208,7 @@ class Fleet:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
         return done.stdout
 
     @property
@@ -277,7 +277,8 @@ class Crowd:
         return [answer.status for answer in self.answers]
 
 
-def _is_paused(pid: int) -> bool:
+def is_paused(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
+from tests.e2e.failing_app import BUILT
 from tests.e2e.talk import Talk, message
 from tests.harness import GatewayProcess, wait_until
 
@@ -89,14 +90,14 @@ def test_start_that_fails_ends_and_is_tried_again_until_it_works(gateway, tmp_pa
 def test_another_worker_serves_while_starts_fail(gateway, tmp_path) -> None:
     """Given two workers, when one is killed and no other can start, then the one that is left serves all the while."""
     process = gateway(workers="2")
-    assert wait_until(lambda: process.metric("admission_limit") == 48, SOON_SECONDS)
+    assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)  # neither can fail any more
     with failing_starts(tmp_path):
         victim = process.worker_pids[0]
         os.kill(victim, signal.SIGKILL)
         assert wait_until(lambda: victim not in process.worker_pids, SOON_SECONDS)
         while failures(process) < 3:
             assert is_served(process)
-    assert wait_until(lambda: process.metric("admission_limit") == 48, SOON_SECONDS), process.log
+    assert wait_until(lambda: process.log.count(BUILT) == 3, SOON_SECONDS), process.log
 
 
 def test_sigterm_ends_a_gateway_whose_workers_cannot_start(gateway, tmp_path) -> None:
@@ -160,10 +161,10 @@ def test_sigterm_ends_a_worker_that_hangs_in_its_start(gateway, silent_server) -
 def test_worker_that_never_gives_its_first_sign_of_life_is_replaced(gateway) -> None:
     """Given a new worker that is stopped before it has come to anything, then the master misses it and replaces it."""
     process = gateway("--timeout", "3", workers="2", mcp_start_seconds="1")
-    assert wait_until(lambda: process.metric("admission_limit") == 48, SOON_SECONDS)
+    assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     held = held_at_its_fork(process)
     assert wait_until(lambda: held not in process.worker_pids, SOON_SECONDS), process.log
-    assert wait_until(lambda: process.metric("admission_limit") == 48, SOON_SECONDS), process.log
+    assert wait_until(lambda: process.log.count(BUILT) == 3, SOON_SECONDS), process.log
 
 
 def held_at_its_fork(process: GatewayProcess) -> int:
@@ -204,7 +205,7 @@ def test_worker_that_starts_has_no_places_to_leave_connections_for(gateway, simu
     the other."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(config=str(silent_server.config), **SIX_PLACES)
-    assert wait_until(lambda: process.metric("admission_limit") == 12, SOON_SECONDS)
+    assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     hang_in_start(process, silent_server)
     assert places(process, 8) == [200] * 6 + [529] * 2
 
@@ -213,7 +214,7 @@ def test_worker_that_stops_has_no_places_to_leave_connections_for(gateway, simul
     """Given a worker that was told to stop while it serves streams, and one that is full, then the next is refused."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(**SIX_PLACES)
-    assert wait_until(lambda: process.metric("admission_limit") == 12, SOON_SECONDS)
+    assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     stopping, other = process.worker_pids
     os.kill(other, signal.SIGSTOP)
     assert places(process, 2) == [200] * 2
@@ -228,7 +229,7 @@ def test_worker_that_stands_still_has_no_places_to_leave_connections_for(gateway
     after some seconds, and not left until the master misses the other."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(**SIX_PLACES)
-    assert wait_until(lambda: process.metric("admission_limit") == 12, SOON_SECONDS)
+    assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     held = process.worker_pids[0]
     os.kill(held, signal.SIGSTOP)
     assert places(process, 8) == [200] * 6 + [529] * 2

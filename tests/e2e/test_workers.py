@@ -299,16 +299,22 @@ def test_every_worker_gives_the_same_totals_and_they_are_what_the_upstream_saw(o
     assert wait_until(lambda: fleet.total("requests_inflight") == 0, SOON_SECONDS)
     assert wait_until(lambda: fleet.total("recorder_queue_length") == 0, SOON_SECONDS)
     fleet.settle()
-    pages = []
-    for pid in fleet.gateway.worker_pids:
-        with fleet.only(pid):
-            pages.append(fleet.gateway.request("GET", "/metrics").body.decode().splitlines())
-    # Of two scrapes, the cooldown alone runs on.
-    steady = [[line for line in page if not line.startswith("gateway_key_cooldown_seconds{")] for page in pages]
-    assert all(page == steady[0] for page in steady)
+    pages: list[list[str]] = []
+
+    def agree() -> bool:
+        """Whether all pages are the same: what a worker counts behind an answer may fall between two of them."""
+        pages.clear()
+        for pid in fleet.gateway.worker_pids:
+            with fleet.only(pid):
+                lines = fleet.gateway.request("GET", "/metrics").body.decode().splitlines()
+            # Of two scrapes, the cooldown alone runs on.
+            pages.append([line for line in lines if not line.startswith("gateway_key_cooldown_seconds{")])
+        return all(page == pages[0] for page in pages)
+
+    assert wait_until(agree, SOON_SECONDS), [set(page) ^ set(pages[0]) for page in pages]
 
     calls = fleet.keys.calls
-    samples = [line.rpartition(" ")[0] for line in steady[0] if not line.startswith("#")]
+    samples = [line.rpartition(" ")[0] for line in pages[0] if not line.startswith("#")]
     assert len(set(samples)) == len(samples)
     for position, name in enumerate(fleet.keys.names):
         assert fleet.total("key_attempts_total", key=name) == calls.count(position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gateway.tool_sessions import IDLE_SECONDS, ToolSessions
 from gateway.toolbox import InjectedTool
 from tests.unit.fakes import FakeClock
 
-NOW = 1_800_000_000.0
+NOW = time.time()
 
 
 def toolset(*names: str, words: str = "old") -> tuple[InjectedTool, ...]:

@@ -13,45 +13,28 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.walk_beside import SILENT, Silent
 from gateway.credential import Key, Secret
-from gateway.errors import GatewayError
-from gateway.failover import Verdict, walk
+from gateway.failover import Course, walk
 from gateway.file_store import FileStore
-from gateway.pool import KeyState, Pool
+from gateway.pool import Pool
 from gateway.store import MemoryStore, Store
-from gateway.verdict import Outcome
+from gateway.verdict import Concern, Outcome, Verdict
 
 ROUNDS = 15
 ROUND_SECONDS = 0.1
 KEY_COUNTS = (1, 3, 20)
 WRITERS = 4
 PATIENCE_SECONDS = 60.0  # a request's own would be over now and then among writers without a pause
+COURSE = Course("messages/opus-4")
 OK = Verdict(Outcome.OK, http_status=200)
 
 processes = multiprocessing.get_context("forkserver")
-
-
-class Silent:
-    """An observer and an answer that do nothing."""
-
-    def attempted(self, key: Key, verdict: Verdict) -> None: ...
-
-    def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None: ...
-
-    def failed_over(self, key: Key, verdict: Verdict) -> None: ...
-
-    def walked(self, attempts: int) -> None: ...
-
-    def exhausted(self, error: GatewayError, attempts: int) -> None: ...
-
-    def discard(self) -> None: ...
-
-
-SILENT = Silent()
 
 
 def keys_of(count: int) -> list[Key]:
@@ -65,7 +48,7 @@ def accepted(key: Key) -> Generator[None, None, tuple[Silent, Verdict]]:
 
 
 def walked(pool: Pool) -> None:
-    for _ in walk(pool, accepted, SILENT):
+    for _ in walk(pool, accepted, SILENT, COURSE):
         pass
 
 
@@ -87,13 +70,18 @@ def rows(name: str, store: Store) -> None:
     for count in KEY_COUNTS:
         pool = Pool(keys_of(count), store)
         last = pool.keys[-1]
-        for status in pool.statuses():
-            pool.cool(status, 0.001, "rate_limited", 429)
+        for status in pool.statuses(COURSE.scope):
+            pool.cool(status, 0.001, "rate_limited", 429, Concern.SCOPE)
             time.sleep(0.002)
             pool.confirm(status)
-        reading, walking = microseconds(pool.statuses), microseconds(lambda pool=pool: walked(pool))
-        status = next(status for status in pool.statuses() if status.key == last)
-        marking = microseconds(lambda pool=pool, status=status: pool.cool(status, 60.0, "rate_limited", 429))
+        reading, walking = (
+            microseconds(partial(pool.recent, COURSE.scope)),
+            microseconds(lambda pool=pool: walked(pool)),
+        )
+        status = next(status for status in pool.statuses(COURSE.scope) if status.key == last)
+        marking = microseconds(
+            lambda pool=pool, status=status: pool.cool(status, 60.0, "rate_limited", 429, Concern.SCOPE)
+        )
         pool.enable(last)
         print(f"| {name} | {count} | {reading:.1f} | {walking:.1f} | {marking:.1f} |", flush=True)
 
@@ -102,10 +90,10 @@ def mark_on(folder: Path, number: int, stop: Any) -> None:
     """Mark a key of one's own without a pause."""
     store = FileStore(folder, PATIENCE_SECONDS)
     pool = Pool([Key(f"writer-{number}", Secret(f"sk-ant-writer-{number}"))], store)
-    (status,) = pool.statuses()
+    (status,) = pool.statuses(COURSE.scope)
     while not stop.is_set():
         for _ in range(100):
-            pool.cool(status, 60.0, "rate_limited", 429)
+            pool.cool(status, 60.0, "rate_limited", 429, Concern.SCOPE)
     store.close()
 
 

@@ -54,7 +54,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             admission=launch.admission(settings),
             counts=launch.counts(),
         )
-        gateway.begin_probing()
+        gateway.begin_looks()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
         gateway.tracing = open_tracing(settings)
         gateway.begin_tools()

@@ -4,7 +4,7 @@ Owns: the loop of every background thread. State layer; thread-safe. No such thr
 is: the log says once that the work fails, with the traceback; it is tried again after a pause that grows; and the log
 says when it works again. What a thread expects to fail (a server that is down, say) it handles and words itself.
 
-    self._thread = BackgroundThread("prober", self._probe)  # _probe does a round, and says how long to rest after it
+    self._thread = BackgroundThread("looks", self._look)  # _look does a round, and says how long to rest after it
     self._thread.start()
     self._thread.wake()     # there is work: the rest is over, or does not begin
     self._thread.stop()     # ends when the round under way does; `at_end` is called last, in the thread

@@ -18,12 +18,13 @@ from gateway.credential import Key
 from gateway.errors import ClientGone, GatewayError, UpstreamError
 from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall
 from gateway.messages import Tally
-from gateway.pool import KeyState, KeyStatus
 from gateway.record_words import outcome_of_failure, plain, usage_of, word
+from gateway.standing import Doubt, KeyState, KeyStatus
 from gateway.verdict import Verdict
 
 _ABANDONED = "abandoned"
 _DAY_SECONDS = 86_400
+_DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_organisation"}
 
 
 class Chronicle:
@@ -82,16 +83,30 @@ class Chronicle:
 
     # The walk and its attempts.
 
-    def passed_over(self, status: KeyStatus) -> None:
-        """A walk has looked at a key and not tried it."""
+    def passed_over(self, status: KeyStatus, *, is_barred: bool = False, is_elsewhere: bool = False) -> None:
+        """A walk has looked at a key and not tried it.
+
+        `is_barred`: its organisation may not make this request; `is_elsewhere`: the session stays with another
+        workspace.
+        """
         if any(seen.turn == self._turn and seen.key == status.key.name for seen in self._passed_over):
             return
         record = status.record
-        state = "on_trial" if status.state is KeyState.VALID else status.state.value
         if record.is_disabled:
             state = "disabled"
-        seen = PassedOver(self._turn, status.key.name, state, record.reason, record.status, status.remaining_seconds)
-        self._passed_over.append(seen)
+        elif status.state is not KeyState.VALID:
+            state = status.state.value
+        elif is_barred:
+            state = "not_entitled"
+        elif status.doubt is not Doubt.NONE:
+            state = _DOUBTS[status.doubt]
+        else:
+            state = "pinned_elsewhere" if is_elsewhere and not status.is_leased else "on_trial"
+        reason, http_status = (record.reason, record.status) if status.is_marked else ("", 0)
+        concern = "siblings" if status.is_shared_rest else status.concern.value
+        self._passed_over.append(
+            PassedOver(self._turn, status.key.name, state, reason, http_status, status.remaining_seconds, concern)
+        )
 
     def attempt_began(self, key: Key | None) -> None:
         """A request goes upstream; `key` is None for the client's own credential."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.verdict import LONGEST_COOLDOWN_SECONDS, Outcome, Verdict, cooldown_seconds, has_cooldown
+from gateway.verdict import LONGEST_COOLDOWN_SECONDS, Concern, Outcome, Verdict, cooldown_seconds, has_cooldown
 
 # Other errors echo the client's own words further in, and in larger bodies.
 LARGEST_JUDGED_BYTES = 64 * 1024
@@ -25,21 +25,25 @@ _REGAINS_ACCESS = re.compile(r"regain access on (\d{4})-(\d{2})-(\d{2}) at (\d{2
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One row: an answer of one of these statuses with one of these codes, or a message that begins so."""
+    """One row: an answer of one of these statuses with one of these codes, or a message that begins so.
+
+    `concern` is whom it speaks of, where the outcome does not say.
+    """
 
     outcome: Outcome
     statuses: frozenset[int]
     codes: frozenset[str] = frozenset()
     wording: str = ""
     kinds: frozenset[str] = frozenset()  # the error's type must be one of these, if there are any
+    concern: Concern | None = None
 
 
-def _coded(outcome: Outcome, status: int, *codes: str) -> Cause:
-    return Cause(outcome, frozenset({status}), frozenset(codes))
+def _coded(outcome: Outcome, status: int, *codes: str, concern: Concern | None = None) -> Cause:
+    return Cause(outcome, frozenset({status}), frozenset(codes), concern=concern)
 
 
-def _worded(outcome: Outcome, statuses: set[int], wording: str, *kinds: str) -> Cause:
-    return Cause(outcome, frozenset(statuses), wording=wording, kinds=frozenset(kinds))
+def _worded(outcome: Outcome, statuses: set[int], wording: str, *kinds: str, concern: Concern | None = None) -> Cause:
+    return Cause(outcome, frozenset(statuses), wording=wording, kinds=frozenset(kinds), concern=concern)
 
 
 _INVALID = "invalid_request_error"
@@ -51,12 +55,19 @@ CAUSES: tuple[Cause, ...] = (
     _coded(Outcome.NOT_ENTITLED, 400, "organization_not_enrolled_in_beta", "storage_quota_exceeded"),
     _coded(Outcome.NOT_ENTITLED, 429, "organization_not_enrolled_in_beta", "storage_quota_exceeded"),
     _coded(Outcome.WORKSPACE_UNUSABLE, 400, "cmek_key_disabled", "cmek_key_network_blocked"),
-    _coded(Outcome.UNAUTHORIZED, 400, "claude_code_key_creator_not_member", "organization_on_hold"),
+    _coded(Outcome.UNAUTHORIZED, 400, "claude_code_key_creator_not_member"),
+    _coded(Outcome.UNAUTHORIZED, 400, "organization_on_hold", concern=Concern.ORGANISATION),
     _worded(Outcome.OUT_OF_CREDIT, {400}, "Your credit balance is too low", _INVALID),
     _worded(Outcome.SPEND_LIMITED, {400}, "You have reached your specified API usage limits", _INVALID),
-    _worded(Outcome.SPEND_LIMITED, {400}, "You have reached your specified workspace API usage limits", _INVALID),
-    _worded(Outcome.UNAUTHORIZED, {400}, "This organization has been disabled", _INVALID),
-    _worded(Outcome.UNAUTHORIZED, {403}, "This organization has been disabled"),
+    _worded(
+        Outcome.SPEND_LIMITED,
+        {400},
+        "You have reached your specified workspace API usage limits",
+        _INVALID,
+        concern=Concern.WORKSPACE,
+    ),
+    _worded(Outcome.UNAUTHORIZED, {400}, "This organization has been disabled", _INVALID, concern=Concern.ORGANISATION),
+    _worded(Outcome.UNAUTHORIZED, {403}, "This organization has been disabled", concern=Concern.ORGANISATION),
     _worded(Outcome.REQUEST, {401}, "CORS requests are not allowed for this Organization"),
 )
 
@@ -121,8 +132,13 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, now: float, rest
     if status < 400:
         return Verdict(Outcome.OK, http_status=status)
     refusal = Refusal.read(body)
-    outcome = _outcome(status, headers, refusal, is_page=_is_page(headers, body))
-    return Verdict(outcome, _rest_seconds(outcome, headers, refusal, now, rests), status)
+    cause = next((cause for cause in CAUSES if status in cause.statuses and _fits(cause, refusal)), None)
+    if cause is not None:
+        outcome = cause.outcome
+    else:
+        outcome = _by_status(status, headers, refusal, is_page=_is_page(headers, body))
+    rest_seconds = _rest_seconds(outcome, headers, refusal, now, rests)
+    return Verdict(outcome, rest_seconds, status, cause.concern if cause is not None else None)
 
 
 def status_of_kind(kind: str) -> int:
@@ -130,10 +146,8 @@ def status_of_kind(kind: str) -> int:
     return _STATUS_OF_KIND.get(kind, 500)
 
 
-def _outcome(status: int, headers: Mapping[str, str], refusal: Refusal, *, is_page: bool) -> Outcome:
-    for cause in CAUSES:
-        if status in cause.statuses and _fits(cause, refusal):
-            return cause.outcome
+def _by_status(status: int, headers: Mapping[str, str], refusal: Refusal, *, is_page: bool) -> Outcome:
+    """What an answer is that no row knows."""
     if refusal.code and status in _OF_THE_REQUEST_WITH_A_CODE:
         return Outcome.REQUEST
     if is_page and status in _OF_THE_REQUEST_AS_A_PAGE:

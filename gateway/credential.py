@@ -11,6 +11,8 @@ import hmac
 from dataclasses import dataclass
 from enum import Enum
 
+WORKSPACE_HEADER = "anthropic-workspace-id"
+
 _HINT_TAIL = 4
 _SHORTEST_HINTED = 20
 
@@ -65,10 +67,14 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One upstream API key of the pool: the name it is known by, and its secret. Position is its place in the pool."""
+    """One upstream API key of the pool: the name it is known by, and its secret. Position is its place in the pool.
+
+    `workspace` is the one that the operator gave it, to be named to the upstream; empty if none.
+    """
 
     name: str
     secret: Secret
+    workspace: str = ""
 
     @property
     def hint(self) -> str:
@@ -95,6 +101,7 @@ class AuthHeader:
     secret: Secret
 
 
-def key_header(key: Key) -> AuthHeader:
+def key_headers(key: Key) -> tuple[AuthHeader, ...]:
     """How a key of the pool goes upstream."""
-    return AuthHeader("x-api-key", "", key.secret)
+    header = AuthHeader("x-api-key", "", key.secret)
+    return (header, AuthHeader(WORKSPACE_HEADER, "", Secret(key.workspace))) if key.workspace else (header,)

@@ -167,6 +167,14 @@ class OutOfMoney(GatewayError):
     may_pass = False
 
 
+class RequestForbidden(GatewayError):
+    """The upstream forbids this request, whichever key asks. The client has the upstream's own words."""
+
+    status = 403
+    kind = "permission_error"
+    may_pass = False
+
+
 class UpstreamError(GatewayError):
     """One exchange with the upstream failed: unreachable, refused, broken, unreadable."""
 

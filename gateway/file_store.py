@@ -25,8 +25,10 @@ from gateway import keys_file
 from gateway.folder_lock import FolderLock
 from gateway.keys_file import KeysFile, Stamp, Unusable, stamp_at
 from gateway.known_keys import Known
+from gateway.machine_clock import machine_time
 from gateway.records import NEVER_SEEN, Record, started_anew
 from gateway.store import Change, MergingStore
+from gateway.subjects import MOST_DETAILED, has_detail
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class FileStore(MergingStore):
         self._lock = FolderLock(folder, patience_seconds)
         self._guard = threading.Lock()  # guards what follows; nobody waits for another process under it
         self._known = Known(secrets.token_hex(32), {})
+        self._changes = 0
         self._file: KeysFile | None = None
         self._seen: Stamp | None = _NOTHING_SEEN
         self._flaw = ""  # why the file has to be begun anew, if somebody should be told
@@ -72,13 +75,22 @@ class FileStore(MergingStore):
         return self._trouble
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
-        if stamp_at(self._path) != self._seen:
-            self._catch_up()
+        self.glance()
         known = self._known
         return [known.record(fingerprint) for fingerprint in fingerprints]
 
+    def glance(self) -> int:
+        if stamp_at(self._path) != self._seen:
+            self._catch_up()
+        return self._changes
+
+    def details(self, base: str) -> list[str]:
+        return self._known.details(base)
+
     def start_anew(self, now: float, former: Known | None = None) -> None:
         """The gateway restarts: give every refused key its one trial. Before any worker runs.
+
+        What is known of subjects with details stays as it is.
 
         `former` is what a store of another kind has kept here, for a folder without a file.
         """
@@ -87,7 +99,12 @@ class FileStore(MergingStore):
             if former is not None and self._file is None:
                 known = former
             self._must_begin = True
-            return known.having({name: started_anew(record, now) for name, record in known.records.items()})
+            return known.having(
+                {
+                    name: record if has_detail(name) else started_anew(record, now)
+                    for name, record in known.records.items()
+                }
+            )
 
         self._exchange(begun, patience_seconds=_START_SECONDS)
 
@@ -102,7 +119,7 @@ class FileStore(MergingStore):
                 return known
             name = known.name(fingerprint)
             self._news.add(name)
-            return known.having({**known.records, name: after})
+            return known.with_one(name, after)
 
         self._exchange(changed)
         return before, after
@@ -156,7 +173,7 @@ class FileStore(MergingStore):
                 except OSError as error:
                     trouble = error
                 if change is not None:
-                    self._known = change(self._known)
+                    self._know(change(self._known))
                 if folder is not None and trouble is None and self._has_news:
                     try:
                         told = self._write(folder)
@@ -197,23 +214,33 @@ class FileStore(MergingStore):
     def _take_in(self, file: KeysFile) -> None:
         records, is_whole = file.read_on()
         if is_whole:
-            self._known = self._known.under(file.salt)
+            self._know(self._known.under(file.salt).without_spent(machine_time()))
             self._news = set(self._known.records.keys() - records.keys())
             self._must_begin, self._flaw = not file.is_of_this_start, ""
-        self._known = self._known.with_what(records)
+        self._know(self._known.with_what(records))
         self._news -= records.keys()
-        self._news |= {name for name, record in records.items() if record != self._known.records[name]}
+        self._news |= {name for name, record in records.items() if record != self._known.records.get(name, record)}
+
+    def _know(self, known: Known) -> None:
+        """Know this from now on, and no more than a store may hold."""
+        if len(known.records) > MOST_DETAILED:
+            known = known.without_spent(machine_time())
+        is_news = known.records is not self._known.records
+        self._known = known
+        self._changes += is_news  # last: whoever sees the new number reads what is known now
 
     def _write(self, folder: int) -> str:
         """Write what is news; what was wrong with the file before, if something was. Raises OSError."""
-        told, known = self._flaw, self._known.records
+        told = self._flaw
         if self._must_begin or self._file is None or self._file.is_long:
+            self._know(self._known.without_spent(machine_time()))
             if told and stamp_at(self._path) is not None:
                 keys_file.set_aside(folder)
                 told = f"{told}: it was set aside as {keys_file.ASIDE_NAME}"
-            self._hold(KeysFile.begun(folder, self._known.salt, known))
+            self._hold(KeysFile.begun(folder, self._known.salt, self._known.records))
         else:
-            self._file.append(folder, [(name, known[name]) for name in self._news])
+            known = self._known.records
+            self._file.append(folder, [(name, known[name]) for name in self._news if name in known])
         assert self._file is not None
         self._seen, self._flaw, self._must_begin = self._file.stamp, "", False
         self._news = set()

@@ -127,6 +127,7 @@ class Interception:
                 return (yield from self._streamed(turn.stream, turn.opening))
         finally:
             self._metrics.count_tokens(turn.tally.model, turn.tally.tokens)
+            self._turns.ended(turn)
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
         is_message = turn.reply.status == 200 and _holds_message(turn)

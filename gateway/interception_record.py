@@ -16,7 +16,11 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """A key that a walk did not try: its state at that moment, and the mark behind it."""
+    """A key that a walk did not try: its state at that moment, and the mark behind it.
+
+    `concern` is whom the mark speaks of: `key`, `scope` (the key for requests of this kind), `workspace`,
+    `organisation`, or `siblings` (others of its workspace were limited). Empty in records of older versions.
+    """
 
     turn: int
     key: str
@@ -24,6 +28,7 @@ class PassedOver:
     reason: str
     status: int
     remaining_seconds: float
+    concern: str = ""
 
 
 @dataclass(frozen=True, slots=True)

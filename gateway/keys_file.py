@@ -30,6 +30,7 @@ import msgspec
 
 from gateway.machine_clock import boot_id, machine_time
 from gateway.records import Record
+from gateway.subjects import is_sound
 
 FILE_NAME = "keys.jsonl"
 ASIDE_NAME = "keys.jsonl.unusable"
@@ -51,12 +52,13 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """Records go by keyed hashes under `salt`. The rest says when the file was begun."""
+    """Records go by keyed hashes under `salt`. The rest says when the file was begun, and how long it was then."""
 
     salt: str
     boot: str
     at: float
     wall_at: float
+    begun_bytes: int = 0  # behind this line
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -75,6 +77,7 @@ class KeysFile:
         self.stamp: Stamp = _stamp_of(os.fstat(descriptor))
         self._read_bytes = 0
         self._last_bytes = b""  # of those that were read: one who writes over the file does not leave them as they were
+        self._begun_bytes = 0
         self.salt = ""
         self.is_of_this_start = True
 
@@ -92,7 +95,8 @@ class KeysFile:
     @classmethod
     def begun(cls, folder: int, salt: str, records: Mapping[str, Record]) -> KeysFile:
         """A new one in place of what is there, in the folder that is open as this descriptor. Raises OSError."""
-        head = _Head(salt, boot_id(), machine_time(), time.time())
+        lines = _lines(records.items())
+        head = _Head(salt, boot_id(), machine_time(), time.time(), len(lines))
         with suppress(FileNotFoundError):
             os.unlink(_FRESH_NAME, dir_fd=folder)  # a killed process has left it
         descriptor = os.open(_FRESH_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -100,20 +104,20 @@ class KeysFile:
             owner = os.fstat(folder)
             if os.geteuid() == 0 and owner.st_uid != 0:  # an operator's command; the gateway must be able to read it
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            _write(descriptor, _encode(head) + b"\n" + _lines(records.items()))
+            _write(descriptor, _encode(head) + b"\n" + lines)
             os.rename(_FRESH_NAME, FILE_NAME, src_dir_fd=folder, dst_dir_fd=folder)
             file = cls(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        file.salt = salt
+        file.salt, file._begun_bytes = salt, head.begun_bytes
         file._lines_behind(0)
         return file
 
     @property
     def is_long(self) -> bool:
         """Whether it is time to begin another."""
-        return self._read_bytes > LONG_BYTES
+        return self._read_bytes > max(LONG_BYTES, 2 * self._begun_bytes)
 
     def read_on(self) -> tuple[dict[str, Record], bool]:
         """What has been written since the last time, and whether that is all there is. Raises Unusable and OSError."""
@@ -163,7 +167,7 @@ class KeysFile:
 
     def _of_this_start(self, head: _Head, records: dict[str, Record]) -> dict[str, Record]:
         """The same, with points in time of this start of the machine."""
-        self.salt = head.salt
+        self.salt, self._begun_bytes = head.salt, head.begun_bytes
         now = machine_time()
         self.is_of_this_start = head.boot == boot_id() and head.at <= now
         if self.is_of_this_start:
@@ -227,6 +231,9 @@ def _head(lines: list[bytes]) -> _Head:
 def _entries(lines: Iterable[bytes]) -> dict[str, Record]:
     """By name, the last one of each."""
     try:
-        return dict(_decode_entry(line) for line in lines if not line.endswith(_CUT))
+        entries = dict(_decode_entry(line) for line in lines if not line.endswith(_CUT))
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise Unusable(str(error)) from error
+    if not all(map(is_sound, entries)):
+        raise Unusable("a name is none")
+    return entries

@@ -34,16 +34,18 @@ _LARGEST_METADATA_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
-    """The two members of a request body that the gateway acts on, and `metadata.user_id`, which names a session."""
+    """The members of a request body that the gateway acts on, and `metadata.user_id`, which names a session."""
 
     model: str
     is_streaming: bool
     user_id: str | None = field(default=None, repr=False)
+    is_fast: bool = False
 
 
 class _Envelope(msgspec.Struct):
     model: Any = None
     stream: Any = None
+    speed: Any = None
     metadata: msgspec.Raw = msgspec.Raw()
 
 
@@ -61,15 +63,16 @@ def read_request(body: bytes) -> RequestSummary:
         raise InvalidRequest("the request body is empty; a JSON object was expected")
     try:
         envelope = msgspec.json.decode(body, type=_Envelope)
-        model, stream, user_id = envelope.model, envelope.stream, _user_id(envelope.metadata)
+        model, stream, speed = envelope.model, envelope.stream, envelope.speed
+        user_id = _user_id(envelope.metadata)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        model, stream = _read_leniently(body)
+        model, stream, speed = _read_leniently(body)
         user_id = None
     if model is None:
         raise InvalidRequest("model: this field is required")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model: a non-empty string was expected")
-    return RequestSummary(model, stream is True, user_id)
+    return RequestSummary(model, stream is True, user_id, speed == "fast")
 
 
 def _user_id(metadata: msgspec.Raw) -> str | None:
@@ -82,7 +85,7 @@ def _user_id(metadata: msgspec.Raw) -> str | None:
     return user_id if isinstance(user_id, str) else None
 
 
-def _read_leniently(body: bytes) -> tuple[Any, Any]:
+def _read_leniently(body: bytes) -> tuple[Any, Any, Any]:
     """For what msgspec refuses and clients send all the same (lone surrogates), and to say what is wrong."""
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
@@ -98,7 +101,7 @@ def _read_leniently(body: bytes) -> tuple[Any, Any]:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidRequest("the request body is not a JSON object")
-    return document.get("model"), document.get("stream")
+    return document.get("model"), document.get("stream"), document.get("speed")
 
 
 def _refuse_constant(name: str) -> None:
@@ -117,6 +120,7 @@ class Tally:
     usage: Usage = field(default_factory=Usage)
     tools: ToolUses = field(default_factory=ToolUses)
     model: str | None = None
+    container_id: str | None = field(default=None, repr=False)  # where the model's code has run
     has_stopped: bool = False
     error_kind: str | None = None
 
@@ -137,6 +141,7 @@ class Tally:
             self._observe_message(document.get("message"))
         elif document is not None and kind == "message_delta":
             self._replace_usage(document.get("usage"))
+            self._observe_container(document.get("delta"))
             self.usage.has_counted_output = True
 
     def observe_whole(self, body: bytes) -> bool:
@@ -157,6 +162,13 @@ class Tally:
             model = message.get("model")
             self.model = model if isinstance(model, str) else None
             self._replace_usage(message.get("usage"))
+            self._observe_container(message)
+
+    def _observe_container(self, holder: object) -> None:
+        container = holder.get("container") if isinstance(holder, dict) else None
+        identity = container.get("id") if isinstance(container, dict) else None
+        if isinstance(identity, str):
+            self.container_id = identity
 
     def _replace_usage(self, usage: object) -> None:
         if not isinstance(usage, dict):

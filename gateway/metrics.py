@@ -1,13 +1,15 @@
 """Everything that the gateway counts, and how Prometheus reads it.
 
 Owns: the registry and every metric's name, labels and buckets; README's table and a test hold them to each
-other. May use the pure layer and the pool. Thread-safe: prometheus-client's metrics lock themselves; what belongs to
-the present moment (key states, the last reload, the store's reach) is read at scrape and never stored.
+other. May use the pure layer and `moment`, which reads what belongs to the present moment when Prometheus asks.
+Thread-safe: prometheus-client's metrics lock themselves.
 """
 
 from __future__ import annotations
 
+import struct
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -20,14 +22,15 @@ from prometheus_client import (
     generate_latest,
     values,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MutexValue
 
 from gateway.counts import count_in
-from gateway.pool import KeyState, KeyStatus
+from gateway.moment import ASKED, Moment
+from gateway.overview import Statuses
 from gateway.record_words import word
 from gateway.safe_text import safe_text
 from gateway.shared_counts import SharedCounts
@@ -98,56 +101,33 @@ class _Histogram(_Bound, Histogram):
     """A Histogram that remembers."""
 
 
-class _Moment(Collector):
-    """What is read at the moment Prometheus asks: from the shared store, once, whichever worker answers."""
-
-    def __init__(
-        self,
-        statuses: Callable[[], Iterable[KeyStatus]],
-        reload_ok: Callable[[], bool],
-        store_up: Callable[[], bool],
-    ) -> None:
-        self._statuses = statuses
-        self._reload_ok = reload_ok
-        self._store_up = store_up
-
-    def collect(self) -> Iterable[Metric]:
-        states = GaugeMetricFamily(
-            "gateway_key_state", "1 for the state a key is in, 0 for the others.", labels=["key", "state"]
-        )
-        cooldowns = GaugeMetricFamily(
-            "gateway_key_cooldown_seconds", "Time until a cooling key is tried again; else 0.", labels=["key"]
-        )
-        for status in self._statuses():
-            for state in KeyState:
-                states.add_metric([status.key.name, state.value], float(status.state is state))
-            cooldowns.add_metric([status.key.name], status.remaining_seconds)
-        reload_ok = GaugeMetricFamily(
-            "gateway_config_reload_success",
-            "Whether the last reload was applied; 1 before the first.",
-            value=float(self._reload_ok()),
-        )
-        store_up = GaugeMetricFamily(
-            "gateway_store_up", "Whether the shared state of the keys is in reach.", value=float(self._store_up())
-        )
-        return [states, cooldowns, reload_ok, store_up]
+_READINGS = 5  # of the files of counts, for one that tells something
 
 
 class _AllWorkers(Collector):
-    """What all workers have counted."""
+    """What all workers have counted, and the present moment."""
 
-    def __init__(self, counts: SharedCounts, mcp_servers: Collection[str]) -> None:
+    def __init__(self, counts: SharedCounts, mcp_servers: Collection[str], moment: Moment | None) -> None:
         self._counts = counts
         self._mcp_servers = mcp_servers
+        self._moment = moment
 
     def collect(self) -> Iterable[Metric]:
-        merged: Iterable[Metric] = MultiProcessCollector.merge(  # type: ignore[no-untyped-call]  # no annotations
-            self._counts.paths()
-        )
+        merged = self._merged()
         for metric in merged:
             if metric.name == "gateway_mcp_server_up":  # a file keeps what a reload has taken out
                 metric.samples = [sample for sample in metric.samples if sample.labels["server"] in self._mcp_servers]
-        return merged
+        return [*merged, *self._moment.families(merged)] if self._moment is not None else merged
+
+    def _merged(self) -> list[Metric]:
+        for left in reversed(range(_READINGS)):
+            try:
+                return list(MultiProcessCollector.merge(self._counts.paths()))  # type: ignore[no-untyped-call]
+            except (OSError, ValueError, LookupError, struct.error):
+                # A file was removed, or begun anew by the next worker in its slot, while it was read: so it is by now.
+                if not left:
+                    raise
+        return []
 
 
 class Metrics:
@@ -161,15 +141,17 @@ class Metrics:
         values.ValueClass = counts.value if counts is not None else MutexValue  # where prometheus-client looks it up
         self.registry = CollectorRegistry()
         self._counts = counts
-        self._moment: Collector | None = None
+        self._moment: Moment | None = None
         self._models = BoundedLabels(limit=100)
         self._tools = BoundedLabels(limit=1000)
+        self._scopes = BoundedLabels(limit=50)
         self.mcp_servers: Collection[str] = ()  # the names of those that are configured now
         self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
         self.key_failovers = self._counter(
             "key_failovers", "Answers of a key thrown away for another key's.", "key", "reason"
         )
         self.key_transitions = self._counter("key_transitions", "Changes of a key's state by a mark.", "key", "state")
+        self.key_looks = self._counter("key_looks", "Looks at keys beside the requests.", "key", "outcome")
         self.pool_exhaustions = self._counter("pool_exhaustions", "Turns that found no usable key.", "outcome")
         self.pool_exhausted_at = self._gauge(
             "pool_last_exhaustion_timestamp_seconds", "When a turn last found no usable key.", "max", "outcome"
@@ -197,11 +179,21 @@ class Metrics:
         )
         self.tool_call_duration = self._histogram("tool_call_duration_seconds", "From a call to its result.", "server")
         self.key_ratelimit_limit = self._gauge(
-            "key_ratelimit_limit", "The upstream's limit, as its last answer gave it.", "mostrecent", "key", "limit"
+            "key_ratelimit_limit",
+            "The upstream's limit, as its last answer gave it.",
+            "mostrecent",
+            *("key", "scope", "limit"),
         )
         self.key_ratelimit_remaining = self._gauge(
-            "key_ratelimit_remaining", "What is left of it, as the last answer gave it.", "mostrecent", "key", "limit"
+            "key_ratelimit_remaining",
+            "What is left of it, as the last answer gave it.",
+            "mostrecent",
+            *("key", "scope", "limit"),
         )
+        self.scope_asked_at = self._gauge(
+            ASKED.removeprefix("gateway_"), "When a key was last looked for, for a scope.", "max", "scope"
+        )
+        self._noted_asked: dict[str, float] = {}  # by scope; single steps of a dict are atomic
         self.recorder_dropped = self._counter("recorder_dropped", "Records of interceptions that were lost.", "reason")
         self.recorder_written = self._counter("recorder_written", "Records that lie on disk or in the database.")
         self.recorder_queue_length = self._gauge(
@@ -218,22 +210,22 @@ class Metrics:
             for limit in _LIMITS
             for kind, gauge in (("limit", self.key_ratelimit_limit), ("remaining", self.key_ratelimit_remaining))
         }
-        self._noted_limits: dict[tuple[str, str], str] = {}  # by key and header; single steps of a dict are atomic
+        self._noted_limits: dict[tuple[str, str, str], str] = {}  # by key, scope and header; atomic likewise
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
-        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed", "out_of_money")
+        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed", "out_of_money", "forbidden")
         _begin_at_zero(self.streams_ended, *_STREAM_OUTCOMES)
         _begin_at_zero(self.rejections, "overloaded_error")
         _begin_at_zero(self.recorder_dropped, "queue_full", "journal_full", "damaged", "refused")
 
     def watch(
         self,
-        statuses: Callable[[], Iterable[KeyStatus]],
+        statuses: Statuses,
         reload_ok: Callable[[], bool],
         store_up: Callable[[], bool],
     ) -> None:
         """Read key states, the last reload's result and the store's reach from these at every scrape."""
-        self._moment = _Moment(statuses, reload_ok, store_up)
+        self._moment = Moment(statuses, reload_ok, store_up, self.scope_asked_at.collect, self._scopes.fold)
         self.registry.register(self._moment)
 
     def count_refusal(self, route: str, status: int, kind: str) -> None:
@@ -258,20 +250,28 @@ class Metrics:
         if seconds is not None:
             self.tool_call_duration.labels(server).observe(seconds)
 
-    def note_rate_limits(self, key: str, headers: Mapping[str, str]) -> None:
-        """Keep the limits that an answer's `anthropic-ratelimit-*` headers give for its key, for `settle` to write."""
+    def note_asked(self, scope: str) -> None:
+        """A key is looked for, for this scope: for `settle` to write."""
+        self._noted_asked[self._scopes.fold(scope)] = time.time()
+
+    def note_rate_limits(self, key: str, scope: str, headers: Mapping[str, str]) -> None:
+        """Keep what an answer's `anthropic-ratelimit-*` headers say of its key's limits, for `settle` to write."""
         for name in self._rate_limits:
             if name in headers:
-                self._noted_limits[key, name] = headers[name]
+                self._noted_limits[key, self._scopes.fold(scope), name] = headers[name]
 
     def settle(self) -> None:
         """Write what was noted since the last time: of many answers only the last one's limits matter."""
-        for key, name in list(self._noted_limits):
-            value = self._noted_limits.pop((key, name), "")  # another thread may have been quicker
+        for scope in list(self._noted_asked):
+            at = self._noted_asked.pop(scope, None)  # another thread may have been quicker
+            if at is not None:
+                self.scope_asked_at.labels(scope).set(at)
+        for key, scope, name in list(self._noted_limits):
+            value = self._noted_limits.pop((key, scope, name), "")
             count = count_in(value)
             if count is not None:
                 gauge, limit = self._rate_limits[name]
-                gauge.labels(key, limit).set(count)
+                gauge.labels(key, scope, limit).set(count)
         if self._counts is not None:
             self._counts.settle()
 
@@ -293,9 +293,7 @@ class Metrics:
         if self._counts is None:
             return self.registry
         everybodys = CollectorRegistry()
-        everybodys.register(_AllWorkers(self._counts, self.mcp_servers))
-        if self._moment is not None:
-            everybodys.register(self._moment)
+        everybodys.register(_AllWorkers(self._counts, self.mcp_servers, self._moment))
         return everybodys
 
     def render(self) -> bytes:

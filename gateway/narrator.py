@@ -11,18 +11,20 @@ from collections.abc import Mapping
 
 from gateway.chronicle import Chronicle
 from gateway.credential import Key
-from gateway.errors import GatewayError, OutOfMoney, RateLimited
+from gateway.errors import GatewayError, OutOfMoney, RateLimited, RequestForbidden
 from gateway.metrics import Metrics
-from gateway.pool import KeyState, KeyStatus
+from gateway.overview import ALL_SCOPES
 from gateway.spans import NOT_TRACED, Trace
+from gateway.standing import KeyState, KeyStatus
 from gateway.toolbox import InjectedTool, ToolOutcome
-from gateway.verdict import Outcome, Verdict
+from gateway.verdict import Concern, Outcome, Verdict
 
 log = logging.getLogger(__name__)
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
-_EXHAUSTIONS = {RateLimited: "rate_limited", OutOfMoney: "out_of_money"}
+_EXHAUSTIONS = {RateLimited: "rate_limited", OutOfMoney: "out_of_money", RequestForbidden: "forbidden"}
+_WITH = {Concern.WORKSPACE: " with its workspace", Concern.ORGANISATION: " with its organisation"}
 _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
@@ -36,16 +38,22 @@ class Narrator:
         self.chronicle = chronicle
         self.trace = trace
         self._metrics = metrics
+        self._scope = ALL_SCOPES
+
+    def walk_began(self, scope: str) -> None:
+        """Keys are tried for this scope from now on."""
+        self._scope = scope
+        self._metrics.note_asked(scope)
 
     def answered(self, key: Key | None, status: int, headers: Mapping[str, str]) -> None:
         """An answer has come; its headers say how much is left of the key's limits. No key: the client's own."""
         self.chronicle.answered(status, headers.get("request-id"))
         if key is not None:
-            self._metrics.note_rate_limits(key.name, headers)
+            self._metrics.note_rate_limits(key.name, self._scope, headers)
 
-    def passed_over(self, status: KeyStatus) -> None:
+    def passed_over(self, status: KeyStatus, *, is_barred: bool, is_elsewhere: bool) -> None:
         """A key is not tried."""
-        self.chronicle.passed_over(status)
+        self.chronicle.passed_over(status, is_barred=is_barred, is_elsewhere=is_elsewhere)
 
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """One attempt has ended."""
@@ -67,15 +75,17 @@ class Narrator:
         reason = verdict.outcome.value
         if state is KeyState.TEMPORARY:
             log.info(
-                "%s: key %s (%s) is cooling down for %.1f s: %s",
+                "%s: key %s (%s) is cooling down for %.1f s%s: %s",
                 self.chronicle.name,
                 key.name,
                 key.hint,
                 verdict.cooldown_seconds,
+                f" for {self._scope}" if verdict.concern is Concern.SCOPE else _WITH.get(verdict.concern, ""),
                 reason,
             )
         else:
-            log.warning("%s: key %s (%s) is retired: %s", self.chronicle.name, key.name, key.hint, reason)
+            siblings = ", its organisation's other keys are in doubt" if verdict.concern is Concern.ORGANISATION else ""
+            log.warning("%s: key %s (%s) is retired%s: %s", self.chronicle.name, key.name, key.hint, siblings, reason)
         self._metrics.key_transitions.labels(key.name, state.value).inc()
 
     def failed_over(self, key: Key, verdict: Verdict) -> None:

@@ -13,7 +13,7 @@ from gateway.upstream import Call
 
 def relay_whole(call: Call, turns: TurnMaker, pace: Pace) -> Head:
     """The upstream's answer as a whole. Raises GatewayError and ClientGone."""
-    turning = turns.obtain(call, pace, costs=False)
+    turning = turns.obtain(call, pace)
     while True:
         try:
             next(turning)

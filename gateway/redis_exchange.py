@@ -1,4 +1,4 @@
-"""What is told to the server about all keys, and what is heard from it.
+"""What is told to the server, and what is heard from it.
 
 Owns: the sync thread's connection, and the words of an exchange. Edge layer.
 """
@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.records import Record
 from gateway.redis_scripts import EXCHANGE, LOOK
 from gateway.redis_wire import ANSWER_SECONDS, Connection, Server, ServerClock, record_from, understood
 from gateway.replica import Told
+from gateway.subjects import DAY_SECONDS, MOST_DETAILED, is_sound
 
-_NAME = re.compile(rb"[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{64}")
+MOST_AT_ONCE = 500  # names in one exchange: the server does nothing else meanwhile
+_SWEPT_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server says at the end of an exchange; None for a key that it does not know.
+    """What the server says at the end of an exchange; None for a subject that it does not know.
 
-    `odd` are those keys among them in whose place something stands that no gateway has written.
+    `odd` are those among them in whose place something stands that no gateway has written.
     """
 
     epoch: bytes
@@ -32,24 +35,38 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the server says at the beginning of an exchange: the keys it knows, and whether its clock has been set.
+    """What the server says at the beginning of an exchange: what has changed, and whether its clock has been set.
 
-    `odd` are members of the set of names that are no names.
+    `names` are to be asked about, `odd` are names that are none. `has_bases`: the records of bases have changed, and
+    all of them are named. `is_more`: further ones have changed, and another look names them.
     """
 
+    epoch: bytes
     names: tuple[str, ...]
     odd: frozenset[bytes]
+    has_bases: bool
+    is_more: bool
     is_clock_set: bool
 
 
 class Exchanges:
-    """The sync thread's connection. Not thread-safe."""
+    """The sync thread's connection, and how far it has seen the server's changes. Not thread-safe.
+
+    What a look has named counts as seen: so after a failure all is seen once more, on another connection.
+    """
 
     def __init__(self, server: Server, server_clock: ServerClock, clock: Callable[[], float]) -> None:
         self._server = server
         self._server_clock = server_clock
         self._clock = clock
         self._connection: Connection | None = None
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Let the next looks name everything."""
+        self._digest = b""
+        self._version = 0.0
+        self._swept_to = 0.0
 
     @property
     def is_connected(self) -> bool:
@@ -60,24 +77,34 @@ class Exchanges:
         """Connect, if there is no connection. Raises SERVER_ERRORS."""
         if self._connection is None:
             self._connection = self._server.connect()
+            self.start_over()
 
     def look(self) -> Look:
-        """Which keys the server knows; the clocks are compared on the way. Raises SERVER_ERRORS."""
+        """What has changed since the last time; the clocks are compared on the way. Raises SERVER_ERRORS."""
         assert self._connection is not None
+        keys = [self._server.key(kind) for kind in ("clock", "epoch", "keys", "version", "details")]
+        places = (self._digest.decode(), repr(self._version), repr(self._swept_to), _SWEPT_AT_ONCE, MOST_AT_ONCE)
         sent_at = self._clock()
-        answer = self._connection.script(LOOK, (self._server.key("clock"), self._server.key("keys")))
+        answer = self._connection.script(LOOK, keys, (self._server.key("key:"), *places))
         with understood():
-            shown, members = answer
+            shown, epoch, digest, version, bases, changed, swept_to, gone = answer
+            if not isinstance(epoch, bytes) or not isinstance(digest, bytes) or not digest.isalnum():
+                raise TypeError("the epoch or the digest is none")
             is_clock_set = self._server_clock.observe(sent_at, int(shown) / 1e6, self._clock())
-            names = [member for member in members if _NAME.fullmatch(member)]
-            return Look(tuple(name.decode() for name in names), frozenset(members) - frozenset(names), is_clock_set)
+            names, odd = _sifted([*bases, *changed[::2], *gone])
+            has_bases, self._digest = digest != self._digest, digest
+            is_cut, is_lost = len(changed) >= 2 * MOST_AT_ONCE, float(version) < self._version
+            self._version = 0.0 if is_lost else float(changed[-1]) if is_cut else float(version)
+            self._swept_to = float(swept_to)
+        return Look(epoch, names, odd, has_bases, is_cut or is_lost, is_clock_set)
 
     def exchange(self, told: Mapping[str, Told]) -> Answer:
         """Tell what is known, hear what the server knows then. Raises SERVER_ERRORS."""
         assert self._connection is not None
-        keys = [self._server.key("clock"), self._server.key("epoch"), self._server.key("keys")]
+        keys = [self._server.key(kind) for kind in ("clock", "epoch", "keys", "version", "details")]
         void_after = self._server_clock.to_server(self._clock() + ANSWER_SECONDS / 2)
-        arguments: list[str | int] = [void_after, secrets.token_hex(16)]
+        arguments: list[str | int] = [void_after, secrets.token_hex(16), self._server.key("key:")]
+        arguments += self._server.key("lease:"), round(DAY_SECONDS * 1000), MOST_DETAILED
         for name, what in told.items():
             keys += self._server.key("key", name), self._server.key("lease", name)
             arguments += name, what.released
@@ -115,3 +142,15 @@ class Exchanges:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _sifted(members: Iterable[bytes]) -> tuple[tuple[str, ...], frozenset[bytes]]:
+    """Those that are names, and those that are none."""
+    names, odd = [], []
+    for member in members:
+        name = member.decode(errors="replace")
+        if _NAME.fullmatch(name.partition("/")[0]) and is_sound(name):
+            names.append(name)
+        else:
+            odd.append(member)
+    return tuple(names), frozenset(odd)

@@ -5,8 +5,15 @@ server runs one script at a time, so nobody comes between reading and writing
 (https://redis.io/docs/latest/develop/programmability/eval-intro/). Nothing here needs more than Redis 6 or Valkey.
 
 Under a prefix: `key:<name>`, a hash, is a record; `lease:<name>` expires with the prober's lease; `keys` is the set
-of all names; `epoch` is a random value that is gone when the data are. Points in time are whole microseconds of the
-server's clock, 0 for never.
+of the names of bases; `epoch` is a random value that is gone when the data are. Points in time are whole microseconds
+of the server's clock, 0 for never.
+
+Earlier gateways know of no details and share the server with later ones. So names with details are in a set of their
+own, `details`, sorted by the number that `version` showed when the record was last changed: what has changed since a
+number that a process has seen is a range of it. Records of bases are few, and earlier gateways change them without
+counting: whether they have changed shows in a digest of them all, which is made on the server. Records of subjects with
+details expire a day after they were written, or after their rest, whatever is later; permanent ones do not. Each look
+takes some names whose records are gone out of `details`.
 
 The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
 from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
@@ -75,22 +82,69 @@ local function read(key)
 end
 """
 
-# What the server's clock shows, and the names of all keys. KEYS: clock, names.
+_VERSION = """
+-- The number of the last change to a record with a detail. If it was lost, the highest that is still to be seen.
+local function read_version(key, details)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'string' and is_whole(value) then return tonumber(value) end
+  local top = redis.call('ZREVRANGE', details, 0, 0, 'WITHSCORES')
+  return top[2] and is_whole(top[2]) and tonumber(top[2]) or 0
+end
+"""
+
+# KEYS: clock, epoch, names, version, details. ARGV: what the records' keys begin with, the digest that was last seen,
+# the version that was last seen, how far the names with details have been looked through for those whose records are
+# gone, how many of these to look at now, and how many changed ones to name.
+# Answers what the clock shows, the epoch or '', the digest, the version, all names of bases if the digest is another
+# one, changed names with details and their versions, how far it has looked, and the names that it took out.
 LOOK = (
     _RECORD
+    + _VERSION
     + """
+local function digest_of(names)
+  local shown = {}
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local record, is_odd = read(ARGV[1] .. name)
+    shown[#shown + 1] = name .. ' ' .. (record and table.concat(record, ' ') or is_odd and 'odd' or 'none')
+  end
+  return redis.sha1hex(table.concat(shown, '\\n'))
+end
+
+local function swept(details, version)
+  local gone, at = {}, '0'
+  local some = redis.call('ZRANGEBYSCORE', details, '(' .. ARGV[4], version, 'WITHSCORES', 'LIMIT', 0, ARGV[5])
+  for index = 1, #some, 2 do
+    if redis.call('EXISTS', ARGV[1] .. some[index]) == 0 then
+      redis.call('ZREM', details, some[index])
+      gone[#gone + 1] = some[index]
+    end
+    at = some[index + 1]
+  end
+  return #some < 2 * ARGV[5] and '0' or at, gone
+end
+
 read_clock(KEYS[1])
 keep_clock()
-return {string.format('%.0f', clock.at), redis.call('SMEMBERS', KEYS[2])}
+local names = redis.call('SMEMBERS', KEYS[3])
+local digest = digest_of(names)
+if digest == ARGV[2] then names = {} end
+local version = string.format('%.0f', read_version(KEYS[4], KEYS[5]))
+local changed = redis.call('ZRANGEBYSCORE', KEYS[5], '(' .. ARGV[3], version, 'WITHSCORES', 'LIMIT', 0, ARGV[6])
+local at, gone = swept(KEYS[5], version)
+return {string.format('%.0f', clock.at), redis.call('GET', KEYS[2]) or '', digest, version, names, changed, at, gone}
 """
 )
 
 # The rules of gateway.records.joined. Counts are told as what the server had said and what came on top.
-# KEYS: clock, epoch, names, and for each name its record and its lease. ARGV: void after, a new epoch, and for each
-# name itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
+# KEYS: clock, epoch, names, version, details, and for each name its record and its lease.
+# ARGV: void after, a new epoch, what the records' and the leases' keys begin with, for how many milliseconds a record
+# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and the ten
+# fields with the two counts' increments, or one ''.
 # Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.
 EXCHANGE = (
     _RECORD
+    + _VERSION
     + """
 local argument = 0
 local function told()
@@ -139,44 +193,85 @@ local function joined(one, other)
   return record
 end
 
-local function is_same_state(one, other)
-  for field = GENERATION, DISABLED do
+local function is_same(one, other, last)
+  for field = GENERATION, last do
     if one[field] ~= other[field] then return false end
   end
   return true
 end
 
+-- The record that stands there then, and whether it is another one than before.
 local function push(key, lease, held, is_odd, record, limited, refused)
   if is_odd then redis.call('DEL', key) end
   local merged = held and joined(held, record) or record
   merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
   merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
+  if not held or not is_same(held, merged, DISABLED) then redis.call('DEL', lease) end
+  if held and is_same(held, merged, #FIELDS) then return merged, false end
   local words = {}
   for field, name in ipairs(FIELDS) do
     words[#words + 1] = name
     words[#words + 1] = merged[field]
   end
   redis.call('HSET', key, unpack(words))
-  if not held or not is_same_state(held, merged) then redis.call('DEL', lease) end
-  return merged
+  return merged, true
+end
+
+local version = read_version(KEYS[4], KEYS[5])
+local first_version = version
+
+local function has_detail(name)
+  return string.find(name, '/', 1, true)
+end
+
+local function keep_name(name, key, record, is_changed, kept_ms)
+  if not has_detail(name) then return redis.call('SADD', KEYS[3], name) end
+  if is_changed then
+    if is_permanent(record) then
+      redis.call('PERSIST', key)
+    else
+      local rest_ms = math.max(0, tonumber(record[COOLING]) - clock.at) / 1000
+      redis.call('PEXPIRE', key, string.format('%.0f', rest_ms + kept_ms))
+    end
+  end
+  if is_changed or not redis.call('ZSCORE', KEYS[5], name) then
+    version = version + 1
+    redis.call('ZADD', KEYS[5], string.format('%.0f', version), name)
+  end
+end
+
+local function end_version(key_start, lease_start, most)
+  if version == first_version then return end
+  redis.call('SET', KEYS[4], string.format('%.0f', version))
+  local surplus = redis.call('ZCARD', KEYS[5]) - most
+  if surplus <= 0 then return end
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[5], 0, surplus - 1)) do
+    redis.call('DEL', key_start .. name, lease_start .. name)
+    redis.call('ZREM', KEYS[5], name)
+  end
 end
 
 read_clock(KEYS[1])
 if clock.at > tonumber(told()) then return redis.error_reply('LATE the time for this exchange is over') end
 keep_clock()
 redis.call('SET', KEYS[2], told(), 'NX')
+local key_start, lease_start, kept_ms, most = told(), told(), tonumber(told()), tonumber(told())
 local answer = {redis.call('GET', KEYS[2])}
-for at = 4, #KEYS, 2 do
+for at = 6, #KEYS, 2 do
   local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
   local held, is_odd = read(key)
   local record, limited, refused = told_record()
   if record then
-    held = push(key, lease, held, is_odd, record, limited, refused)
-    redis.call('SADD', KEYS[3], name)
+    local is_changed
+    held, is_changed = push(key, lease, held, is_odd, record, limited, refused)
+    keep_name(name, key, held, is_changed, kept_ms)
+  elseif not held and not is_odd and has_detail(name) then
+    redis.call('ZREM', KEYS[5], name)
   end
   if released ~= '' and holder(lease) == released then redis.call('DEL', lease) end
   answer[#answer + 1] = held or is_odd and {'odd'} or {}
 end
+end_version(key_start, lease_start, most)
 return answer
 """
 )

@@ -7,6 +7,8 @@ knows, and what was marked meanwhile is merged when the server is back. One ques
 request waits, for a few milliseconds at most: who may try a key on trial. From a server that is down, or too slow,
 no answer is awaited: then one request of each process tries it.
 
+An exchange begins with a look at what has changed there. If that is nothing, and nothing is untold here, it is over.
+
 A server whose answers make no sense is one that does not answer. A server that restarts may have lost anything, and so
 may one whose data were flushed; each process then tells all it knows, and the merge sorts it out. A restart shows as a
 new connection, a flush as a new epoch.
@@ -24,11 +26,12 @@ from dataclasses import replace
 from gateway.background import BackgroundThread, GrowingPause
 from gateway.machine_clock import machine_time
 from gateway.records import Record, leased, released
-from gateway.redis_exchange import Exchanges
+from gateway.redis_exchange import MOST_AT_ONCE, Exchanges, Look
 from gateway.redis_leases import LeaseAnswer, LeaseDesk
 from gateway.redis_wire import SERVER_ERRORS, Server, ServerClock
 from gateway.replica import Replica
 from gateway.store import Change, MergingStore
+from gateway.subjects import named
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +66,14 @@ class RedisStore(MergingStore):
         self._clock = clock
         self._pull_seconds = pull_seconds
         self._names: dict[str, str] = {}  # a cache that only grows; races write the same value
-        self._replica = Replica()
+        self._replica = Replica(clock)
         self._server = Server(url, prefix)
         server_clock = ServerClock()
         self._exchanges = Exchanges(self._server, server_clock, clock)
         self._lease_desk = LeaseDesk(self._server, server_clock, lease_timeout_seconds)
         self._epoch = b""
         self._is_up: bool | None = None  # None before the first attempt; written by the thread alone
-        self._odd: frozenset[bytes | str] = frozenset()  # what was passed over in the last exchange
+        self._odd: set[bytes | str] = set()  # what was passed over
         self._progress = threading.Condition()  # guards the two counts, and tells of them and of _is_up
         self._begun_count = 0
         self._done_count = 0  # the number of the latest exchange that succeeded
@@ -87,6 +90,12 @@ class RedisStore(MergingStore):
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         return self._replica.read([self._name(fingerprint) for fingerprint in fingerprints])
+
+    def glance(self) -> int:
+        return self._replica.changes
+
+    def details(self, base: str) -> list[str]:
+        return self._replica.details(self._base_name(base))
 
     def lease(self, fingerprint: str, until_at: float, now: float) -> bool:
         name = self._name(fingerprint)
@@ -134,11 +143,14 @@ class RedisStore(MergingStore):
             self._thread.wake()
         return before, after
 
-    def _name(self, fingerprint: str) -> str:
-        name = self._names.get(fingerprint)
+    def _name(self, subject: str) -> str:
+        return named(subject, self._base_name)
+
+    def _base_name(self, base: str) -> str:
+        name = self._names.get(base)
         if name is None:
-            name = hmac.new(_LABEL, fingerprint.encode(), hashlib.sha256).hexdigest()
-            self._names[fingerprint] = name
+            name = hmac.new(_LABEL, base.encode(), hashlib.sha256).hexdigest()
+            self._names[base] = name
         return name
 
     # The thread's
@@ -178,33 +190,47 @@ class RedisStore(MergingStore):
             self._exchanges.connect()
             self._replica.doubt()
             self._epoch = b""
-        if not self._exchange():
-            self._replica.doubt()
-            return False
+        is_more = True
+        while is_more:
+            look = self._exchanges.look()
+            if look.is_clock_set:  # what the server holds now ends at another moment than what is known here
+                self._replica.doubt()
+            if not self._exchange(look):
+                self._exchanges.start_over()
+                self._replica.doubt()
+                return False
+            is_more = look.is_more
         self._lease_desk.open()
         return True
 
-    def _exchange(self) -> bool:
-        """One exchange; False if it showed that the server has lost its data."""
-        look = self._exchanges.look()
-        if look.is_clock_set:  # what the server holds now ends at another moment than what is known here
-            self._replica.doubt()
-        told = self._replica.tell(look.names)
-        try:
-            answer = self._exchanges.exchange(told)
-        except BaseException:
-            self._replica.take_back(told)
-            raise
-        self._pass_over(look.odd | answer.odd)
-        records = answer.records
-        is_lost = self._epoch not in (b"", answer.epoch)
-        if is_lost:  # then only what has just been told is there whole
-            records = {name: record for name, record in records.items() if told[name].is_news}
-        self._epoch = answer.epoch
-        self._replica.learn(told, records, self._clock())
-        return not is_lost
+    def _exchange(self, look: Look) -> bool:
+        """Exchange what has changed here or there; False if that showed that the server has lost its data."""
+        asked = self._replica.untold().union(look.names)
+        if look.has_bases or look.epoch != self._epoch:
+            asked |= self._replica.bases()
+        elif not asked and not look.odd:
+            return True
+        names, odd = sorted(asked), set[bytes | str](look.odd)
+        for start in range(0, max(1, len(names)), MOST_AT_ONCE):
+            told = self._replica.tell(names[start : start + MOST_AT_ONCE])
+            try:
+                answer = self._exchanges.exchange(told)
+            except BaseException:
+                self._replica.take_back(told)
+                raise
+            odd |= answer.odd
+            is_lost = self._epoch not in (b"", answer.epoch)
+            records = answer.records
+            if is_lost:  # then only what has just been told is there whole
+                records = {name: record for name, record in records.items() if told[name].is_news}
+            self._epoch = answer.epoch
+            self._replica.learn(told, records, self._clock())
+            if is_lost:
+                return False
+        self._pass_over(odd, is_all=look.has_bases)
+        return True
 
-    def _pass_over(self, odd: frozenset[bytes | str]) -> None:
+    def _pass_over(self, odd: set[bytes | str], *, is_all: bool) -> None:
         for what in sorted(map(ascii, odd - self._odd))[:_MOST_TOLD]:
             log.warning(
                 "the state server %s holds under the name of a key what no gateway has written: %.100s is passed over, "
@@ -212,7 +238,7 @@ class RedisStore(MergingStore):
                 self._server.place,
                 what,
             )
-        self._odd = odd
+        self._odd = odd if is_all else self._odd | odd
 
     def _disconnect(self) -> None:
         self._exchanges.close()

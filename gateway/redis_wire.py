@@ -25,7 +25,7 @@ ANSWER_SECONDS = 1.0
 # An estimate of the server's clock is kept while it is this good.
 _CLOCK_TOLERANCE_SECONDS = 0.01
 _CLOCK_STEP_SECONDS = 1.0
-_MOST_CONVERTED = 4096
+_MOST_CONVERTED = 65536  # more than a store has records
 
 # Above what the URL says. Whoever uses a connection decides what happens after a failure, so nothing is tried again.
 _CONNECTION_OPTIONS: Mapping[str, Any] = {

@@ -8,16 +8,20 @@ A mark makes its key untold. What is told stays so only if the server's answer i
 whose outcome is unknown, makes it untold again, and merging twice is harmless (see records). A key with nothing
 untold is replaced by what the server says, so that times which were converted between two clocks do not creep; one
 that was marked during the exchange is joined. Leases are not told here; they stay this process's own.
+
+A record with a detail that is spent is not told any more: the server has forgotten it, or will.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gateway.records import NEVER_SEEN, Record, joined
+from gateway.machine_clock import machine_time
+from gateway.records import Record, joined
 from gateway.store import Change
+from gateway.subjects import Shelf, has_detail, is_spent, latest_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +40,30 @@ class Told:
 
 
 class Replica:
-    """The local records, by the name under which the server knows a key."""
+    """The local records, by the name under which the server knows a subject."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = machine_time) -> None:
+        self._clock = clock
         self._lock = threading.Lock()  # guards everything below
-        self._records: dict[str, Record] = {}
+        self._shelf = Shelf()
         self._counted: dict[str, tuple[int, int]] = {}  # limited and refused, as the server last said
         self._untold: set[str] = set()
         self._released: dict[str, str] = {}
 
+    @property
+    def changes(self) -> int:
+        """Another number after any record changed."""
+        return self._shelf.changes
+
     def read(self, names: Sequence[str]) -> list[Record]:
-        """The records of these keys, in this order."""
+        """The records of these subjects, in this order."""
         with self._lock:
-            return [self._records.get(name, NEVER_SEEN) for name in names]
+            return [self._shelf.get(name) for name in names]
+
+    def details(self, base_name: str) -> list[str]:
+        """The details under which anything is known of this base, sorted."""
+        with self._lock:
+            return self._shelf.details(base_name)
 
     def mark(self, name: str, change: Change) -> tuple[Record, Record]:
         """Apply a change that the others must hear of; the records before and after."""
@@ -70,16 +85,30 @@ class Replica:
             self._changed(name, change)
             self._released[name] = lease
 
-    def tell(self, names: Iterable[str]) -> dict[str, Told]:
-        """Begin an exchange about these keys and all known ones; it must be ended by `learn` or `take_back`."""
+    def untold(self) -> set[str]:
+        """The subjects of which something is to be told."""
         with self._lock:
+            return self._untold | self._released.keys()
+
+    def bases(self) -> set[str]:
+        """The known subjects without details."""
+        with self._lock:
+            return {name for name in self._shelf if not has_detail(name)}
+
+    def tell(self, names: Iterable[str]) -> dict[str, Told]:
+        """Begin an exchange about these subjects; it must be ended by `learn` or `take_back`."""
+        with self._lock:
+            now = self._clock()
             told = {}
-            for name in {*names, *self._records}:
-                record = self._records.get(name, NEVER_SEEN)
+            for name in names:
+                record = self._shelf.get(name)
+                is_news = (
+                    name in self._untold and name in self._shelf and not (has_detail(name) and is_spent(record, now))
+                )
                 limited_count, refused_count = self._counted.get(name, (0, 0))
                 released = self._released.pop(name, "")
-                told[name] = Told(record, name in self._untold, limited_count, refused_count, released)
-            self._untold.clear()
+                told[name] = Told(record, is_news, limited_count, refused_count, released)
+                self._untold.discard(name)
             return told
 
     def take_back(self, told: Mapping[str, Told]) -> None:
@@ -92,30 +121,45 @@ class Replica:
                     self._released.setdefault(name, what.released)
 
     def learn(self, told: Mapping[str, Told], answers: Mapping[str, Record | None], now: float) -> None:
-        """End an exchange with what the server knows now; None for a key that it does not know."""
+        """End an exchange with what the server knows now; None for a subject that it does not know."""
         with self._lock:
             for name, answer in answers.items():
-                known = self._records.get(name)
+                is_known = name in self._shelf
                 if answer is None:
-                    if known is not None:  # it has been forgotten there
-                        self._untold.add(name)
+                    if is_known:
+                        self._forgotten(name, now)
                     continue
                 self._counted[name] = (answer.limited_count, answer.refused_count)
-                self._records[name] = (
-                    answer if known is None else self._learnt(name, known, told[name].record, answer, now)
-                )
+                learnt = self._learnt(name, self._shelf.get(name), told[name].record, answer, now)
+                self._put(name, learnt if is_known else answer, now)
 
     def learn_one(self, name: str, answer: Record) -> None:
         """The server has shown a key outside of an exchange, which may itself be under way: so it is joined."""
         with self._lock:
-            known = self._records.get(name, NEVER_SEEN)
+            known = self._shelf.get(name)
             merged = joined(answer, known)
-            self._records[name] = replace(merged, limited_count=known.limited_count, refused_count=known.refused_count)
+            merged = replace(merged, limited_count=known.limited_count, refused_count=known.refused_count)
+            self._put(name, merged, self._clock())
 
     def doubt(self) -> None:
-        """The server may have lost anything: everything known is untold."""
+        """The server may have lost anything: everything known is untold, but for what has had its time there."""
         with self._lock:
-            self._untold.update(self._records)
+            now = self._clock()
+            self._drop(self._shelf.tidy(now))
+            self._untold.update(name for name in self._shelf if not self._had_its_time(name, now))
+
+    def _forgotten(self, name: str, now: float) -> None:
+        """The server does not know what is known here: it is told, unless it had its time."""
+        if self._had_its_time(name, now):
+            self._shelf.remove(name)
+            self._drop([name])
+        else:
+            self._untold.add(name)
+
+    def _had_its_time(self, name: str, now: float) -> bool:
+        """Whether the server may have forgotten it with good reason; an enabled one does not say when that was."""
+        record = self._shelf.get(name)
+        return has_detail(name) and not record.is_permanent and (is_spent(record, now) or latest_at(record) is None)
 
     def _learnt(self, name: str, known: Record, before: Record, answer: Record, now: float) -> Record:
         merged = joined(answer, known) if name in self._untold else answer
@@ -128,12 +172,21 @@ class Replica:
         )
 
     def _changed(self, name: str, change: Change) -> tuple[Record, Record]:
-        before = self._records.get(name, NEVER_SEEN)
+        before = self._shelf.get(name)
         after = change(before)
         if after is not before:
-            self._records[name] = after
+            self._put(name, after, self._clock())
         return before, after
+
+    def _put(self, name: str, record: Record, now: float) -> None:
+        self._drop(self._shelf.put(name, record, now))
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """These have been forgotten here."""
+        for name in names:
+            self._counted.pop(name, None)
+            self._untold.discard(name)
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<Replica records={len(self._records)} untold={len(self._untold)}>"
+            return f"<Replica records={len(self._shelf)} untold={len(self._untold)}>"

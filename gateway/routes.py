@@ -28,10 +28,12 @@ from gateway import __version__
 from gateway.access import Caller, authenticate
 from gateway.classification import Rests
 from gateway.clients import client_of, session_of
+from gateway.credential import WORKSPACE_HEADER
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.door import client_headers, pass_door
 from gateway.errors import NotFound, Overloaded
 from gateway.exchange import Exchange
+from gateway.failover import Course
 from gateway.headers import Headers, for_upstream
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
@@ -44,6 +46,7 @@ from gateway.passthrough import relay_whole
 from gateway.relay import Lender
 from gateway.request_body import read_body
 from gateway.responses import json_response, relayed, text_response
+from gateway.scopes import COUNT_TOKENS, MODELS, messages_scope
 from gateway.service import Gateway
 from gateway.tool_loop import ToolLoop
 from gateway.tools import ToolRequest
@@ -72,7 +75,7 @@ def messages() -> Response:
         exchange.trace.asks(summary.model, summary.is_streaming)
         call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
         watch, narrator = _watch(exchange, environ), _narrator(exchange)
-        turns, pace = _turns(exchange, watch, narrator)
+        turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
         dialogue = _dialogue(exchange, call, summary, watch, narrator)
         interception = Interception(
             dialogue,
@@ -102,7 +105,7 @@ def count_tokens() -> Response:
         call = Call("POST", target, _headers(exchange, environ), body)
         if with_tools is not None:
             call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
-        return _passed_through(exchange, environ, call)
+        return _passed_through(exchange, environ, call, COUNT_TOKENS)
 
 
 @routes.get("/v1/models", endpoint="models")
@@ -112,7 +115,7 @@ def models() -> Response:
     exchange = _admitted(environ, "models")
     with exchange.guarding():
         call = Call("GET", _target(environ, "/v1/models"), _headers(exchange, environ))
-        return _passed_through(exchange, environ, call)
+        return _passed_through(exchange, environ, call, MODELS)
 
 
 @routes.get("/v1/models/<model_id>", endpoint="model")
@@ -124,7 +127,7 @@ def model(model_id: str) -> Response:
     exchange = _admitted(environ, "model")
     with exchange.guarding():
         target = _target(environ, f"/v1/models/{quote(model_id, safe=':@')}")
-        return _passed_through(exchange, environ, Call("GET", target, _headers(exchange, environ)))
+        return _passed_through(exchange, environ, Call("GET", target, _headers(exchange, environ)), MODELS)
 
 
 @routes.get("/", endpoint="root")
@@ -190,7 +193,10 @@ def _body(exchange: Exchange, environ: Environ) -> bytes:
 
 
 def _headers(exchange: Exchange, environ: Environ) -> Headers:
-    return for_upstream(client_headers(environ), exchange.configuration.settings.drop_request_headers)
+    dropped = exchange.configuration.settings.drop_request_headers
+    if not exchange.caller.own:  # a workspace goes with the credential that may use it
+        dropped = (*dropped, WORKSPACE_HEADER)
+    return for_upstream(client_headers(environ), dropped)
 
 
 def _target(environ: Environ, path: str) -> str:
@@ -225,7 +231,16 @@ def _dialogue(exchange: Exchange, call: Call, summary: RequestSummary, watch: Wa
     return ToolLoop(call, request, gateway.toolbox, policy, summary.is_streaming, watch, narrator, gateway.clock)
 
 
-def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMaker, Pace]:
+def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
+    """What the walks of a message are for."""
+    gateway, configuration = exchange.gateway, exchange.configuration
+    model_class = configuration.settings.model_classes.class_of(summary.model)
+    session = exchange.chronicle.session or summary.user_id
+    pins = configuration.pins(gateway.affinity, exchange.caller.token_name, session, body)
+    return Course(messages_scope(model_class, is_fast=summary.is_fast), session=pins, looks=gateway.looks)
+
+
+def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course) -> tuple[TurnMaker, Pace]:
     gateway, configuration = exchange.gateway, exchange.configuration
     settings = configuration.settings
     turns = TurnMaker(
@@ -234,6 +249,7 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMa
         exchange.caller,
         watch,
         narrator,
+        course,
         Rests(settings.default_cooldown_seconds, settings.money_rest_seconds),
         settings.stream_idle_timeout_seconds,
         gateway.wall_clock,
@@ -241,8 +257,9 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator) -> tuple[TurnMa
     return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)
 
 
-def _passed_through(exchange: Exchange, environ: Environ, call: Call) -> Response:
-    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange))
+def _passed_through(exchange: Exchange, environ: Environ, call: Call, scope: str) -> Response:
+    course = Course(scope, costs=False, looks=exchange.gateway.looks)
+    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
 
     def run() -> Generator[Output, None, None]:
         yield relay_whole(call, turns, pace)

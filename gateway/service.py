@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,21 @@ from pathlib import Path
 from gateway import __version__
 from gateway.access import ClientToken
 from gateway.admission import Admission
+from gateway.affinity import Affinity, Pins, PinSeconds
 from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
+from gateway.looks import Looks
 from gateway.machine_clock import machine_time
 from gateway.mcp.budget import ToolLimits
 from gateway.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.metrics import Metrics
-from gateway.pool import KeyStatus, Pool
-from gateway.prober import Prober
+from gateway.pool import Pool
 from gateway.recorder import NoRecorder, Sink
 from gateway.relay import Relay
 from gateway.settings import Settings, settle
 from gateway.shared_counts import SharedCounts
+from gateway.standing import KeyStatus
 from gateway.store import MemoryStore, Store
 from gateway.token_file import TokenFile
 from gateway.tool_loop import ToolPolicy
@@ -54,6 +56,11 @@ class Configuration:
     upstream: Upstream
     token_file: TokenFile | None = field(repr=False)
     tool_policy: ToolPolicy
+
+    def pins(self, affinity: Affinity, client: str | None, session: str | None, body: bytes) -> Pins | None:
+        """Where a message's session stays, if it may stay anywhere."""
+        seconds = PinSeconds(self.settings.session_pin_seconds, self.settings.session_pin_lasting_seconds)
+        return affinity.of(self.pool, client, session, body, seconds)
 
     def tokens(self) -> tuple[ClientToken, ...] | None:
         """The client tokens now; None on an open gateway."""
@@ -86,7 +93,8 @@ class Gateway:
         self.recorder: Sink = NoRecorder()
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
-        self._prober: Prober | None = None
+        self.affinity = Affinity(self._store, clock)
+        self.looks: Looks | None = None
         self._housekeeping = Troubles("the worker's housekeeping")
         self._ticks_at = float("-inf")
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
@@ -107,6 +115,8 @@ class Gateway:
         if self.configuration.upstream is not before.upstream:
             before.upstream.close()
         self._mcp.apply(tool_settings_of(self.configuration.settings))
+        if self.looks is not None:
+            self.looks.look_at_places()
         names = ", ".join(key.name for key in self.configuration.pool.keys) or "none"
         log.info("configuration reloaded; keys: %s", names)
 
@@ -125,13 +135,12 @@ class Gateway:
         else:
             self._housekeeping.worked()
 
-    def begin_probing(self) -> None:
-        """Try retired keys now and then, if the settings ask for it."""
+    def begin_looks(self) -> None:
+        """Look at keys that are out, were forbidden something, or belong nobody knows where."""
         settings = self.configuration.settings
-        if settings.probe_seconds is not None:
-            lock_path = Path(settings.data_dir) / "prober.lock"
-            self._prober = Prober(self._in_force, self.lifecycle, settings.probe_seconds, lock_path)
-            self._prober.start()
+        lock_path = Path(settings.data_dir) / "looks.lock"
+        self.looks = Looks(self._in_force, self.lifecycle, self.metrics, settings.probe_seconds, lock_path)
+        self.looks.start(looks_at_places=settings.probe_at_start)
 
     def begin_tools(self) -> None:
         """Get in touch with the MCP servers; returns when all have answered, or the time for that is over."""
@@ -161,8 +170,8 @@ class Gateway:
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""
         seconds = self.configuration.settings.drain_seconds
-        if self._prober is not None:
-            self._prober.stop()
+        if self.looks is not None:
+            self.looks.stop()
         if self.lifecycle.drain(seconds):
             log.info("stopping: %d requests may run on for %g s", self.admission.taken, seconds)
 
@@ -186,8 +195,8 @@ class Gateway:
         configuration = self.configuration
         return configuration.pool, configuration.upstream
 
-    def _statuses(self) -> Iterable[KeyStatus]:
-        return self.configuration.pool.statuses()
+    def _statuses(self, scope: str | None) -> list[KeyStatus]:
+        return self.configuration.pool.statuses(scope)
 
     def __repr__(self) -> str:
         return f"<Gateway {self.lifecycle.phase.value} {self.configuration.pool!r} {self.admission!r}>"

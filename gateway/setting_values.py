@@ -40,6 +40,12 @@ def seconds(raw: object) -> float:
     return value
 
 
+def seconds_or_never(raw: object) -> float:
+    """A duration; 0 stands for what never happens."""
+    is_zero = isinstance(raw, str | int | float) and not isinstance(raw, bool) and str(raw).strip() in ("0", "0.0")
+    return 0.0 if is_zero else seconds(raw)
+
+
 def seconds_up_to(most: float) -> Callable[[object], float]:
     """A duration that is bounded above."""
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gateway import setting_values as values
-from gateway.access import ANTHROPIC_PREFIX, ByokMode, ClientToken, TokenFileError, parse_tokens
+from gateway.access import ByokMode, ClientToken, TokenFileError, parse_tokens
 from gateway.cors import ANY_ORIGIN
-from gateway.credential import Key, Secret
+from gateway.credential import Key
+from gateway.key_entries import keys_from
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.origin import Network
 from gateway.safe_text import safe_text
+from gateway.scopes import ModelClasses, known_classes
 from gateway.upstream_proxy import UpstreamProxy, proxy_url
 
 PREFIX = "GATEWAY_"
@@ -34,8 +36,6 @@ _FOREIGN = re.compile(
     r"GATEWAY_[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _FOREIGN_ADDRESS = re.compile(r"GATEWAY_[A-Z0-9_]+_PORT=(tcp|udp|sctp)://.+")
-_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_SECRET = re.compile(r"[\x21-\x7e]+")
 
 _LONGEST_COMPLAINT = 1000
 
@@ -70,12 +70,15 @@ class Settings:
     """A checked configuration. Durations are in seconds, sizes in bytes.
 
     `keys` are in failover order; `tokens` is None when there is no token file, which leaves the gateway open on
-    loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`; `digest` identifies all that was read.
+    loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`, `model_classes` those of
+    `models_file` and the gateway's own; `digest` identifies all that was read.
     """
 
     upstream_url: str = _setting("https://api.anthropic.com", values.base_url, "the Anthropic-compatible upstream")
     api_keys: str | None = _setting(
-        None, values.text, "the pool: comma-separated `secret` or `name=secret`, in failover order"
+        None,
+        values.text,
+        "the pool: comma-separated `secret` or `name=secret [workspace=wrkspc_...]`, in failover order",
     )
     api_keys_file: str | None = _setting(None, values.text, "the same in a file, one a line, `#` comments")
     client_tokens_file: str | None = _setting(
@@ -111,6 +114,15 @@ class Settings:
     money_rest_seconds: float = _setting(
         3600.0, values.seconds, "longest rest of a key that is out of credit or budget"
     )
+    session_pin_seconds: float = _setting(
+        300.0, values.seconds_or_never, "how long a displaced session stays with its workspace; `0`: not at all"
+    )
+    session_pin_lasting_seconds: float = _setting(
+        3600.0, values.seconds, "the same for one with thoughts or an hour's cache"
+    )
+    models_file: str | None = _setting(
+        None, values.text, "a TOML file with the classes of models whose limits are one, over the gateway's own table"
+    )
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
     connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")
     read_idle_timeout_seconds: float = _setting(600.0, values.seconds, "upstream silence that ends a request")
@@ -139,8 +151,14 @@ class Settings:
     data_dir: str = _setting(
         "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True
     )
-    probe_seconds: float | None = _setting(
-        None, values.seconds, "how often retired keys are tried, with `GET /v1/models`; unset: never", restart=True
+    probe_seconds: float = _setting(
+        300.0,
+        values.seconds_or_never,
+        "how soon a retired key is looked at, with `GET /v1/models`, and less and less often then; `0`: never",
+        restart=True,
+    )
+    probe_at_start: bool = _setting(
+        True, values.flag, "whether keys are looked at whose workspace is not known", restart=True
     )
     state_url: str | None = _setting(
         None, values.state_url, "a Redis that several machines share the keys' state through", restart=True
@@ -163,6 +181,7 @@ class Settings:
     keys: tuple[Key, ...] = ()
     tokens: tuple[ClientToken, ...] | None = None
     upstream_ca_pem: str | None = None
+    model_classes: ModelClasses = field(default_factory=known_classes)
     digest: str = ""
 
     def __repr__(self) -> str:
@@ -271,14 +290,32 @@ class _Loader:
         tokens = self._tokens(parsed.get("client_tokens_file"))
         ca_file = parsed.get("upstream_ca_file")
         ca_pem = self._read_text("GATEWAY_UPSTREAM_CA_FILE", ca_file) if ca_file else None
+        model_classes = self._model_classes(parsed.get("models_file"))
         if self._complaints:
             raise SettingsError(self._complaints)
-        settings = Settings(**parsed, keys=keys, tokens=tokens, upstream_ca_pem=ca_pem, digest=self._digest.hexdigest())
+        settings = Settings(
+            **parsed,
+            keys=keys,
+            tokens=tokens,
+            upstream_ca_pem=ca_pem,
+            model_classes=model_classes,
+            digest=self._digest.hexdigest(),
+        )
         if not settings.data_dir:
             settings = replace(settings, data_dir=_default_data_dir(self._environ))
         if conflicts := settings.conflicts():
             raise SettingsError(conflicts)
         return settings
+
+    def _model_classes(self, path: str | None) -> ModelClasses:
+        text = self._read_text("GATEWAY_MODELS_FILE", path) if path else None
+        if text is None:
+            return known_classes()
+        try:
+            return known_classes().with_overrides(ModelClasses.read(text))
+        except (ValueError, RecursionError) as error:
+            self._complaints.append(f"GATEWAY_MODELS_FILE: {path}: {error}")
+            return known_classes()
 
     def _environment_values(self) -> dict[str, tuple[str, object]]:
         known = {name for name, _ in setting_specs()}
@@ -342,29 +379,9 @@ class _Loader:
                 stripped = line.strip()
                 if stripped and not stripped.startswith("#"):
                     entries.append((f"GATEWAY_API_KEYS_FILE, line {number}", stripped))
-        return self._checked_keys(entries)
-
-    def _checked_keys(self, entries: list[tuple[str, str]]) -> tuple[Key, ...]:
-        keys: list[Key] = []
-        for position, (label, entry) in enumerate(entries, start=1):
-            name, separator, secret = entry.partition("=")
-            if not separator:
-                name, secret = f"key-{position}", entry
-            name, secret = name.strip(), secret.strip()
-            twin = next((key for key in keys if key.secret == Secret(secret)), None)
-            if name.startswith(ANTHROPIC_PREFIX):
-                self._complaints.append(f"{label}: a secret stands where the name belongs; write it as name=secret")
-            elif not _KEY_NAME.fullmatch(name):
-                self._complaints.append(f"{label}: a key's name has letters, digits, `.`, `_` and `-`, at most 63")
-            elif not _SECRET.fullmatch(secret):
-                self._complaints.append(f"{label}: the secret of {name} is empty or has spaces or odd characters")
-            elif twin is not None:
-                self._complaints.append(f"{label}: {name} has the same secret as {twin.name}")
-            elif any(key.name == name for key in keys):
-                self._complaints.append(f"{label}: the name {name} stands twice")
-            else:
-                keys.append(Key(name, Secret(secret)))
-        return tuple(keys)
+        keys, complaints = keys_from(entries)
+        self._complaints += complaints
+        return keys
 
     def _tokens(self, path: str | None) -> tuple[ClientToken, ...] | None:
         if not path:

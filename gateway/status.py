@@ -13,14 +13,17 @@ from enum import Enum
 from prometheus_client.core import Metric
 
 from gateway import __version__
-from gateway.pool import KeyState, KeyStatus
+from gateway.overview import KeyView, overview
 from gateway.service import Gateway
+from gateway.standing import KeyState, KeyStatus
+from gateway.verdict import Concern
 
 _LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
 _EXHAUSTIONS = {
     "rate_limited": "all configured keys are rate-limited",
     "auth_failed": "all configured keys failed authentication",
     "out_of_money": "all configured keys are out of money",
+    "forbidden": "every key was forbidden the request",
 }
 _STREAM_ENDS = {
     "completed": "completed",
@@ -42,11 +45,12 @@ class Tone(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What is left of one of a key's limits, as its last answer gave it."""
+    """What is left of one of a key's limits, as its last answer gave it; `scope` if limits of several are known."""
 
     name: str
     remaining: int
     limit: int
+    scope: str = ""
 
     @property
     def percent_left(self) -> int:
@@ -61,12 +65,17 @@ class KeyRow:
     `failovers` are reasons with their counts.
     """
 
-    status: KeyStatus
+    view: KeyView
     tone: Tone
     answered: int
     failovers: tuple[tuple[str, int], ...]
     limits: tuple[Limit, ...]
     since_at: float
+
+    @property
+    def status(self) -> KeyStatus:
+        """How the key stands as a whole."""
+        return self.view.status
 
     @property
     def rest_seconds(self) -> float:
@@ -142,16 +151,16 @@ class Counts:
 
 def status_of(gateway: Gateway) -> Status:
     """The present status."""
-    statuses = gateway.configuration.pool.statuses()
+    views = overview(gateway.configuration.pool.statuses)
     counts = Counts(gateway.metrics.of_all_workers().collect())
-    verdict, tone = verdict_on(statuses)
+    verdict, tone = verdict_on([view.status for view in views], _dead_scopes(views))
     now = gateway.wall_clock()
     return Status(
         at=now,
         version=__version__,
         verdict=verdict,
         tone=tone,
-        keys=tuple(_row(status, counts, now) for status in statuses),
+        keys=tuple(_row(view, counts, now) for view in views),
         inflight=int(counts.total("gateway_requests_inflight")),
         inflight_limit=int(counts.total("gateway_admission_limit")),
         streams=tuple(
@@ -164,8 +173,8 @@ def status_of(gateway: Gateway) -> Status:
     )
 
 
-def verdict_on(statuses: Sequence[KeyStatus]) -> tuple[str, Tone]:
-    """The state of the pool in one line, and how bad it is."""
+def verdict_on(statuses: Sequence[KeyStatus], dead_scopes: Sequence[str] = ()) -> tuple[str, Tone]:
+    """The state of the pool in one line, and how bad it is. `dead_scopes` are those that no key is usable for."""
     valid = sum(status.state is KeyState.VALID for status in statuses)
     if not statuses:
         return "No pool: clients bring their own credentials", Tone.GOOD
@@ -175,33 +184,63 @@ def verdict_on(statuses: Sequence[KeyStatus]) -> tuple[str, Tone]:
         return f"{valid} of {len(statuses)} keys are valid", Tone.WARNING
     if valid:
         return f"One valid key left of {len(statuses)}", Tone.WARNING
+    if any(status.state is KeyState.TEMPORARY and status.concern is Concern.SCOPE for status in statuses):
+        if dead_scopes:
+            return (
+                f"No valid key for {', '.join(dead_scopes)}: such requests are refused until a key has rested",
+                Tone.BAD,
+            )
+        return "No key is valid for everything: each is limited for some requests", Tone.WARNING
     if any(status.state is KeyState.TEMPORARY for status in statuses):
         return "No valid key: clients are refused until a key has rested", Tone.BAD
     return "No valid key: all are out of use", Tone.BAD
 
 
-def _row(status: KeyStatus, counts: Counts, now: float) -> KeyRow:
-    name = status.key.name
+def _dead_scopes(views: Sequence[KeyView]) -> list[str]:
+    """The scopes that no key is usable for, of those that some key rests for."""
+    resting = [{scope.scope for scope in view.scopes if scope.remaining_seconds} for view in views]
+    return [
+        name
+        for name in sorted(set().union(*resting))
+        if all(name in names or _is_out(view.status) for names, view in zip(resting, views, strict=True))
+    ]
+
+
+def _is_out(status: KeyStatus) -> bool:
+    """Whether the key is usable for no scope."""
+    is_resting = status.state is KeyState.TEMPORARY and status.concern is not Concern.SCOPE
+    return is_resting or status.state is KeyState.PERMANENT
+
+
+def _row(view: KeyView, counts: Counts, now: float) -> KeyRow:
+    status, name = view.status, view.status.key.name
     tones = {KeyState.VALID: Tone.GOOD, KeyState.TEMPORARY: Tone.WARNING, KeyState.PERMANENT: Tone.BAD}
-    limits = (
-        Limit(
-            limit.replace("_", " "),
-            int(counts.total("gateway_key_ratelimit_remaining", key=name, limit=limit)),
-            int(counts.total("gateway_key_ratelimit_limit", key=name, limit=limit)),
-        )
-        for limit in _LIMITS
-    )
     return KeyRow(
-        status,
-        Tone.WARNING if status.is_on_trial else tones[status.state],
+        view,
+        Tone.WARNING if status.state is KeyState.VALID and view.cause else tones[status.state],
         answered=int(counts.total("gateway_key_attempts_total", key=name, outcome="ok")),
         failovers=tuple(
             (reason.replace("_", " "), count)
             for reason, count in counts.by("reason", "gateway_key_failovers_total", key=name)
         ),
-        limits=tuple(limit for limit in limits if limit.limit),
+        limits=tuple(limit for name_of_limit in _LIMITS for limit in _scarcest(name, name_of_limit, counts)),
         since_at=now - status.marked_ago_seconds if status.is_marked else 0.0,
     )
+
+
+def _scarcest(key: str, limit: str, counts: Counts) -> list[Limit]:
+    """Of all scopes' limits of this kind, that of which the smallest share is left; none if none is known."""
+    scopes = counts.by("scope", "gateway_key_ratelimit_limit", key=key, limit=limit)
+    found = (
+        Limit(
+            limit.replace("_", " "),
+            int(counts.total("gateway_key_ratelimit_remaining", key=key, limit=limit, scope=scope)),
+            total,
+            scope if len(scopes) > 1 else "",
+        )
+        for scope, total in scopes
+    )
+    return sorted(found, key=lambda each: each.percent_left)[:1]
 
 
 def _exhaustion(outcome: str, counts: Counts) -> Exhaustion:

@@ -18,6 +18,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from gateway.access import authenticate_operator
 from gateway.errors import GatewayError, Unauthenticated
 from gateway.headers import from_environ
+from gateway.overview import short
 from gateway.responses import error_response
 from gateway.service import Gateway
 from gateway.status import status_of
@@ -87,6 +88,9 @@ def refuse(error: GatewayError) -> Response:
     if isinstance(error, Unauthenticated) and request.path == "/status":
         response.headers["www-authenticate"] = 'Basic realm="Messages Gateway status", charset="UTF-8"'
     return response
+
+
+status_pages.add_app_template_filter(short)
 
 
 @status_pages.app_template_filter()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.records import (
-    NEVER_SEEN,
     Cause,
     Record,
     confirmed,
@@ -24,12 +23,16 @@ from gateway.records import (
     retired,
     revived,
 )
+from gateway.subjects import Shelf, named
 
 Change = Callable[[Record], Record]
 
 
 class Store(Protocol):
-    """Records of keys, each known by the fingerprint of its secret, so that they outlive names and order.
+    """Records of subjects. A subject is a key, known by the fingerprint of its secret, so that records outlive names
+    and order; or `BASE/DETAIL`, something about it: a scope of a key's, an organisation, a session. A base may be a
+    secret's fingerprint and is never shown; a detail is no secret: 1 to 160 characters of `[A-Za-z0-9._+:/@-]`. Any
+    other is a ValueError. What is known of a subject with a detail is forgotten some time (see subjects).
 
     Points in time are seconds of the caller's clock, which nobody sets (see machine_clock). What returns a bool says
     whether the key's usability changed by this very call, so that racing marks are told once.
@@ -41,7 +44,15 @@ class Store(Protocol):
         ...
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
-        """The records of these keys, in this order; a key never seen has an empty Record."""
+        """The records of these subjects, in this order; one never seen has an empty Record."""
+        ...
+
+    def glance(self) -> int:
+        """Take note of what other processes have written; a number that is another one after any record changed."""
+        ...
+
+    def details(self, base: str) -> list[str]:
+        """The details under which anything is known of this base, sorted."""
         ...
 
     def cool(self, fingerprint: str, until_at: float, generation: int, cause: Cause) -> bool:
@@ -97,6 +108,12 @@ class MergingStore(ABC):
     def read(self, fingerprints: Sequence[str]) -> list[Record]: ...
 
     @abstractmethod
+    def glance(self) -> int: ...
+
+    @abstractmethod
+    def details(self, base: str) -> list[str]: ...
+
+    @abstractmethod
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
         """Apply a change with nobody between reading and writing; the records before and after."""
 
@@ -140,21 +157,36 @@ class MemoryStore(MergingStore):
     """A Store for the threads of one process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _records
-        self._records: dict[str, Record] = {}
+        self._lock = threading.Lock()  # guards what follows
+        self._shelf = Shelf()
+        self._told_at = 0.0  # the last moment that was told: no later than it is
 
     def read(self, fingerprints: Sequence[str]) -> list[Record]:
         with self._lock:
-            return [self._records.get(fingerprint, NEVER_SEEN) for fingerprint in fingerprints]
+            return [self._shelf.get(_itself(fingerprint)) for fingerprint in fingerprints]
+
+    def glance(self) -> int:
+        return self._shelf.changes
+
+    def details(self, base: str) -> list[str]:
+        with self._lock:
+            return self._shelf.details(base)
 
     def _change(self, fingerprint: str, change: Change) -> tuple[Record, Record]:
+        name = _itself(fingerprint)
         with self._lock:
-            before = self._records.get(fingerprint, NEVER_SEEN)
+            before = self._shelf.get(name)
             after = change(before)
             if after is not before:
-                self._records[fingerprint] = after
+                self._told_at = max(self._told_at, after.marked_at, after.confirmed_at)
+                self._shelf.put(name, after, self._told_at)
             return before, after
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<MemoryStore records={len(self._records)}>"
+            return f"<MemoryStore records={len(self._shelf)}>"
+
+
+def _itself(subject: str) -> str:
+    """In memory a subject has no other name."""
+    return named(subject, str)

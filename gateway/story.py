@@ -50,11 +50,21 @@ _OUTCOMES = {
     "transport_error": "no usable answer came",
     "abandoned": "abandoned before an answer had come",
 }
+_CONCERNS = {
+    "scope": " for requests of this kind",
+    "workspace": " with its workspace",
+    "organisation": " with its organisation",
+    "siblings": " with others of its workspace",
+}
 _STATES = {
     "temporary": "resting",
     "permanent": "retired",
     "disabled": "taken out of use by the operator",
     "on_trial": "on trial, and another request was trying it",
+    "doubtful_workspace": "in doubt: a key of its workspace was resting for requests of this kind",
+    "doubtful_organisation": "in doubt: a key of its organisation was resting or had been refused",
+    "pinned_elsewhere": "valid, but the session stays with another workspace for its prompt cache",
+    "not_entitled": "valid, but its organisation may not make this request",
 }
 _CERTAINTIES = {
     "exact": "final counts",
@@ -121,11 +131,12 @@ def _payer(record: InterceptionRecord) -> str:
 def _why_skipped(skipped: PassedOver) -> str:
     state = _STATES.get(skipped.state, skipped.state)
     if skipped.state == "temporary":
-        state = f"{state} for another {_seconds(skipped.remaining_seconds)}"
-    if not skipped.reason or skipped.state in ("disabled", "on_trial"):
+        state = f"{state}{_CONCERNS.get(skipped.concern, '')} for another {_seconds(skipped.remaining_seconds)}"
+    if not skipped.reason or skipped.state not in ("temporary", "permanent"):
         return state
     why = _OUTCOMES.get(skipped.reason, skipped.reason)
-    return f"{state}; it had been {why}{f' ({skipped.status})' if skipped.status else ''}"
+    who = "it" if skipped.concern in ("", "key", "scope") else "they"
+    return f"{state}; {who} had been {why}{f' ({skipped.status})' if skipped.status else ''}"
 
 
 def _tried(attempt: Attempt) -> str:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 from gateway.access import Caller
 from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
-from gateway.credential import AuthHeader, Key, key_header
+from gateway.credential import AuthHeader, Key, key_headers
 from gateway.errors import UpstreamError
 from gateway.events import Event
-from gateway.failover import walk
+from gateway.failover import Course, walk
 from gateway.json_values import object_or_none
 from gateway.messages import Tally
 from gateway.narrator import Narrator
 from gateway.pace import Output, Pace
+from gateway.places import place_of
 from gateway.pool import Pool
 from gateway.stream import EventStream
 from gateway.upstream import Call, Reply, Upstream
@@ -54,8 +55,8 @@ class Turn:
 class TurnMaker:
     """Makes the turns of one request.
 
-    `rests` are those of keys where the upstream names none; `stream_idle_seconds` is how long the upstream may be
-    silent behind a stream's first event; `wall_clock` gives epoch seconds.
+    `course` is what its walks are for. `rests` are those of keys where the upstream names none; `stream_idle_seconds`
+    is how long the upstream may be silent behind a stream's first event; `wall_clock` gives epoch seconds.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TurnMaker:
         caller: Caller,
         watch: Watch,
         narrator: Narrator,
+        course: Course,
         rests: Rests,
         stream_idle_seconds: float,
         wall_clock: Callable[[], float] = time.time,
@@ -74,12 +76,13 @@ class TurnMaker:
         self._caller = caller
         self._watch = watch
         self._narrator = narrator
+        self._course = course
         self._rests = rests
         self._stream_idle_seconds = stream_idle_seconds
         self._wall_clock = wall_clock
 
-    def obtain(self, call: Call, pace: Pace, *, costs: bool = True) -> Generator[Output, None, Turn]:
-        """One turn: yields what the client must hear meanwhile, returns the answer. `costs`: it is paid for.
+    def obtain(self, call: Call, pace: Pace) -> Generator[Output, None, Turn]:
+        """One turn: yields what the client must hear meanwhile, returns the answer.
 
         A stream of events is opened as such if the call may have one, and read whole as any other answer if not.
 
@@ -91,11 +94,17 @@ class TurnMaker:
         else:
 
             def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
-                return self._attempt(call, (key_header(key),), pace, key)
+                return self._attempt(call, key_headers(key), pace, key)
 
-            turn = yield from walk(self._pool, attempt, self._narrator, costs=costs)
+            self._narrator.walk_began(self._course.scope)
+            turn = yield from walk(self._pool, attempt, self._narrator, self._course)
         self._narrator.chronicle.turn_obtained(turn.tally)
         return turn
+
+    def ended(self, turn: Turn) -> None:
+        """A turn's answer has come to its end, or as far as it will."""
+        if turn.tally.container_id is not None and self._course.session is not None:
+            self._course.session.told_of(turn.tally.container_id)
 
     def _attempt(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
@@ -123,7 +132,10 @@ class TurnMaker:
         else:
             reply = self._upstream.send(call, credentials, self._watch)
         try:
-            self._narrator.answered(key, reply.status, dict(reply.headers))
+            headers = dict(reply.headers)
+            if key is not None:
+                self._pool.learn(key, place_of(headers))
+            self._narrator.answered(key, reply.status, headers)
             if call.may_stream and reply.is_event_stream:
                 return (yield from self._opened(EventStream(reply), pace))
             return self._whole(reply, key)

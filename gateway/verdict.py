@@ -24,6 +24,15 @@ class Next(Enum):
     ANY = "any"
 
 
+class Concern(Enum):
+    """Whom a refusal speaks of."""
+
+    KEY = "key"
+    SCOPE = "scope"  # the key, for requests of this kind alone
+    WORKSPACE = "workspace"
+    ORGANISATION = "organisation"
+
+
 class Outcome(Enum):
     """How one attempt ended; the values are the metric's `outcome` label."""
 
@@ -49,7 +58,12 @@ class Outcome(Enum):
     @property
     def is_kept(self) -> bool:
         """Whether the refusal becomes the client's answer if no other key gives a better one."""
-        return self.is_about_money or self is Outcome.NOT_ENTITLED
+        return self.is_about_money or self in (Outcome.NOT_ENTITLED, Outcome.FORBIDDEN)
+
+    @property
+    def concern(self) -> Concern:
+        """Whom it speaks of, unless the answer says more."""
+        return _CONCERNS.get(self, Concern.KEY)
 
     @property
     def cools(self) -> bool:
@@ -77,18 +91,31 @@ class Outcome(Enum):
 _MONEY = frozenset({Outcome.SPEND_LIMITED, Outcome.OUT_OF_CREDIT})
 _COOLING = frozenset({*_MONEY, Outcome.RATE_LIMITED, Outcome.WORKSPACE_UNUSABLE})
 _RETIRING = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN})
+_CONCERNS = {
+    Outcome.RATE_LIMITED: Concern.SCOPE,
+    Outcome.SPEND_LIMITED: Concern.ORGANISATION,
+    Outcome.OUT_OF_CREDIT: Concern.ORGANISATION,
+    Outcome.WORKSPACE_UNUSABLE: Concern.WORKSPACE,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What an attempt says about its key. `cooldown_seconds` matters when the outcome cools.
 
-    `http_status` is the upstream's, 0 when there was none.
+    `http_status` is the upstream's, 0 when there was none. `told_concern` is whom the refusal speaks of,
+    if the answer says so.
     """
 
     outcome: Outcome
     cooldown_seconds: float = 0.0
     http_status: int = 0
+    told_concern: Concern | None = None
+
+    @property
+    def concern(self) -> Concern:
+        """Whom the refusal speaks of."""
+        return self.told_concern or self.outcome.concern
 
 
 _LONGEST_NUMBER = 40  # reading a number takes the square of its length

@@ -12,6 +12,10 @@ from tests.full_disk import SmallDisk
 from tests.harness import GatewayProcess
 from tests.stores.postgres_server import PostgresServer
 
+# How long an example takes to be made says how busy the machine is, and nothing of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
 
 # How long an example takes to be made says how busy the machine is, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -87,6 +87,8 @@ class GatewayProcess:
             "threads": "32",
             "reserved_threads": "8",
             "upstream_url": upstream_url,
+            "probe_at_start": "false",  # what the upstream has seen is what was asked of it
+            "probe_seconds": "0",
         } | env
         if keys:
             settings["api_keys"] = ",".join(keys)

@@ -7,21 +7,19 @@ Owns: a report in words. Web layer. MCP servers are asked for their tools; nothi
 from __future__ import annotations
 
 import argparse
-import time
 
 from gateway import __version__, launch
-from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge
 from gateway.cli.output import complain, say
-from gateway.credential import Key, key_header
-from gateway.errors import GatewayError
+from gateway.credential import Key
 from gateway.lifecycle import Lifecycle
-from gateway.prober import PROBE
+from gateway.look import Finding, look_at
+from gateway.places import NOWHERE, Place
 from gateway.service import route_of, tool_limits_of
 from gateway.settings import Settings, SettingsError
 from gateway.upstream import Upstream
-from gateway.watch import Watch
+from gateway.verdict import Outcome
 
-_PROBE_SECONDS = 30.0
+_LOOK_SECONDS = 30.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,16 +49,33 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"clients   {_clients(settings)}")
     say(f"own keys  {settings.allow_byok.value}")
     say(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
-    refused = 0
-    with_upstream = Upstream(route_of(settings), _PROBE_SECONDS) if arguments.upstream else None
+    findings: dict[Key, Finding] = {}
+    with_upstream = Upstream(route_of(settings), _LOOK_SECONDS) if arguments.upstream else None
     for position, key in enumerate(settings.keys, start=1):
-        finding = ""
+        words = ""
         if with_upstream is not None:
-            is_accepted, finding = _probe(with_upstream, key)
-            refused += not is_accepted
-        say(f"key {position:<5} {key.name} ({key.hint}){finding}")
+            findings[key] = _looked_at(with_upstream, key)
+            words = f": {_worded(findings[key])}"
+        say(f"key {position:<5} {key.name} ({key.hint}){words}")
+    accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
+    say(*_warnings(accepted))
     troubles = _report_tools(settings)
-    return 1 if refused or (arguments.strict and troubles) else 0
+    return 1 if len(accepted) < len(findings) or (arguments.strict and troubles) else 0
+
+
+def _warnings(places: dict[Key, Place]) -> list[str]:
+    """What is to be said of where the keys that the upstream accepts belong."""
+    warnings = []
+    organisations = {place.organisation for place in places.values()}
+    if len(places) > 1 and len(organisations) == 1 and "" not in organisations:
+        warnings.append(
+            "warning   all keys belong to one organisation: "
+            "failover helps against revoked keys alone, not against limits"
+        )
+    unknown = [key.name for key, place in places.items() if not (place.workspace or key.workspace)]
+    if unknown:
+        warnings.append(f"warning   the workspace of {', '.join(unknown)} is unknown: the upstream's answer names none")
+    return warnings
 
 
 def _report_tools(settings: Settings) -> int:
@@ -89,15 +104,17 @@ def _clients(settings: Settings) -> str:
     return f"{len(settings.tokens)} tokens, {operators} of them operators'"
 
 
-def _probe(upstream: Upstream, key: Key) -> tuple[bool, str]:
+def _looked_at(upstream: Upstream, key: Key) -> Finding:
     lifecycle = Lifecycle()
     try:
-        reply = upstream.send(PROBE, (key_header(key),), Watch(None, lifecycle))
-        body, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES)
-        reply.discard()
-    except GatewayError as error:
-        return False, f": {error.message}"
+        return look_at(upstream, key, lifecycle)
     finally:
         lifecycle.close()
-    verdict = judge(reply.status, dict(reply.headers), body if is_all else b"", time.time(), Rests(0.0, 0.0))
-    return reply.status < 400, f": {verdict.outcome.value} (status {reply.status})"
+
+
+def _worded(finding: Finding) -> str:
+    if not finding.verdict.http_status:
+        return finding.why
+    place = finding.place
+    words = f"{finding.verdict.outcome.value} ({finding.why})"
+    return words if place == NOWHERE else f"{words}, {place.organisation or '-'}, {place.workspace or '-'}"

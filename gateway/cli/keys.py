@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,14 @@ from gateway import launch
 from gateway.cli.output import complain, say
 from gateway.credential import Key
 from gateway.file_store import FileStore
-from gateway.pool import BY_OPERATOR, KeyStatus, Pool
+from gateway.overview import KeyView, ScopeView, overview, short
+from gateway.pool import BY_OPERATOR, Pool
 from gateway.settings import Settings, SettingsError
+from gateway.standing import Doubt
 from gateway.store import MemoryStore, Store
 
-_COLUMNS = ("key", "hint", "state", "why", "since", "until", "limited", "refused")
+_COLUMNS = ("key", "hint", "state", "until", "organisation", "workspace")
+_DAY_SECONDS = 86_400
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(str(error))
     except OSError as error:
         return complain(f"the keys' state cannot be reached: {error}")
-    described = [_described(status) for status in pool.statuses()]
-    say(*(json.dumps(described, indent=2).split("\n") if arguments.json else _table(described)))
+    views = overview(pool.statuses)
+    say(*(json.dumps([_described(view) for view in views], indent=2).split("\n") if arguments.json else _table(views)))
     return 0
 
 
@@ -109,25 +113,81 @@ def _named(pool: Pool, name: str) -> Key:
     raise _Refused(f"there is no key called {name}; there are {', '.join(key.name for key in pool.keys) or 'none'}")
 
 
-def _described(status: KeyStatus) -> dict[str, Any]:
-    record = status.record
+def _described(view: KeyView) -> dict[str, Any]:
+    status = view.status
     return {
         "key": status.key.name,
         "hint": status.key.hint,
-        "state": status.word,
+        "state": view.word,
         "why": status.why,
+        "cause": view.cause,
+        "next": view.advice,
         "since": _moment(time.time() - status.marked_ago_seconds) if status.is_marked else "",
         "until": _moment(time.time() + status.remaining_seconds) if status.remaining_seconds else "",
-        "limited": record.limited_count,
-        "refused": record.refused_count,
+        "remaining_seconds": round(status.remaining_seconds, 3),
+        "limited": status.record.limited_count,
+        "refused": status.record.refused_count,
+        "organisation": status.place.organisation,
+        "workspace": status.place.workspace,
+        "scopes": [_described_scope(scope) for scope in view.scopes],
+    }
+
+
+def _described_scope(scope: ScopeView) -> dict[str, Any]:
+    return {
+        "scope": scope.scope,
+        "state": scope.word,
+        "remaining_seconds": round(scope.remaining_seconds, 3),
+        "because_of": "workspace"
+        if scope.siblings
+        else scope.doubt.name.lower()
+        if scope.doubt is not Doubt.NONE
+        else "",
     }
 
 
 def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds") if at else ""
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def _table(described: list[dict[str, Any]]) -> list[str]:
-    rows = [list(_COLUMNS), *([str(entry[column]) or "-" for column in _COLUMNS] for entry in described)]
+def _table(views: list[KeyView]) -> list[str]:
+    """A row for each key, and lines under it for what there is to say."""
+    rows = [list(_COLUMNS), *(_row(view) for view in views)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    head, *told = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+    lines = [head]
+    for line, view in zip(told, views, strict=True):
+        lines += [line, *(f"    {remark}" for remark in _remarks(view))]
+    return lines
+
+
+def _row(view: KeyView) -> list[str]:
+    status = view.status
+    until = _shortly(status.remaining_seconds) if status.remaining_seconds else "-"
+    place = status.place
+    return [status.key.name, status.key.hint, view.word, until, short(place.organisation), short(place.workspace)]
+
+
+def _remarks(view: KeyView) -> list[str]:
+    status = view.status
+    remarks = []
+    if view.cause:
+        since = f", since {_moment(time.time() - status.marked_ago_seconds)}" if status.is_marked else ""
+        remarks.append(f"why:   {view.cause}{since}")
+    remarks += [f"scope: {scope.scope} {_scope_words(scope)}" for scope in view.scopes]
+    if view.advice:
+        remarks.append(f"next:  {view.advice}")
+    return remarks
+
+
+def _scope_words(scope: ScopeView) -> str:
+    return f"until {_shortly(scope.remaining_seconds)}" if scope.remaining_seconds else scope.word
+
+
+def _shortly(seconds: float) -> str:
+    """The time in so many seconds, and how long that is."""
+    at = datetime.fromtimestamp(time.time() + seconds)
+    clock = at.strftime("%H:%M:%S") if seconds < _DAY_SECONDS else at.strftime("%Y-%m-%d %H:%M")
+    return f"{clock} (in {math.ceil(seconds)} s)"

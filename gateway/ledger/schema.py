@@ -76,6 +76,7 @@ passed_over = _part(
     Column("reason", Text, nullable=False),
     Column("status", Integer, nullable=False),
     Column("remaining_seconds", Double, nullable=False),
+    Column("concern", Text, nullable=False),
 )
 
 attempts = _part(
@@ -151,6 +152,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             is_injected BOOLEAN NOT NULL, input_bytes BIGINT NOT NULL, result_bytes BIGINT, outcome TEXT,
             duration_seconds DOUBLE PRECISION, PRIMARY KEY (interception_id, number))""",
     ),
+    ("ALTER TABLE passed_over ADD COLUMN concern TEXT NOT NULL DEFAULT ''",),
 )
 
 SCHEMA_VERSION = len(_STEPS)

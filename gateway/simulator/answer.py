@@ -15,7 +15,7 @@ from gateway.simulator.framing import FRAMINGS, Framed, encode, frame_body, head
 from gateway.simulator.message import Event, Message, to_json
 from gateway.simulator.options import flag, one_of, option
 from gateway.simulator.options import seconds as seconds_option
-from gateway.simulator.refusal import Extra, limit_headers
+from gateway.simulator.refusal import Extra, identity_headers, limit_headers
 from gateway.simulator.refusals import BadRequest
 from gateway.simulator.routes import Route, models_document, route_of
 from gateway.simulator.seen import Ask, SeenRequest, ask_of
@@ -126,7 +126,12 @@ class Answer(MessageShape):
         if coding := self.coding():
             headers.append(("content-encoding", coding))
         headers.append(("request-id", request.request_id))
-        return [*headers, *limit_headers(request, remaining=999), *self.extra_headers()]
+        return [
+            *headers,
+            *identity_headers(request),
+            *limit_headers(request, remaining=999),
+            *self.extra_headers(),
+        ]
 
     def framing_for(self, request: SeenRequest, is_streamed: bool) -> str:
         framing = self.framing or ("chunked" if is_streamed else "length")

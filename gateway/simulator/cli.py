@@ -102,6 +102,7 @@ def _simulator(args: argparse.Namespace) -> Simulator:
         raise ScriptError("two keys have the same secret")
     simulator = Simulator(
         any_key=any_key,
+        world=file.world,
         host=host,
         port=port,
         tls=args.tls or args.tls_dir is not None,

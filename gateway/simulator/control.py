@@ -1,15 +1,18 @@
-"""The routes under `/_simulator/`: what was seen, and what each key does from now on.
+"""The routes under `/_simulator/`: what was seen, and what each key and its world do from now on.
 
 Secrets are shown as hints only, in headers as well: an operator may have sent a real key by
 mistake. Any thread.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
 from gateway.simulator.journal import Entry, Journal
+from gateway.simulator.members import Key, Member, Workspace, read_settings, show_member
 from gateway.simulator.playbook import Playbook, hint, parse_script
+from gateway.simulator.world import World
 
 CONTROL_PREFIX = "/_simulator/"
 
@@ -19,10 +22,11 @@ _SECRET_HEADERS = ("x-api-key", "authorization", "x-gateway-token", "cookie")
 
 
 class Control:
-    """Answers control requests from the playbook and the journal."""
+    """Answers control requests from the playbook, the world and the journal."""
 
-    def __init__(self, playbook: Playbook, journal: Journal) -> None:
+    def __init__(self, playbook: Playbook, world: World, journal: Journal) -> None:
         self._playbook = playbook
+        self._world = world
         self._journal = journal
         self._routes: dict[tuple[str, str], Callable[[str, bytes], Answer]] = {
             ("GET", "requests"): self._show_requests,
@@ -32,6 +36,8 @@ class Control:
             ("PUT", "keys"): self._script_key,
             ("PUT", "order"): self._script_order,
             ("DELETE", "order"): self._clear_order,
+            ("GET", "world"): self._show_world,
+            ("PUT", "world"): self._change_world,
         }
 
     def answer(self, method: str, target: str, body: bytes) -> Answer:
@@ -85,6 +91,40 @@ class Control:
     def _clear_order(self, _name: str, _body: bytes) -> Answer:
         self._playbook.set_order(None)
         return 200, {"order": None}
+
+    def _show_world(self, _name: str, _body: bytes) -> Answer:
+        counts, cached = self._world.counts(), self._world.cached()
+        return 200, {
+            "members": [self._shown_member(member) for member in self._world.members()],
+            "attempts": counts.attempts,
+            "refusals": dict(counts.refusals),
+            "cache_read_input_tokens": cached.read,
+            "cache_creation_input_tokens": cached.written,
+        }
+
+    def _change_world(self, name: str, body: bytes) -> Answer:
+        member_id = name if self._world.member(name) else self._playbook.secret_of(name) or ""
+        member = self._world.member(member_id)
+        if member is None:
+            return 404, {"error": f"nobody in the world is called {name!r}; GET {CONTROL_PREFIX}world shows all"}
+        try:
+            settings = read_settings(type(member), json.loads(body), name)
+            return 200, self._shown_member(self._world.change(member_id, **settings))
+        except ValueError as error:
+            return 400, {"error": str(error)}
+
+    def _shown_member(self, member: Member) -> dict[str, Any]:
+        """A member as it is, and how it has fared: what a key was asked, what a workspace's cache has saved."""
+        shown: dict[str, Any] = {"kind": type(member).__name__.lower(), "name": member.id, **show_member(member)}
+        if isinstance(member, Key):
+            counts = self._world.counts(member.id)
+            shown["name"] = self._playbook.name_of(member.id)
+            return {**shown, "attempts": counts.attempts, "refusals": dict(counts.refusals)}
+        if isinstance(member, Workspace):
+            cached = self._world.cached(member.id)
+            tokens = {"cache_read_input_tokens": cached.read, "cache_creation_input_tokens": cached.written}
+            return {**shown, **tokens}
+        return shown
 
     def _shown(self, entry: Entry) -> dict[str, Any]:
         request = entry.request

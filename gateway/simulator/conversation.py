@@ -1,7 +1,7 @@
-"""The life of one connection: request after request, each answered as the playbook says.
+"""The life of one connection: request after request, each answered as the playbook and the world say.
 
-The way of a request: head -> control route, or key -> behaviour -> body -> journal -> the
-behaviour's steps. One thread per connection runs it.
+The way of a request: head -> control route, or key -> behaviour -> body -> the world's ruling -> journal ->
+the behaviour's steps. One thread per connection runs it.
 """
 
 import contextlib
@@ -15,17 +15,20 @@ from gateway.simulator.message import to_json
 from gateway.simulator.playbook import Playbook
 from gateway.simulator.refusals import BadRequest, MethodNotAllowed, NotFound, Unauthorized
 from gateway.simulator.routes import route_of
+from gateway.simulator.rulings import ruled
 from gateway.simulator.seen import SeenRequest
 from gateway.simulator.steps import Close, Pause, Reset, Send, Stall
 from gateway.simulator.wire import MalformedRequestError, PeerGoneError, RequestHead, Wire
+from gateway.simulator.world import World
 
 
 class Conversation:
     """Serves one connection until either side ends it."""
 
-    def __init__(self, wire: Wire, playbook: Playbook, journal: Journal, control: Control) -> None:
+    def __init__(self, wire: Wire, playbook: Playbook, world: World, journal: Journal, control: Control) -> None:
         self._wire = wire
         self._playbook = playbook
+        self._world = world
         self._journal = journal
         self._control = control
         self._is_counted = False
@@ -71,6 +74,7 @@ class Conversation:
             arrived_at_epoch=now_epoch,
             version=head.version,
         )
+        behaviour, request = ruled(self._world, behaviour, request)
         return self._play(behaviour, self._journal.record(request))
 
     def _choose(self, method: str, path: str, key: str) -> Behaviour:

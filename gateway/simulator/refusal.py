@@ -1,13 +1,16 @@
-"""What all answers without a message have in common, and the limit headers of all. Pure."""
+"""What all answers without a message have in common, and the headers of limits and of whose they are. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import ClassVar
 
 from gateway.simulator.behaviour import Behaviour
+from gateway.simulator.buckets import Level
 from gateway.simulator.framing import FRAMINGS, Framed, frame_body, head, reason
 from gateway.simulator.message import error_document, to_json
 from gateway.simulator.options import (
@@ -64,6 +67,10 @@ class Refusal(Behaviour):
     def error_kind(self) -> str:
         return self.kind
 
+    def names_organisation(self, request: SeenRequest) -> bool:
+        """Whether the answer says whose key it was: where keys belong to somebody, all but a 401 do."""
+        return bool(request.standing.organisation_id) and self.http_status() != 401
+
     def extra_headers(self, request: SeenRequest) -> Extra:
         """Headers that only this refusal sends."""
         return []
@@ -78,6 +85,7 @@ class Refusal(Behaviour):
             *headers,
             ("request-id", request.request_id),
             ("x-should-retry", self.should_retry or str(should_retry).lower()),
+            *(identity_headers(request) if self.names_organisation(request) else []),
             *self.extra_headers(request),
         ]
 
@@ -93,16 +101,23 @@ class Refusal(Behaviour):
         return to_json(error_document(self.error_kind(), wording, request.request_id, self.error_code))
 
 
+def identity_headers(request: SeenRequest) -> Extra:
+    """The organisation and, in a world, the workspace of the request's key. Outside of one each key has its own."""
+    organisation_id = request.standing.organisation_id or f"org-{sha256(request.key.encode()).hexdigest()[:16]}"
+    workspace_id = request.standing.workspace_id
+    headers = [("anthropic-organization-id", organisation_id)]
+    return [*headers, ("anthropic-workspace-id", workspace_id)] if workspace_id else headers
+
+
 def limit_headers(request: SeenRequest, remaining: int) -> Extra:
-    """The `anthropic-ratelimit-*` headers of requests and tokens, and the organisation."""
-    now = datetime.fromtimestamp(int(request.arrived_at_epoch), UTC)
-    reset = (now + timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    headers = [("anthropic-organization-id", "org-simulated")]
-    for limit, most in (("requests", 1000), ("tokens", 400_000)):
-        left = min(remaining, most)
+    """The `anthropic-ratelimit-*` headers of requests and tokens; requests as the world counts them, if it does."""
+    requests = request.standing.level or Level(1000, min(remaining, 1000), 60.0)
+    headers: Extra = []
+    for name, level in (("requests", requests), ("tokens", Level(400_000, remaining, 60.0))):
+        reset_at = datetime.fromtimestamp(int(request.arrived_at_epoch + math.ceil(level.full_in_seconds)), UTC)
         headers += [
-            (f"anthropic-ratelimit-{limit}-limit", str(most)),
-            (f"anthropic-ratelimit-{limit}-remaining", str(left)),
-            (f"anthropic-ratelimit-{limit}-reset", reset),
+            (f"anthropic-ratelimit-{name}-limit", str(level.limit)),
+            (f"anthropic-ratelimit-{name}-remaining", str(level.remaining)),
+            (f"anthropic-ratelimit-{name}-reset", reset_at.strftime("%Y-%m-%dT%H:%M:%SZ")),
         ]
     return headers

@@ -37,6 +37,9 @@ class RateLimited(Refusal):
     )
     raw: str | None = option("raw", None, "`retry-after` exactly so, garbage included", header_value)
 
+    def names_organisation(self, request: SeenRequest) -> bool:
+        return True
+
     def extra_headers(self, request: SeenRequest) -> Extra:
         now = request.arrived_at_epoch
         headers = limit_headers(request, remaining=0)

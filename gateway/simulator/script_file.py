@@ -1,4 +1,4 @@
-"""The script file in TOML: keys with names and scripts, an order, a script for unknown keys."""
+"""The script file in TOML: keys with names and scripts, an order, a script for unknown keys, the world of the keys."""
 
 import tomllib
 from dataclasses import dataclass
@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.simulator.grammar import ScriptError, ScriptText
+from gateway.simulator.members import Key, Member, Organisation, Workspace, read_member
 from gateway.simulator.playbook import parse_script
+from gateway.simulator.world import World
+
+_WORLD_SETTINGS = ("workspace", "revoked")  # of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class ScriptFile:
     keys: tuple[KeyScript, ...] = ()
     order: ScriptText | None = None
     any_key: bool | ScriptText = False
+    world: World | None = None
 
 
 def read_script_file(path: Path) -> ScriptFile:
@@ -41,7 +46,7 @@ def read_script_file(path: Path) -> ScriptFile:
 
 
 def _script_file(document: dict[str, Any]) -> ScriptFile:
-    _refuse_unknown(document, {"keys", "order", "any_key"}, "the file")
+    _refuse_unknown(document, {"keys", "order", "any_key", "organisations", "workspaces", "caches_all"}, "the file")
     tables = document.get("keys", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ScriptError("keys wants [[keys]] tables")
@@ -56,12 +61,30 @@ def _script_file(document: dict[str, Any]) -> ScriptFile:
     if not isinstance(any_key, bool):
         any_key = _script(any_key, "any_key")
     order = _script(document["order"], "order") if "order" in document else None
-    return ScriptFile(keys, order, any_key)
+    return ScriptFile(keys, order, any_key, _world(document))
+
+
+def _world(document: dict[str, Any]) -> World:
+    """The world of the keys that name a workspace; the keys have been checked."""
+    caches_all = document.get("caches_all", False)
+    if not isinstance(caches_all, bool):
+        raise ScriptError("caches_all wants true or false")
+    members: list[Member] = []
+    for plural, kind in (("organisations", Organisation), ("workspaces", Workspace)):
+        tables = document.get(plural, {})
+        if not isinstance(tables, dict):
+            raise ScriptError(f"{plural} wants [{plural}.ID] tables")
+        members += [read_member(kind, name, table, f"{plural}.{name}") for name, table in tables.items()]
+    for position, table in enumerate(document.get("keys", []), start=1):
+        settings = {name: value for name, value in table.items() if name in _WORLD_SETTINGS}
+        if settings:
+            members.append(read_member(Key, table["secret"], settings, f"key {position}"))
+    return World(members, caches_all=caches_all)
 
 
 def _key(table: dict[str, Any], position: int) -> KeyScript:
     where = f"key {position}"
-    _refuse_unknown(table, {"secret", "name", "script"}, where)
+    _refuse_unknown(table, {"secret", "name", "script", *_WORLD_SETTINGS}, where)
     secret, name = table.get("secret"), table.get("name", "")
     if not isinstance(secret, str) or not secret:
         raise ScriptError(f"{where} wants a secret")

@@ -3,6 +3,17 @@
 import json
 from dataclasses import dataclass, field
 
+from gateway.simulator.buckets import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a request's key belongs, and the tightest limit that holds for it; "" and None outside a world."""
+
+    organisation_id: str = ""
+    workspace_id: str = ""
+    level: Level | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
@@ -11,7 +22,7 @@ class SeenRequest:
     `key` is the secret as sent ("" without one), `path` is without the query, `headers` are as
     received, in order, `body` is decoded from its transfer coding and empty when the behaviour did
     not read it, `arrived_at` is monotonic seconds (when its head was read), `arrived_at_epoch` the
-    same moment by the wall clock, `index` counts from 0.
+    same moment by the wall clock, `index` counts from 0, `standing` is what the world says of the key.
     """
 
     index: int
@@ -24,6 +35,7 @@ class SeenRequest:
     arrived_at: float
     arrived_at_epoch: float
     version: str = "HTTP/1.1"
+    standing: Standing = Standing()
 
     def header(self, name: str, default: str = "") -> str:
         """The first header of that name, whatever its case."""

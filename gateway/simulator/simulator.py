@@ -1,4 +1,4 @@
-"""The simulator as one object: playbook, journal, control and server wired together."""
+"""The simulator as one object: playbook, world, journal, control and server wired together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from gateway.simulator.control import Control
 from gateway.simulator.conversation import Conversation
 from gateway.simulator.grammar import ScriptText
 from gateway.simulator.journal import Journal
+from gateway.simulator.members import Key
 from gateway.simulator.playbook import Playbook, parse_script
 from gateway.simulator.seen import SeenRequest
 from gateway.simulator.server import Server
 from gateway.simulator.tls import server_context
 from gateway.simulator.wire import Wire
+from gateway.simulator.world import World
 
 
 class Simulator:
@@ -25,6 +27,7 @@ class Simulator:
         self,
         keys: Mapping[str, ScriptText] | None = None,
         *,
+        world: World | None = None,
         tls: bool = False,
         tls_dir: Path | None = None,
         any_key: bool | ScriptText = False,
@@ -35,6 +38,8 @@ class Simulator:
     ) -> None:
         """`any_key` lets unknown keys in, to play `ok` or its script; `tls_dir` gets `ca.pem`.
 
+        The world's keys are known, too; those without a script at the start play `ok`.
+
         Raises: ScriptError.
         """
         any_script = None if any_key is False else parse_script("ok" if any_key is True else any_key)
@@ -42,7 +47,8 @@ class Simulator:
         self._port = port
         self._playbook = Playbook(any_script)
         self._journal = Journal(journal_limit, keep_bodies)
-        self._control = Control(self._playbook, self._journal)
+        self._world = world or World()
+        self._control = Control(self._playbook, self._world, self._journal)
         self._has_tls = tls
         self._tls_dir = tls_dir
         self._own_tls_dir: tempfile.TemporaryDirectory[str] | None = None
@@ -56,6 +62,9 @@ class Simulator:
 
         Raises: OSError when the address cannot be had, TlsUnavailableError.
         """
+        for member in self._world.members():
+            if isinstance(member, Key) and self._playbook.secret_of(member.id) is None:
+                self.script(member.id, "ok")
         context = None
         if self._has_tls:
             if self._tls_dir is None:
@@ -115,6 +124,11 @@ class Simulator:
         self._playbook.set_order(parse_script(scripts) if scripts else None)
 
     @property
+    def world(self) -> World:
+        """What keys belong to; an empty one unless one was given."""
+        return self._world
+
+    @property
     def requests(self) -> list[SeenRequest]:
         """Every request so far, in order."""
         return [entry.request for entry in self._journal.entries()]
@@ -143,4 +157,4 @@ class Simulator:
         return self._journal.wait_until(predicate, timeout_seconds)
 
     def _serve(self, wire: Wire) -> None:
-        Conversation(wire, self._playbook, self._journal, self._control).run()
+        Conversation(wire, self._playbook, self._world, self._journal, self._control).run()

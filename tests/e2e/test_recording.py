@@ -17,6 +17,7 @@ import pytest
 
 from gateway.data_folder import journal_folder
 from gateway.journal import waiting_records
+from gateway.ledger.schema import SCHEMA_VERSION
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, ask, message_body
 from tests.e2e.recorded import Records, Said, run_command
@@ -353,7 +354,7 @@ def test_a_database_of_a_newer_gateway_is_not_written_to(tmp_path: Path) -> None
         stage.gateway.stop()
         assert stage.waiting == ["after"]
         with closing(sqlite3.connect(stage.data_dir / "records.db", isolation_level=None)) as database:
-            database.execute("UPDATE gateway_schema SET version = 1")
+            database.execute("UPDATE gateway_schema SET version = ?", (SCHEMA_VERSION,))
         stage.start()
         stage.assert_each_is_recorded_once(["before", "after"])
     finally:

@@ -68,8 +68,9 @@ class Clients:
 @pytest.fixture(scope="module")
 def troubles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Trouble]]:
     """The gateways, all well."""
+    folders = [tmp_path_factory.mktemp(kind.job) for kind in TROUBLES]  # pytest makes them in one thread alone
     with ThreadPoolExecutor() as pool:
-        started = list(pool.map(lambda kind: kind(tmp_path_factory.mktemp(kind.job)), TROUBLES))
+        started = list(pool.map(lambda kind, folder: kind(folder), TROUBLES, folders))
         yield started
         list(pool.map(lambda trouble: trouble.stop(), started))
 

@@ -124,6 +124,9 @@ class BadUpstream(Trouble):
     job = "upstream"
     alerts: ClassVar = {"GatewayFailoverRate", "GatewayErrorRate", "GatewayTruncationRate"}
 
+    def settings(self) -> dict[str, object]:
+        return {**super().settings(), "probe_at_start": "true"}  # looks are on the dashboard, too
+
     def begin(self) -> None:
         bad = ["server_error", "cut:after=6", "error_event:after=3"] * 500  # three, as streamed and whole take turns
         self.keys.play("rate_limited:retry-after-ms=20", " then ".join(bad))

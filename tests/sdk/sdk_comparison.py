@@ -18,9 +18,10 @@ POOLED = "sk-ant-pooled-0000000000000000"
 BYOK = "sk-ant-byok-00000000000000000000"
 NOT_A_KEY = "of-no-worth-upstream"  # an open loopback gateway lets the pool pay for this
 
-# The two servers' own, or about the connection alone; what the gateway adds to every stream; and
-# the coding that it takes off.
+# The two servers' own, or about the connection alone; what the gateway adds to every stream;
+# the coding that it takes off; and whose key it was.
 ANSWER_HEADERS_THAT_DIFFER = {
+    "anthropic-organization-id",
     *("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"),
     *("cache-control", "x-accel-buffering"),
     "content-encoding",

@@ -100,6 +100,49 @@ def test_script_file_and_command_line_go_together(simulate, tmp_path):
     ]
 
 
+WORLD = """
+[organisations.org-a]
+credit = 2
+limits = {"messages/opus-4" = "5/60", count_tokens = "100/60"}
+[organisations.org-b]
+lacks_models = ["claude-opus-4-8"]
+[workspaces.ws-1]
+organisation = "org-a"
+[workspaces.ws-2]
+organisation = "org-b"
+unusable = true
+[[keys]]
+secret = "sk-a"
+workspace = "ws-1"
+[[keys]]
+secret = "sk-b"
+name = "b"
+workspace = "ws-2"
+revoked = true
+[[keys]]
+secret = "sk-c"
+"""
+
+
+def test_script_file_has_the_world(simulate, tmp_path):
+    """Given a file with organisations, workspaces and keys, then the process plays them."""
+    file = tmp_path / "drill.toml"
+    file.write_text(WORLD)
+    address, _ = listening(simulate("--bind", "127.0.0.1:0", "--script", str(file)))
+    members = {member["name"]: member for member in get(f"{address}/_simulator/world")["members"]}
+    assert list(members) == ["org-a", "org-b", "ws-1", "ws-2", "key-1", "b"]
+    assert (members["org-a"]["credit"], members["org-a"]["limits"]["count_tokens"]) == (2, "100/60")
+    assert members["org-b"]["lacks_models"] == ["claude-opus-4-8"]
+    assert members["ws-2"]["unusable"]
+    assert members["b"]["revoked"]
+    request = urllib.request.Request(f"{address}/v1/models", headers={"x-api-key": "sk-a"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        assert (answer.headers["anthropic-organization-id"], answer.headers["anthropic-workspace-id"]) == (
+            "org-a",
+            "ws-1",
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -138,6 +181,14 @@ def test_bad_script_is_one_line_and_exit_2(arguments, complaint, capsys):
         ("order = []", "order: the script is empty"),
         ("any_key = 1", "any_key wants a script"),
         ("[[keys", "Expected"),
+        ("caches_all = 1", "caches_all wants true or false"),
+        ("organisations = 1", "wants [organisations.ID] tables"),
+        ("[organisations.a]\ncredits = 1", "organisations.a has unknown 'credits'"),
+        ("[organisations]\na = 1", "organisations.a wants a table"),
+        ("[workspaces.w]", "workspaces.w wants its organisation"),
+        ('[workspaces.w]\norganisation = "a"', "there is no organisation 'a'"),
+        ('[[keys]]\nsecret = "a"\nworkspace = "w"', "workspace 'w' does not exist"),
+        ('[[keys]]\nsecret = "a"\nrevoked = true', "key 1 wants its workspace"),
     ],
 )
 def test_bad_script_file_is_one_line_that_names_it(text, complaint, capsys, tmp_path):

@@ -25,6 +25,7 @@ import pytest
 
 from gateway.credential import Secret
 from gateway.file_store import FileStore
+from gateway.machine_clock import machine_time
 from gateway.records import NEVER_SEEN, Cause, Record
 from tests.harness import wait_until
 
@@ -144,6 +145,24 @@ def test_mark_by_one_is_in_the_next_read_of_every_other(workers: list[Worker]) -
         for worker in workers:
             (record,) = worker.do("read", ["a"])
             assert (record.cooling_until_at, record.limited_count) == (until_at, 2 * turn)
+
+
+def test_mark_of_a_detail_by_one_is_seen_at_the_next_glance_of_every_other(workers: list[Worker]) -> None:
+    """Given four processes, when one marks something about a key, then the next glance of each is another number, and
+    it lists and reads the detail; a glance after that is the same."""
+    seen = [worker.do("glance") for worker in workers]
+    now = machine_time()
+    for turn in range(1, 41):
+        detail = f"messages/class-{turn % 7}"
+        workers[turn % 4].do("cool", f"a/{detail}", now + turn, 0, Cause("rate_limited", 429, now))
+        now_seen = [worker.do("glance") for worker in workers]
+        assert all(before != after for before, after in zip(seen, now_seen, strict=True))
+        for worker in workers:
+            assert detail in worker.do("details", "a")
+            (of_the_detail, of_the_key) = worker.do("read", [f"a/{detail}", "a"])
+            assert (of_the_detail.cooling_until_at, of_the_key) == (now + turn, NEVER_SEEN)
+        seen = [worker.do("glance") for worker in workers]
+        assert seen == now_seen
 
 
 def test_lease_is_given_to_one_process(workers: list[Worker]) -> None:

@@ -21,7 +21,8 @@ from gateway.credential import Key, Secret
 from gateway.errors import GatewayError, RateLimited, UpstreamError
 from gateway.failover import Verdict, walk
 from gateway.file_store import FileStore
-from gateway.pool import LEASE_SECONDS, KeyState, KeyStatus, Pool
+from gateway.pool import LEASE_SECONDS, Pool
+from gateway.standing import KeyState, KeyStatus
 from gateway.store import MemoryStore, Store
 from gateway.verdict import Outcome
 
@@ -56,7 +57,7 @@ class Observer:
     transitions: list[tuple[str, KeyState]] = field(default_factory=list)
     exhaustions: list[GatewayError] = field(default_factory=list)
 
-    def passed_over(self, status: KeyStatus) -> None: ...
+    def passed_over(self, status: KeyStatus, *, is_barred: bool, is_elsewhere: bool) -> None: ...
 
     def attempted(self, key: Key, verdict: Verdict) -> None: ...
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from gateway.ledger import Database, DatabaseLedger, Reader
+from gateway.interception_record import PassedOver
+from gateway.ledger import Database, DatabaseLedger, Reader, schema
 from gateway.ledger.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
 from gateway.shipper import LedgerUnavailable
 from tests.harness import wait_until
@@ -185,6 +186,21 @@ def test_a_reader_of_an_older_schema_says_what_to_do(
     """Given a database that only an older gateway has used; then whoever reads it is told to start the new one."""
     monkeypatch.setattr("gateway.ledger.database.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     assert "start the gateway once" in why_unreadable(url)
+
+
+def test_records_of_the_first_schema_stay_readable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a database of a gateway that did not note whom a mark concerns, when this one has started; then its records
+    are there, and nothing is said of that."""
+    with monkeypatch.context() as former, closing(ledger_of(url)) as earlier:
+        former.setattr(schema, "_STEPS", schema._STEPS[:1])
+        former.setattr(schema, "SCHEMA_VERSION", 1)
+        earlier.prepare()
+    change(url, "INSERT INTO passed_over VALUES ('req_gw_1', 0, 0, 'k9', 'temporary', 'rate_limited', 429, 12.5)")
+    with closing(ledger_of(url)) as later, closing(Database(url)) as database:
+        later.prepare()
+        later.write([record_of(1, passed_over=())])
+        (found,) = Reader(database).find("req_gw_1")
+    assert found.passed_over == (PassedOver(0, "k9", "temporary", "rate_limited", 429, 12.5, ""),)
 
 
 def test_an_empty_database_is_said_to_be_empty(url: str) -> None:

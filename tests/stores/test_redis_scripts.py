@@ -54,7 +54,9 @@ def _forget(server: RedisServer) -> None:
 
 
 @given(told=st.lists(records, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_the_server_merges_as_records_do(server: RedisServer, exchanges: Exchanges, told: list[Record]) -> None:
     """Given records told one after the other, then the server holds their join, whatever the order."""
     _forget(server)

@@ -26,9 +26,9 @@ def retiring(record: Record) -> Record:
 @pytest.fixture
 def replica() -> Replica:
     """One that was told of a key's rest, and has nothing untold."""
-    made = Replica()
+    made = Replica(lambda: NOW)
     made.mark("name", cooling(200.0))
-    told = made.tell([])
+    told = made.tell(["name"])
     assert told["name"].is_news
     made.learn(told, {"name": told["name"].record}, NOW)
     return made
@@ -36,22 +36,20 @@ def replica() -> Replica:
 
 def news(replica: Replica) -> list[str]:
     """The keys of which something is untold."""
-    told = replica.tell([])
-    replica.take_back(told)
-    return [name for name, what in told.items() if what.is_news]
+    return sorted(replica.untold())
 
 
 def test_a_clean_record_is_replaced(replica: Replica) -> None:
     """Given nothing untold, then what the server says counts, even if it is less."""
     answer = replace(replica.read(["name"])[0], cooling_until_at=199.9)
-    replica.learn(replica.tell([]), {"name": answer}, NOW)
+    replica.learn(replica.tell(["name"]), {"name": answer}, NOW)
     assert replica.read(["name"]) == [answer]
     assert news(replica) == []
 
 
 def test_a_mark_made_during_an_exchange_is_joined_and_told_next(replica: Replica) -> None:
     """Given marks while the answer was under way, then they stay, and only they are still to be told."""
-    told = replica.tell([])
+    told = replica.tell(["name"])
     answer = replace(told["name"].record, cooling_until_at=250.0, limited_count=7)
     replica.mark("name", cooling(300.0))
     replica.mark("name", retiring)
@@ -59,7 +57,7 @@ def test_a_mark_made_during_an_exchange_is_joined_and_told_next(replica: Replica
     (record,) = replica.read(["name"])
     assert (record.cooling_until_at, record.is_retired) == (300.0, True)
     assert (record.limited_count, record.refused_count) == (8, 1)
-    told = replica.tell([])
+    told = replica.tell(["name"])
     assert told["name"].is_news
     assert (told["name"].limited_count, told["name"].refused_count) == (7, 0)
 
@@ -68,15 +66,15 @@ def test_what_a_failed_exchange_told_is_told_again(replica: Replica) -> None:
     """Given an exchange of unknown outcome, then its marks and the leases it gave back are in the next."""
     replica.mark("name", retiring)
     replica.release("name", lambda record: record, "lease")
-    told = replica.tell([])
+    told = replica.tell(["name"])
     replica.take_back(told)
-    assert replica.tell([]) == told
+    assert replica.tell(["name"]) == told
 
 
 def test_a_key_that_the_server_has_forgotten_is_told_again(replica: Replica) -> None:
     """Given an answer without a key that is known here, then it is kept and told; one unknown to both is nothing."""
     before = replica.read(["name", "stranger"])
-    replica.learn(replica.tell(["stranger"]), {"name": None, "stranger": None}, NOW)
+    replica.learn(replica.tell(["name", "stranger"]), {"name": None, "stranger": None}, NOW)
     assert replica.read(["name", "stranger"]) == before
     assert news(replica) == ["name"]
 
@@ -101,11 +99,11 @@ def test_in_doubt_everything_is_told(replica: Replica) -> None:
 )
 def test_a_lease_outlives_an_exchange_while_its_trial_lasts(answer: Record, lease_until_at: float) -> None:
     """Given a lease taken here, then it is kept until the server tells of something that ended it."""
-    replica = Replica()
+    replica = Replica(lambda: NOW)
     replica.mark("name", lambda record: replace(record, cooling_until_at=90.0))
-    replica.learn(replica.tell([]), {"name": Record(cooling_until_at=90.0)}, NOW)
+    replica.learn(replica.tell(["name"]), {"name": Record(cooling_until_at=90.0)}, NOW)
     assert replica.lease("name", lambda record: leased(record, 130.0, NOW))
-    replica.learn(replica.tell([]), {"name": answer}, NOW)
+    replica.learn(replica.tell(["name"]), {"name": answer}, NOW)
     assert replica.read(["name"])[0].lease_until_at == lease_until_at
     assert news(replica) == []
 
@@ -113,11 +111,11 @@ def test_a_lease_outlives_an_exchange_while_its_trial_lasts(answer: Record, leas
 def test_what_is_shown_between_exchanges_loses_no_mark_under_way(replica: Replica) -> None:
     """Given a record shown with a lease's refusal while a mark is being told, then the mark stays."""
     replica.mark("name", retiring)
-    told = replica.tell([])
+    told = replica.tell(["name"])
     replica.learn_one("name", Record(cooling_until_at=90.0, confirmed_at=95.0))
     assert replica.read(["name"])[0].is_retired
     replica.take_back(told)
-    assert replica.tell([])["name"].record.is_retired
+    assert replica.tell(["name"])["name"].record.is_retired
 
 
 def test_a_key_never_seen_is_not_told(replica: Replica) -> None:
@@ -127,3 +125,24 @@ def test_a_key_never_seen_is_not_told(replica: Replica) -> None:
     answer = Record(cooling_until_at=150.0, limited_count=3)
     replica.learn(told, {"other": answer}, NOW)
     assert replica.read(["other"]) == [answer]
+
+
+def test_details_that_had_their_time_are_not_told_again() -> None:
+    """Given a server that forgot details, then one that was spent, or that says nothing of when, is forgotten here as
+    well, in doubt neither is told, and one that still rests is."""
+    day_seconds = 86400.0
+    now = 10 * day_seconds
+    replica = Replica(lambda: now)
+    names = ["base/spent", "base/enabled", "base/resting", "base"]
+    replica.mark("base/spent", lambda record: replace(record, cooling_until_at=now - 2 * day_seconds))
+    replica.mark("base/enabled", lambda record: replace(record, generation=1))
+    replica.mark("base/resting", lambda record: replace(record, cooling_until_at=now - day_seconds / 2))
+    replica.mark("base", lambda record: replace(record, cooling_until_at=1.0))
+    told = replica.tell(names)
+    assert [name for name, what in told.items() if what.is_news] == ["base/enabled", "base/resting", "base"]
+    replica.learn(told, {name: what.record for name, what in told.items() if what.is_news}, now)
+    assert news(replica) == []
+    replica.doubt()
+    assert news(replica) == ["base", "base/resting"]
+    replica.learn(replica.tell(["base/enabled"]), {"base/enabled": None}, now)
+    assert replica.details("base") == ["resting"]

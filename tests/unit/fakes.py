@@ -78,7 +78,7 @@ class RecordingObserver:
     def __init__(self) -> None:
         self.told: list[tuple] = []
 
-    def passed_over(self, status):
+    def passed_over(self, status, *, is_barred, is_elsewhere):
         self.told.append(("passed_over", status.key.name, status.state.value))
 
     def attempted(self, key, verdict):

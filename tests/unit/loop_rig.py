@@ -14,6 +14,7 @@ from typing import Any, cast
 from gateway.access import Caller
 from gateway.classification import Rests
 from gateway.dialogue import Dialogue, OneTurn
+from gateway.failover import Course
 from gateway.interception import Interception
 from gateway.lifecycle import Lifecycle
 from gateway.messages import read_request
@@ -246,7 +247,7 @@ class Rig:
         narrator = Narrator(self.metrics, self.chronicle, self.trace)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(
-            upstream, self.pool, Caller(None, False), watch, narrator, Rests(60.0, 3600.0), 180.0, self.clock
+            upstream, self.pool, Caller(None, False), watch, narrator, Course(), Rests(60.0, 3600.0), 180.0, self.clock
         )
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())
         dialogue: Dialogue = OneTurn(call)

@@ -78,7 +78,7 @@ def test_a_request_s_whole_story_is_in_its_record() -> None:
     assert (record.credential, record.token, record.key, record.hint) == ("pooled", "alice", "k2", keys[2].hint)
     assert (record.client, record.client_version, record.trace_id) == ("claude-code", "2.1.0", CLIENT.trace_id)
     assert (record.session, record.model, record.is_streamed) == ("session-in-header", "claude-a", True)
-    assert record.passed_over == (PassedOver(0, "k0", "temporary", "rate_limited", 429, 29.0),)
+    assert record.passed_over == (PassedOver(0, "k0", "temporary", "rate_limited", 429, 29.0, "key"),)
     assert record.attempts == (
         Attempt(0, "k1", "rate_limited", 429, 12.0, 1.0, 2.0, "req_up_1"),
         Attempt(0, "k2", "ok", 200, 0.0, 3.0, 3.0, "req_up_2"),

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.credential import Secret
+from gateway.places import NOWHERE, Place
 from tests.unit.tiny_server import TinyServer
 
 SECRETS = {"primary": "sk-ant-api03-PLANTED-0123456789-abcdprim", "second": "sk-ant-api03-PLANTED-0123456789-abcdseco"}
@@ -127,16 +128,19 @@ def test_bad_configuration_is_complained_of_line_by_line(check, settings, what):
         assert any(line.startswith("gateway: ") and fault in line for line in lines), fault
 
 
-def refuse(status: int, seen: list[bytes] | None = None) -> Callable[[socket.socket], None]:
-    """Answers one request with this status and an empty body."""
+def refuse(status: int, seen: list[bytes] | None = None, place: Place = NOWHERE) -> Callable[[socket.socket], None]:
+    """Answers one request with this status and an empty body; its head says where the key belongs, if that is known."""
+    told = f"anthropic-organization-id: {place.organisation}\r\n" if place.organisation else ""
+    told += f"anthropic-workspace-id: {place.workspace}\r\n" if place.workspace else ""
 
     def script(connection: socket.socket) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += connection.recv(65536)
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(65536)
         if seen is not None:
-            seen.append(head)
-        connection.sendall(f"HTTP/1.1 {status} Whatever\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+            seen.append(request)
+        head = f"HTTP/1.1 {status} Whatever\r\n{told}content-length: 0\r\nconnection: close\r\n\r\n"
+        connection.sendall(head.encode())
 
     return script
 
@@ -163,6 +167,32 @@ def test_each_key_is_shown_to_the_upstream_once(check, statuses, code, findings)
     for head, secret in zip(seen, SECRETS.values(), strict=True):
         assert head.startswith(b"GET /v1/models?limit=1 HTTP/1.1\r\n")
         assert f"x-api-key: {secret}\r\n".encode().lower() in head.lower()
+
+
+ONE_ORGANISATION = (
+    "warning   all keys belong to one organisation: failover helps against revoked keys alone, not against"
+)
+
+
+@pytest.mark.parametrize(
+    ("places", "is_one", "unknown"),
+    [
+        ((Place("org-a", "ws-1"), Place("org-b", "ws-2")), False, None),
+        ((Place("org-a", "ws-1"), Place("org-a", "ws-2")), True, None),
+        ((Place("org-a", "ws-1"), Place("org-a")), True, "second"),
+        ((NOWHERE, NOWHERE), False, "primary, second"),
+    ],
+    ids=["two", "one", "one-unknown", "nothing-told"],
+)
+def test_where_keys_belong_is_told_and_warned_of(check, places, is_one, unknown):
+    """Given what the answers say of organisations and workspaces, then a pool of one is warned of, and unknown ones."""
+    with TinyServer(*(refuse(200, place=place) for place in places)) as server:
+        check.given(upstream_url=server.url)
+        assert check.run("--upstream") == 0
+    assert (ONE_ORGANISATION in check.out) == is_one
+    assert (f"the workspace of {unknown} is unknown" in check.out) == (unknown is not None)
+    if places[0] != NOWHERE:
+        assert check.said("key 1").endswith(": ok (status 200), org-a, ws-1")
 
 
 def test_upstream_out_of_reach_is_told_for_each_key(check):

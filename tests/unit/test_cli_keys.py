@@ -22,6 +22,7 @@ from gateway.cli import main
 from gateway.credential import Secret
 from gateway.file_store import FileStore
 from gateway.machine_clock import machine_time
+from gateway.places import Place
 from gateway.pool import BY_OPERATOR
 from gateway.records import Cause, Record
 from gateway.store import MemoryStore
@@ -32,6 +33,7 @@ NAMES = ["primary", "second", "third"]
 SECRETS = {name: PLANTED.format(name, name[:4]) for name in NAMES}
 FINGERPRINTS = {name: Secret(secret).fingerprint for name, secret in SECRETS.items()}
 LIMITED_STATUS, REFUSED_STATUS = 429, 401
+ORGANISATION, WORKSPACE = "4f1c2e00-0000-4000-8000-0000000001aa", "wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ"
 
 
 class Keys:
@@ -118,6 +120,18 @@ def disable(name: str) -> Callable[[FileStore], object]:
     return lambda store: store.disable(FINGERPRINTS[name], Cause(BY_OPERATOR, 0, machine_time()))
 
 
+def limit(name: str, scope: str, rest_seconds: float) -> Callable[[FileStore], object]:
+    """A 429 for one scope."""
+    until_at, cause = machine_time() + rest_seconds, Cause("rate_limited", LIMITED_STATUS, machine_time())
+    return lambda store: store.cool(f"{FINGERPRINTS[name]}/{scope}", until_at, 0, cause)
+
+
+def learn(name: str, organisation: str, workspace: str) -> Callable[[FileStore], object]:
+    """An answer has said where the key belongs."""
+    detail = Place(organisation, workspace).detail
+    return lambda store: store.confirm(f"{FINGERPRINTS[name]}/{detail}", 0, machine_time())
+
+
 def confirm(name: str) -> Callable[[FileStore], object]:
     return lambda store: store.confirm(FINGERPRINTS[name], 0, machine_time())
 
@@ -135,7 +149,7 @@ def test_keys_are_listed_in_failover_order(keys, arguments):
     """Given keys, then each has its place, by name and hint."""
     keys.known()
     assert keys.run(*arguments) == 0
-    assert re.findall("|".join(NAMES), keys.out) == NAMES
+    assert re.findall(rf"\b(?:{'|'.join(NAMES)})\b", keys.out) == NAMES
     for name, secret in SECRETS.items():
         hint = Secret(secret).hint
         assert hint.endswith(name[:4])
@@ -177,19 +191,52 @@ def test_every_key_s_state_is_told(keys, marks, state, why, is_until_given, limi
 
 
 def test_table_has_a_row_a_key_under_its_columns(keys):
-    """Given keys, then the table's head names the columns, and what is empty is a dash."""
-    keys.known(cool("second", 600), retire("third"))
+    """Given keys, then the table's head names the columns, and what is empty is a dash; lines below say why."""
+    keys.known(learn("primary", ORGANISATION, WORKSPACE), cool("second", 600), retire("third"))
     assert keys.run() == 0
-    head, *rows = keys.out.splitlines()
-    assert head.split() == ["key", "hint", "state", "why", "since", "until", "limited", "refused"]
+    head, *lines = keys.out.splitlines()
+    rows = [line for line in lines if not line.startswith(" ")]
+    remarks = [line.strip() for line in lines if line.startswith(" ")]
+    assert head.split() == ["key", "hint", "state", "until", "organisation", "workspace"]
     columns = [match.start() for match in re.finditer(r"\S+", head)]
     cells = [[row[start:end].strip() for start, end in zip(columns, [*columns[1:], None], strict=True)] for row in rows]
     assert [row[0] for row in cells] == NAMES
     assert [row[2] for row in cells] == ["valid", "temporary", "permanent"]
-    assert cells[0][3:] == ["-", "-", "-", "0", "0"]
-    assert cells[1][3] == "rate_limited (429)"
-    assert cells[1][6:] == ["1", "0"]
-    assert cells[2][5:] == ["-", "0", "1"]
+    assert cells[0][3:] == ["-", "...0001aa", "...HKfFUJ"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \(in (600|59\d) s\)", cells[1][3])
+    assert cells[2][3:] == ["-", "-", "-"]
+    assert remarks[0].startswith("why:   limited, since ")
+    assert remarks[1] == "next:  wait"
+    assert remarks[2].startswith("why:   refused (401), since ")
+    assert remarks[3] == "next:  replace or enable it: gateway keys enable third"
+    assert max(map(len, keys.out.splitlines())) <= 100
+
+
+def test_scopes_are_told_with_what_remains_of_each(keys):
+    """Given a key that is limited for a class of models, then table and JSON say for which and for how long."""
+    keys.known(limit("second", "messages/opus-4", 600))
+    assert keys.run() == 0
+    assert "why:   limited for messages/opus-4, since " in keys.out
+    assert re.search(r"scope: messages/opus-4 until \d\d:\d\d:\d\d \(in (600|59\d) s\)", keys.out)
+    entry = keys.listed()["second"]
+    assert (entry["state"], entry["cause"], entry["next"]) == ("temporary", "limited for messages/opus-4", "wait")
+    (scope,) = entry["scopes"]
+    assert (scope["scope"], scope["state"], scope["because_of"]) == ("messages/opus-4", "temporary", "")
+    assert scope["remaining_seconds"] == pytest.approx(600, abs=30)
+
+
+def test_place_and_the_organisations_rest_are_told(keys):
+    """Given a key whose organisation has no credit, then JSON has its place whole, the cause and what to do."""
+    organisation = f"organisation/{ORGANISATION}"
+    cause = Cause("out_of_credit", 400, machine_time())
+    keys.known(
+        learn("second", ORGANISATION, WORKSPACE),
+        lambda store: store.cool(organisation, machine_time() + 600, 0, cause),
+    )
+    entry = keys.listed()["second"]
+    assert (entry["organisation"], entry["workspace"]) == (ORGANISATION, WORKSPACE)
+    assert entry["cause"] == "its organisation is out of credit"
+    assert entry["next"] == "top up credit, then: gateway keys enable second"
 
 
 @pytest.mark.parametrize("marks", [[cool("second", 600)], [retire("second")], [disable("second")], []])

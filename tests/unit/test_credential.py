@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from gateway.credential import Key, Secret, key_header
+from gateway.credential import Key, Secret, key_headers
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_secret_has_no_dictionary():
 
 def test_pool_key_goes_upstream_as_x_api_key():
     """Given a key of the pool, then it is carried bare in x-api-key."""
-    header = key_header(Key("k", Secret("clear")))
+    (header,) = key_headers(Key("k", Secret("clear")))
     assert (header.name, header.scheme, header.secret.reveal()) == ("x-api-key", "", "clear")

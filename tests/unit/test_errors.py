@@ -27,6 +27,7 @@ TABLE = {
     "Stopping": (529, "overloaded_error"),
     "AuthenticationExhausted": (502, "api_error"),
     "OutOfMoney": (402, "billing_error"),
+    "RequestForbidden": (403, "permission_error"),
     "TurnLimitReached": (502, "api_error"),
     "UpstreamError": (502, "api_error"),
     "UpstreamTimedOut": (504, "timeout_error"),

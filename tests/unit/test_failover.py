@@ -12,8 +12,9 @@ import pytest
 from gateway.classification import Rests, judge
 from gateway.credential import Key
 from gateway.errors import AuthenticationExhausted, ClientGone, GatewayError, OutOfMoney, RateLimited, UpstreamError
-from gateway.failover import walk
-from gateway.pool import KeyState, Pool
+from gateway.failover import Course, walk
+from gateway.pool import Pool
+from gateway.standing import KeyState
 from gateway.store import MemoryStore
 from gateway.verdict import Outcome, Verdict
 from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool, keys_of, pool_of, race, retire
@@ -21,6 +22,7 @@ from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool
 VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
 LIMITED = "all configured keys are rate-limited"
 REFUSED = "all configured keys failed authentication"
+SCOPE = Course().scope
 
 
 class Upstream:
@@ -233,7 +235,7 @@ def test_what_costs_nothing_does_not_show_that_there_is_money_again():
     pool = pool_of(1, clock)
     finish(walk(pool, Upstream(k0=BROKE), RecordingObserver()))
     clock.advance(61)
-    finish(walk(pool, Upstream(), RecordingObserver(), costs=False))
+    finish(walk(pool, Upstream(), RecordingObserver(), Course(costs=False)))
     assert pool.statuses()[0].is_on_trial
     assert not pool.statuses()[0].is_leased
     finish(walk(pool, Upstream(), RecordingObserver()))
@@ -510,10 +512,10 @@ class WitnessStore(MemoryStore):
         self.retired: set[str] = set()
         self.local = threading.local()
 
-    def read(self, fingerprints):
+    def glance(self):
         with self._witness:
             self.local.known = (dict(self.until), set(self.retired))
-        return super().read(fingerprints)
+        return super().glance()
 
     def cool(self, fingerprint, until_at, generation, cause):
         changed = super().cool(fingerprint, until_at, generation, cause)
@@ -565,7 +567,7 @@ class Storm:
         """Right after the choice: this thread has not read the store since, and the clock for a lease at most."""
         until, retired = self.store.local.known
         fingerprint = key.secret.fingerprint
-        if fingerprint in retired or until.get(fingerprint, 0.0) > self.clock.local.now:
+        if fingerprint in retired or until.get(f"{fingerprint}/{SCOPE}", 0.0) > self.clock.local.now:
             self.broken.append(f"{key.name} was tried while it was known to be unusable")
         if key in tried:
             self.broken.append(f"{key.name} was tried twice")
@@ -591,10 +593,11 @@ def test_storm_of_walks_breaks_no_promise(threads, walks):
     assert sum(race(threads, lambda number: storm.run(number, walks))) > 0
     assert storm.broken == []
     told, marks = storm.observer.of("transitioned"), storm.store
-    fingerprints = [key.secret.fingerprint for key in storm.keys]
-    for key, fingerprint, record in zip(storm.keys, fingerprints, marks.read(fingerprints), strict=True):
+    for key in storm.keys:
+        fingerprint = key.secret.fingerprint
+        record, scoped = marks.read([fingerprint, f"{fingerprint}/{SCOPE}"])
         assert record.is_retired == (fingerprint in marks.retired)
-        assert record.cooling_until_at == marks.until[fingerprint]
+        assert scoped.cooling_until_at == marks.until[f"{fingerprint}/{SCOPE}"]
         assert told.count((key.name, "permanent")) == record.is_retired
     assert len(storm.observer.of("walked")) + len(storm.observer.of("exhausted")) == threads * walks
     assert storm.pool.statuses()[-1].state is not PERMANENT

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from gateway.machine_clock import boot_id, machine_time
-from gateway.pool import KeyState
 from gateway.service import Gateway
 from gateway.settings import Settings
+from gateway.standing import KeyState
 from gateway.status import status_of
 from gateway.store import MemoryStore
 from tests.unit.fakes import NOW, FakeClock, cool, keys_of, retire
@@ -26,7 +26,7 @@ def test_wall_clock_that_is_set_changes_no_rest_and_no_lease(set_by_seconds):
     pool = gateway.configuration.pool
     cool(pool, 1, 1)
     clock.advance(2)
-    lease = pool.lease(pool.keys[1])
+    lease = pool.lease(pool.statuses()[1])
     cool(pool, 0, 5)
     retire(pool, 2)
     wall_clock.advance(set_by_seconds)

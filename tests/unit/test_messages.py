@@ -188,3 +188,30 @@ def test_whole_answer_is_counted():
     tally = Tally()
     assert tally.observe_whole(b'{"type":"message","model":"m","usage":{"input_tokens":2,"output_tokens":3}}')
     assert (tally.model, tally.tokens, tally.has_ended) == ("m", {"input": 2, "output": 3}, True)
+
+
+CONTAINER = {"id": "container_011CPR5", "expires_at": "2026-12-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        pytest.param(event("message_start", message={"container": CONTAINER}), "container_011CPR5", id="at-the-start"),
+        pytest.param(event("message_delta", delta={"container": CONTAINER}), "container_011CPR5", id="at-the-end"),
+        pytest.param(event("message_delta", delta={"container": None}), None, id="none"),
+        pytest.param(event("message_delta", delta={"container": {"id": 7}}), None, id="odd-id"),
+        pytest.param(event("message_delta", delta="odd"), None, id="odd-delta"),
+    ],
+)
+def test_container_that_an_answer_tells_of_is_known(told, expected):
+    """Given an event with a container, then its id is known; anything odd is none."""
+    tally = Tally()
+    tally.observe(told)
+    assert tally.container_id == expected
+
+
+def test_container_of_a_whole_answer_is_known():
+    """Given a whole message with a container, then its id is known."""
+    tally = Tally()
+    assert tally.observe_whole(json.dumps({"type": "message", "container": CONTAINER}).encode())
+    assert tally.container_id == "container_011CPR5"

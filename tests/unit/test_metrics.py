@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,9 @@ from gateway import master
 from gateway.counts_folder import CountsFolder
 from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
+from gateway.places import Place
+from gateway.pool import Pool
+from gateway.verdict import Concern
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
 
@@ -42,12 +46,15 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 # The design's list.
 DESIGNED = {
     "gateway_key_state": {"key", "state"},
-    "gateway_key_cooldown_seconds": {"key"},
+    "gateway_key_cooldown_seconds": {"key", "scope"},
     "gateway_key_attempts": {"key", "outcome"},
     "gateway_key_failovers": {"key", "reason"},
     "gateway_key_transitions": {"key", "state"},
-    "gateway_key_ratelimit_remaining": {"key", "limit"},
-    "gateway_key_ratelimit_limit": {"key", "limit"},
+    "gateway_key_looks": {"key", "outcome"},
+    "gateway_key_ratelimit_remaining": {"key", "scope", "limit"},
+    "gateway_key_ratelimit_limit": {"key", "scope", "limit"},
+    "gateway_scope_usable_keys": {"scope"},
+    "gateway_scope_last_asked_timestamp_seconds": {"scope"},
     "gateway_pool_exhaustions": {"outcome"},
     "gateway_pool_last_exhaustion_timestamp_seconds": {"outcome"},
     "gateway_failover_attempts": set(),
@@ -77,7 +84,11 @@ def always() -> bool:
     return True
 
 
-def watch(metrics: Metrics, statuses=list, reload_ok=always, store_up=always) -> None:
+def no_keys(_: str | None) -> list:
+    return []
+
+
+def watch(metrics: Metrics, statuses=no_keys, reload_ok=always, store_up=always) -> None:
     metrics.watch(statuses, reload_ok, store_up)
 
 
@@ -88,6 +99,8 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
     metrics.key_transitions.labels("k0", "temporary").inc()
+    metrics.key_looks.labels("k0", "accepted").inc()
+    metrics.note_asked("messages/opus-4")
     metrics.count_exhaustion("rate_limited")
     metrics.failover_attempts.observe(2)
     metrics.requests.labels("messages", "pooled", 200).inc()
@@ -98,8 +111,8 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_tokens("m", {"input": 1})
     metrics.count_tool_call("time", "now", "ok", 0.5)
-    metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-limit": "9"})
-    metrics.note_rate_limits("k0", {"anthropic-ratelimit-requests-remaining": "8"})
+    metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
+    metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.waiting(3)
     metrics.requests_admitted.inc()
     metrics.written(2)
@@ -154,11 +167,58 @@ def test_key_states_are_those_of_the_scrape():
 
     assert states() == {"k0": ["valid"], "k1": ["temporary"], "k2": ["permanent"]}
     assert value(metrics, "gateway_key_state", key="k0", state="temporary") == 0
-    assert value(metrics, "gateway_key_cooldown_seconds", key="k1") == 5
-    assert value(metrics, "gateway_key_cooldown_seconds", key="k2") == 0
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k1", scope="all") == 5
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k2", scope="all") == 0
     clock.advance(5)
     assert states()["k1"] == ["valid"]
-    assert value(metrics, "gateway_key_cooldown_seconds", key="k1") == 0
+    assert value(metrics, "gateway_key_cooldown_seconds", key="k1", scope="all") == 0
+
+
+def limit(pool: Pool, number: int, scope: str, seconds: float) -> None:
+    pool.cool(pool.statuses(scope)[number], seconds, "rate_limited", 429, Concern.SCOPE)
+
+
+def test_cooldowns_are_told_for_each_scope():
+    """Given a key that is limited for one class, and two of a workspace, then rests have scopes, the sibling's too."""
+    metrics, pool = Metrics(), pool_of(3)
+    watch(metrics, statuses=pool.statuses)
+    for key in pool.keys:
+        pool.learn(key, Place("org-a", "ws-1"))
+    limit(pool, 0, "messages/opus-4", 5)
+    limit(pool, 1, "messages/opus-4", 9)
+
+    def rest(key: str, scope: str) -> float | None:
+        return value(metrics, "gateway_key_cooldown_seconds", key=key, scope=scope)
+
+    assert [rest(key, "messages/opus-4") for key in ("k0", "k1", "k2")] == [5, 9, 5]
+    assert [rest(key, "all") for key in ("k0", "k1", "k2")] == [0, 0, 0]
+    assert value(metrics, "gateway_key_state", key="k2", state="temporary") == 1
+
+
+def test_usable_keys_are_counted_for_scopes_asked_for_lately():
+    """Given scopes asked for now and long ago, then the usable keys of the former are told, doubtful ones included."""
+    metrics, pool = Metrics(), pool_of(3)
+    watch(metrics, statuses=pool.statuses)
+    limit(pool, 0, "messages/opus-4", 5)
+    retire(pool, 2)
+    for scope in ("messages/opus-4", "messages/sonnet-4", "models"):
+        metrics.note_asked(scope)
+    metrics.settle()
+    metrics.scope_asked_at.labels("models").set(time.time() - 601)
+    assert value(metrics, "gateway_scope_usable_keys", scope="messages/opus-4") == 1
+    assert value(metrics, "gateway_scope_usable_keys", scope="messages/sonnet-4") == 2
+    assert value(metrics, "gateway_scope_usable_keys", scope="models") is None
+
+
+def test_scopes_are_bounded():
+    """Given more scopes than a label may have values, then the later ones are one, and it has no usable keys."""
+    metrics = Metrics()
+    watch(metrics, statuses=pool_of(1).statuses)
+    for number in range(60):
+        metrics.note_asked(f"messages/model-{number}")
+    page = metrics.render().decode()
+    assert page.count("gateway_scope_last_asked_timestamp_seconds{") == 51
+    assert page.count("gateway_scope_usable_keys{") == 50
 
 
 @pytest.mark.parametrize("is_ok", [True, False])
@@ -213,8 +273,8 @@ def test_a_refusal_is_counted_as_a_request_and_as_a_rejection():
 def test_limits_are_noted_from_headers(name, text, gauge, limit, expected):
     """Given a header of an answer, then the key's gauge has its number, if it is one and its name is known."""
     metrics = Metrics()
-    metrics.note_rate_limits("k0", {name: text})
-    assert value(metrics, f"gateway_key_ratelimit_{gauge}", key="k0", limit=limit) == expected
+    metrics.note_rate_limits("k0", "models", {name: text})
+    assert value(metrics, f"gateway_key_ratelimit_{gauge}", key="k0", scope="models", limit=limit) == expected
     if expected is None:
         assert not [found for found, _ in samples(metrics) if found.startswith("gateway_key_ratelimit")]
 
@@ -288,6 +348,7 @@ def test_two_gateways_in_one_process_do_not_meet():
 # What a worker process runs here: it evaluates what it is told, a line each, and answers in a line each.
 OBEY = """
 import sys
+import time
 from pathlib import Path
 from prometheus_client import generate_latest
 from gateway.metrics import Metrics
@@ -360,7 +421,7 @@ def test_any_worker_answers_for_all(worker):
             f"metrics.requests_inflight.labels('messages').inc({requests})",
             "metrics.admission_limit.set(240)",
             "metrics.build_info.labels('1').set(1)",
-            f"metrics.note_rate_limits('k0', {{'anthropic-ratelimit-requests-remaining': {remaining!r}}})",
+            f"metrics.note_rate_limits('k0', 'models', {{'anthropic-ratelimit-requests-remaining': {remaining!r}}})",
             "metrics.settle()",
         )
     page = one.page()
@@ -371,7 +432,7 @@ def test_any_worker_answers_for_all(worker):
     assert value_of(page, "gateway_requests_inflight", route="messages") == 5
     assert value_of(page, "gateway_admission_limit") == 480
     assert value_of(page, "gateway_build_info", version="1") == 1
-    assert value_of(page, "gateway_key_ratelimit_remaining", key="k0", limit="requests") == 8
+    assert value_of(page, "gateway_key_ratelimit_remaining", key="k0", scope="models", limit="requests") == 8
 
 
 def test_what_belongs_to_the_moment_stands_once(worker):
@@ -384,9 +445,18 @@ def test_what_belongs_to_the_moment_stands_once(worker):
     assert page == one.page()
     assert value_of(page, "gateway_key_state", key="k0", state="temporary") == 1
     assert value_of(page, "gateway_key_state", key="k0", state="valid") == 0
-    assert value_of(page, "gateway_key_cooldown_seconds", key="k0") == 5
+    assert value_of(page, "gateway_key_cooldown_seconds", key="k0", scope="all") == 5
     assert value_of(page, "gateway_store_up") == value_of(page, "gateway_config_reload_success") == 1
     assert not [labels for _, labels in page if "pid" in dict(labels)]
+
+
+def test_usable_keys_are_told_for_scopes_that_any_worker_was_asked_for(worker):
+    """Given a worker that was asked for a scope, when another one answers Prometheus, then the scope is told."""
+    one, other = worker(), worker()
+    for process in (one, other):
+        process.do("watch(metrics, statuses=pool_of(2).statuses)")
+    one.do("metrics.note_asked('messages/opus-4')", "metrics.settle()")
+    assert value_of(other.page(), "gateway_scope_usable_keys", scope="messages/opus-4") == 2
 
 
 def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
@@ -399,7 +469,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.failover_attempts.observe(1)",
             "metrics.requests_inflight.labels('messages').inc(2)",
             "metrics.admission_limit.set(240)",
-            "metrics.note_rate_limits('k0', {'anthropic-ratelimit-requests-limit': '50'})",
+            "metrics.note_rate_limits('k0', 'models', {'anthropic-ratelimit-requests-limit': '50'})",
             "metrics.settle()",
         )
     dead.kill()
@@ -409,7 +479,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
     assert value_of(page, "gateway_failover_attempts_count") == 2
     assert value_of(page, "gateway_requests_inflight", route="messages") == 2
     assert value_of(page, "gateway_admission_limit") == 240
-    assert value_of(page, "gateway_key_ratelimit_limit", key="k0", limit="requests") == 50
+    assert value_of(page, "gateway_key_ratelimit_limit", key="k0", scope="models", limit="requests") == 50
 
 
 def test_master_goes_on_whatever_has_become_of_the_counts(tmp_path, monkeypatch, caplog):
@@ -427,11 +497,11 @@ def test_mcp_server_is_up_if_it_is_for_every_worker_and_gone_when_it_is_taken_ou
     """Given two workers of which one cannot reach a server, then it is down; once it is no longer configured, a file
     that remembers it says nothing."""
     one, other = worker(), worker()
-    for process, files, time in ((one, 1, 1), (other, 0, 1)):
+    for process, files, clocks in ((one, 1, 1), (other, 0, 1)):
         process.do(
             "setattr(metrics, 'mcp_servers', {'files', 'time'})",
             f"metrics.mcp_server_up.labels('files').set({files})",
-            f"metrics.mcp_server_up.labels('time').set({time})",
+            f"metrics.mcp_server_up.labels('time').set({clocks})",
         )
     page = one.page()
     assert value_of(page, "gateway_mcp_server_up", server="files") == 0

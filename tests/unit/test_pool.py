@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.credential import Key
-from gateway.pool import BY_OPERATOR, LEASE_SECONDS, KeyState, Pool
+from gateway.pool import BY_OPERATOR, LEASE_SECONDS, Pool
+from gateway.standing import KeyState
 from gateway.store import MemoryStore
 from tests.unit.fakes import NOW, FakeClock, cool, keys_of, pool_of, race, retire
 
@@ -104,22 +105,25 @@ def test_lease_is_one_request_s_until_it_is_given_back_or_over():
     """Given a key on trial, then one lease is given at a time; a later one may follow its return or its end."""
     clock = FakeClock()
     pool = pool_of(1, clock)
-    (key,) = pool.keys
-    assert pool.lease(key) is None, "there is nothing to try"
+
+    def lease() -> float | None:
+        return pool.lease(pool.statuses()[0])
+
+    assert lease() is None, "there is nothing to try"
     cool(pool, 0, 5)
-    assert pool.lease(key) is None, "it rests"
+    assert lease() is None, "it rests"
     clock.advance(5)
-    first = pool.lease(key)
+    first = lease()
     assert first == clock.now + LEASE_SECONDS
-    assert pool.lease(key) is None
-    pool.release(key, first)
-    second = pool.lease(key)
+    assert lease() is None
+    pool.release(pool.statuses()[0], first)
+    second = lease()
     assert second is not None
     clock.advance(LEASE_SECONDS)
-    third = pool.lease(key)
+    third = lease()
     assert third is not None
-    pool.release(key, second)
-    assert pool.lease(key) is None, "what was given back was over already"
+    pool.release(pool.statuses()[0], second)
+    assert lease() is None, "what was given back was over already"
 
 
 def test_status_tells_whether_the_key_is_being_tried():
@@ -128,12 +132,13 @@ def test_status_tells_whether_the_key_is_being_tried():
     pool = pool_of(1, clock)
     cool(pool, 0, 5)
     clock.advance(5)
-    seen = [pool.statuses()[0].is_leased]
-    lease = pool.lease(pool.keys[0])
+    status = pool.statuses()[0]
+    seen = [status.is_leased]
+    lease = pool.lease(status)
     seen.append(pool.statuses()[0].is_leased)
-    pool.release(pool.keys[0], lease)
+    pool.release(status, lease)
     seen.append(pool.statuses()[0].is_leased)
-    pool.lease(pool.keys[0])
+    pool.lease(status)
     clock.advance(LEASE_SECONDS)
     seen.append(pool.statuses()[0].is_leased)
     assert seen == [False, True, False, False]
@@ -145,10 +150,11 @@ def test_a_race_for_a_lease_has_one_winner():
     pool = pool_of(1, clock)
     cool(pool, 0, 5)
     clock.advance(5)
-    assert sum(lease is not None for lease in race(64, lambda _: pool.lease(pool.keys[0]))) == 1
+    status = pool.statuses()[0]
+    assert sum(lease is not None for lease in race(64, lambda _: pool.lease(status))) == 1
 
 
-@pytest.mark.parametrize("step", [cooled(5), retired, confirmed], ids=["limited", "refused", "confirmed"])
+@pytest.mark.parametrize("step", [cooled(5), retired], ids=["limited", "refused"])
 def test_what_began_before_the_operator_enabled_a_key_says_nothing_of_it(step):
     """Given a status that was read before the key was enabled, when its attempt ends, then nothing is changed; what is
     read after that counts again."""

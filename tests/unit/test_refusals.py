@@ -18,11 +18,13 @@ from gateway.access import Caller
 from gateway.classification import LARGEST_JUDGED_BYTES, Rests
 from gateway.credential import AuthHeader, Secret
 from gateway.errors import UpstreamError
+from gateway.failover import Course
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import Metrics
 from gateway.narrator import Narrator
 from gateway.pace import Pace
-from gateway.pool import KeyState, Pool
+from gateway.pool import Pool
+from gateway.standing import KeyState
 from gateway.turn import Turn, TurnMaker
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
@@ -78,7 +80,7 @@ def obtain(
         with closing(upstream):
             narrator = Narrator(Metrics(), chronicle_of(caller=caller))
             watch = Watch(None, lifecycle)
-            turns = TurnMaker(upstream, pool, caller, watch, narrator, Rests(60.0, 3600.0), 20.0, clock)
+            turns = TurnMaker(upstream, pool, caller, watch, narrator, Course(), Rests(60.0, 3600.0), 20.0, clock)
             call = Call("POST", "/v1/messages", [], b"{}", may_stream=may_stream)
             turning = turns.obtain(call, Pace("req_1", 10.0, clock))
             while True:

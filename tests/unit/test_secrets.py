@@ -16,24 +16,25 @@ import pytest
 from gateway.access import ByokMode, authenticate
 from gateway.app import create_app
 from gateway.classification import Rests
-from gateway.credential import AuthHeader, Key, Secret, key_header
+from gateway.credential import AuthHeader, Key, Secret, key_headers
 from gateway.errors import GatewayError, UpstreamError
-from gateway.failover import Verdict, walk
+from gateway.failover import Course, walk
 from gateway.lifecycle import Lifecycle
 from gateway.messages import read_request
 from gateway.metrics import Metrics
 from gateway.narrator import Narrator
 from gateway.pace import Pace
-from gateway.pool import KeyState, Pool
+from gateway.pool import Pool
 from gateway.service import Gateway, route_of
 from gateway.settings import SettingsError, load_settings
+from gateway.standing import KeyState
 from gateway.store import MemoryStore
 from gateway.turn import TurnMaker
 from gateway.upstream import Call, Upstream
 from gateway.upstream.connections import Connections
 from gateway.upstream.dialer import Dialer, Route
 from gateway.upstream_proxy import proxy_url
-from gateway.verdict import Outcome
+from gateway.verdict import Outcome, Verdict
 from gateway.watch import Watch
 from tests.unit.fakes import FakeClock, chronicle_of
 
@@ -85,7 +86,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
         "secret": KEY.secret,
         "key": KEY,
         "keys": [KEY, {KEY: KEY}],
-        "auth-header": key_header(KEY),
+        "auth-header": key_headers(KEY)[0],
         "bearer": AuthHeader("authorization", "Bearer ", Secret(OWN)),
         "caller": caller,
         "settings": gateway.configuration.settings,
@@ -96,7 +97,9 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
         "call": call,
         "summary": read_request(call.body),
         "upstream": upstream,
-        "turn-maker": TurnMaker(upstream, pool, caller, Watch(None, lifecycle), narrator, Rests(60.0, 3600.0), 180.0),
+        "turn-maker": TurnMaker(
+            upstream, pool, caller, Watch(None, lifecycle), narrator, Course(), Rests(60.0, 3600.0), 180.0
+        ),
         "narrator": narrator,
         "route": route,
         "proxy": proxy,
@@ -169,7 +172,7 @@ def test_no_traceback_shows_a_secret(gateway, lifecycle, scheme):
 
     def attempt(key):
         yield
-        upper.send(Call("POST", "/v1/messages", [], b"{}"), (key_header(key),), Watch(None, lifecycle))
+        upper.send(Call("POST", "/v1/messages", [], b"{}"), key_headers(key), Watch(None, lifecycle))
 
     with pytest.raises(UpstreamError) as raised:
         list(walk(pool, attempt, narrator))

@@ -52,7 +52,8 @@ def proxy_with_login(scheme: str, user: str, password: str) -> UpstreamProxy:
     return UpstreamProxy(scheme, "proxy", 3128, Login(Secret(user), Secret(password)))
 
 
-FILES = {"/keys": "a=first-secret\n", "/tokens": TOKEN_LINE, "/ca.pem": "a certificate"}
+MODELS = '[[model]]\nid = "claude-x"\nclass = "x"\n'
+FILES = {"/models": MODELS, "/keys": "a=first-secret\n", "/tokens": TOKEN_LINE, "/ca.pem": "a certificate"}
 
 # name, default, texts that are good with the value they give, texts that are bad
 SECONDS_BAD = ["0", "-1", "soon", "nan", "inf", "1e400", "5s", "1e9"]
@@ -170,6 +171,9 @@ TABLE = [
     ("upstream_ca_file", None, {"/ca.pem": "/ca.pem"}, ["/nowhere"]),
     ("default_cooldown_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
     ("money_rest_seconds", 3600.0, SECONDS_GOOD, SECONDS_BAD),
+    ("session_pin_seconds", 300.0, {**SECONDS_GOOD, "0": 0.0}, [text for text in SECONDS_BAD if text != "0"]),
+    ("session_pin_lasting_seconds", 3600.0, SECONDS_GOOD, SECONDS_BAD),
+    ("models_file", None, {"/models": "/models"}, ["/nowhere", "/keys"]),
     ("ping_seconds", 10.0, SECONDS_GOOD, SECONDS_BAD),
     ("connect_timeout_seconds", 5.0, SECONDS_GOOD, SECONDS_BAD),
     ("read_idle_timeout_seconds", 600.0, SECONDS_GOOD, SECONDS_BAD),
@@ -193,7 +197,8 @@ TABLE = [
     ("tool_result_max_bytes", 262144, {"1024": 1024}, ["1023", "0", "-1", "1MB"]),
     ("drain_seconds", 300.0, SECONDS_GOOD, SECONDS_BAD),
     ("data_dir", "/home/ann/.local/state/messages-gateway", {"/var/lib/gateway": "/var/lib/gateway"}, []),
-    ("probe_seconds", None, SECONDS_GOOD, SECONDS_BAD),
+    ("probe_seconds", 300.0, {**SECONDS_GOOD, "0": 0.0}, [text for text in SECONDS_BAD if text != "0"]),
+    ("probe_at_start", True, {"true": True, "FALSE": False}, ["yes", "1", "0"]),
     (
         "state_url",
         None,

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.counts_file import LIVE_KINDS, counts_path, make_empty
+from gateway.metrics import Metrics
 from gateway.shared_counts import SharedCounts, SharedValue
 from tests.full_disk import SmallDisk
 from tests.unit.fakes import race
@@ -221,3 +222,18 @@ def test_no_full_file_system_kills_who_counts(disk, is_full_at_start):
     assert process.stdout.readline() == "begun\n"
     told, _ = process.communicate("go\n", timeout=110)
     assert (told, process.returncode) == ("counted\n", 0)
+
+
+def test_file_that_goes_while_it_is_read_fails_no_scrape(folder, monkeypatch):
+    """Given a file of counts that is removed, or begun anew, between being found and being read, then all is read once
+    more, and the scrape has it."""
+    folder.mkdir()
+    counts = SharedCounts(folder, 0)
+    metrics = Metrics(counts)
+    metrics.requests_admitted.inc()
+    half = folder / "counter_9.db"
+    half.write_bytes(b"\xff")
+    found = iter([[str(folder / "counter_8.db")], [str(half)]])
+    paths = counts.paths
+    monkeypatch.setattr(counts, "paths", lambda: next(found, None) or [p for p in paths() if p != str(half)])
+    assert b"gateway_requests_admitted_total 1.0" in metrics.render()

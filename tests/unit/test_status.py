@@ -10,6 +10,7 @@ from gateway.service import Gateway
 from gateway.settings import Settings
 from gateway.status import Counts, Limit, Tone, status_of, verdict_on
 from gateway.store import MemoryStore
+from gateway.verdict import Concern
 from tests.unit.fakes import NOW, FakeClock, cool, keys_of, pool_of, retire
 
 GOOD, WARNING, BAD = Tone.GOOD, Tone.WARNING, Tone.BAD
@@ -70,6 +71,36 @@ def test_a_key_on_trial_is_no_full_member_yet(gateway, clock):
     assert (row.status.word, row.tone, row.status.remaining_seconds) == ("on trial", WARNING, 0)
 
 
+def limit(pool: Pool, number: int, scope: str, seconds: float) -> None:
+    pool.cool(pool.statuses(scope)[number], seconds, "rate_limited", 429, Concern.SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "verdict", "tone"),
+    [
+        (("a", "a"), "One valid key left of 3", WARNING),
+        (("a", "b", "c"), "No key is valid for everything: each is limited for some requests", WARNING),
+        (("a", "a", "a"), "No valid key for messages/a: such requests are refused until a key has rested", BAD),
+    ],
+    ids=["one-left", "each-for-another", "all-for-one"],
+)
+def test_the_verdict_knows_scopes(gateway, scopes, verdict, tone):
+    """Given keys that are limited for one class of models each, then the verdict is bad if a class has no key left."""
+    for number, scope in enumerate(scopes):
+        limit(gateway.configuration.pool, number, f"messages/{scope}", 30)
+    status = status_of(gateway)
+    assert (status.verdict, status.tone) == (verdict, tone)
+
+
+def test_the_scarcest_scope_s_limit_is_shown(gateway):
+    """Given limits of two scopes, then that of which less is left is shown, by its scope's name."""
+    metrics = gateway.metrics
+    for scope, remaining in (("messages/a", "900"), ("messages/b", "100")):
+        metrics.note_rate_limits("k0", scope, {"anthropic-ratelimit-tokens-limit": "1000"})
+        metrics.note_rate_limits("k0", scope, {"anthropic-ratelimit-tokens-remaining": remaining})
+    assert status_of(gateway).keys[0].limits == (Limit("tokens", 100, 1000, "messages/b"),)
+
+
 def test_counts_are_those_of_the_metrics(gateway):
     """Given attempts, failovers, limits, streams and an exhaustion, then each is shown where it belongs."""
     metrics = gateway.metrics
@@ -77,8 +108,8 @@ def test_counts_are_those_of_the_metrics(gateway):
     metrics.key_attempts.labels("k0", "rate_limited").inc(2)
     metrics.key_failovers.labels("k0", "unauthorized").inc(1)
     metrics.key_failovers.labels("k0", "rate_limited").inc(2)
-    metrics.note_rate_limits("k0", {"anthropic-ratelimit-input-tokens-limit": "1000"})
-    metrics.note_rate_limits("k0", {"anthropic-ratelimit-input-tokens-remaining": "250"})
+    metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-input-tokens-limit": "1000"})
+    metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-input-tokens-remaining": "250"})
     metrics.requests_inflight.labels("messages").inc(3)
     metrics.streams_ended.labels("truncated").inc(4)
     metrics.count_exhaustion("rate_limited")
@@ -88,7 +119,7 @@ def test_counts_are_those_of_the_metrics(gateway):
     assert row.limits == (Limit("input tokens", 250, 1000),)
     assert (status.inflight, status.inflight_limit) == (3, gateway.configuration.settings.admission_limit)
     assert dict(status.streams)["cut by the upstream"] == 4
-    assert [exhaustion.count for exhaustion in status.exhaustions] == [1, 0, 0]
+    assert [exhaustion.count for exhaustion in status.exhaustions] == [1, 0, 0, 0]
     assert status.exhaustions[0].last_at > 0
     assert (status.failover_count, status.exhaustion_count, status.valid_count) == (3, 1, 3)
 

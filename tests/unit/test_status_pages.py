@@ -13,9 +13,11 @@ import pytest
 from gateway.access import ByokMode, parse_tokens
 from gateway.app import create_app
 from gateway.credential import Key, Secret
+from gateway.places import Place
 from gateway.service import Gateway
 from gateway.settings import Settings
 from gateway.status_pages import duration, grouped, moment
+from gateway.verdict import Concern
 from tests.unit.fakes import NOW, cool
 
 OPERATOR, USER = "gwt_operator-PLANTED", "gwt_user-PLANTED"
@@ -188,6 +190,20 @@ def test_a_resting_key_shows_reason_and_countdown(client):
     assert "rate limited (429)" in page
     assert "1 min 30 s" in page
     assert re.search(r'data-seconds="(89|90)\.\d\d" data-of="90\.00"', page)
+
+
+def test_a_limited_scope_has_its_bar_and_the_place_is_shown(client):
+    """Given keys of one organisation, one of them limited, then scope, countdown, place and doubt are on the page."""
+    pool = client.application.extensions["gateway"].configuration.pool
+    for key, workspace in zip(pool.keys, ("wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ", "ws-2"), strict=True):
+        pool.learn(key, Place("org-a", workspace))
+    pool.cool(pool.statuses("messages/opus-4")[0], 90, "rate_limited", 429, Concern.SCOPE)
+    page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)
+    assert "limited for messages/opus-4" in page
+    assert '<span class="scope">messages/opus-4</span>' in page
+    assert re.search(r'data-seconds="(89|90)\.\d\d" data-of="90\.00"', page)
+    assert "organisation <code>org-a</code>, workspace <code>...HKfFUJ</code>" in page
+    assert "tried late for messages/opus-4 (its organisation has a limited key)" in page
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])

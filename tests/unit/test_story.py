@@ -71,6 +71,20 @@ def test_a_bare_record_is_told_without_gaps() -> None:
             {"passed_over": (PassedOver(0, "k9", "permanent", "unauthorized", 401, 0.0),)},
             "retired; it had been refused as unauthorized (401)",
         ),
+        (
+            {"passed_over": (PassedOver(0, "k9", "temporary", "rate_limited", 429, 12.0, "scope"),)},
+            "resting for requests of this kind for another 12 s; it had been rate limited (429)",
+        ),
+        (
+            {"passed_over": (PassedOver(0, "k9", "temporary", "out_of_credit", 400, 12.0, "organisation"),)},
+            "resting with its organisation for another 12 s; they had been out of credit (400)",
+        ),
+        ({"passed_over": (PassedOver(0, "k9", "doubtful_workspace", "", 0, 0.0, "key"),)}, "a key of its workspace"),
+        (
+            {"passed_over": (PassedOver(0, "k9", "pinned_elsewhere", "", 0, 0.0, "key"),)},
+            "stays with another workspace",
+        ),
+        ({"passed_over": (PassedOver(0, "k9", "not_entitled", "", 0, 0.0, "key"),)}, "may not make this request"),
         ({"attempts": (Attempt(0, None, "ok", 200, 0.0, 0.0, 0.1, None),)}, "the client's own credential: answered"),
         ({"attempts": (Attempt(1, "k1", "ok", 200, 0.0, 0.0, 0.1, None),)}, "Turn 2"),
         (

@@ -32,7 +32,7 @@ demo: venv
 	@sh scripts/demo.sh
 
 test: test-needs
-	@.venv/bin/python -m pytest
+	@sh scripts/test.sh
 
 test-long: test-needs
 	@.venv/bin/python -m pytest -m long --timeout=1800

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.app import create_app
 from gateway.service import Gateway
-from gateway.settings import load_settings
+from gateway.settings_loader import load_settings
 
 REQUEST = b'{"model":"claude-bench","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
 ANSWER = (

@@ -21,7 +21,8 @@ from gateway.data_folder import journal_folder
 from gateway.file_store import FileStore
 from gateway.journal import FileJournal
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
-from gateway.settings import ReadFile, Settings, SettingsError, load_settings
+from gateway.settings import Settings, SettingsError
+from gateway.settings_loader import ReadFile, load_settings
 from gateway.shared_counts import SharedCounts
 from gateway.shipper import Ledger, LedgerUnavailable
 from gateway.starts import StartBoard

@@ -12,7 +12,8 @@ from gateway.app import create_app
 from gateway.credential import Key, Secret, key_headers
 from gateway.key_entries import keys_from
 from gateway.service import Gateway
-from gateway.settings import Settings, load_settings
+from gateway.settings import Settings
+from gateway.settings_loader import load_settings
 from tests.unit.tiny_server import TinyServer, take_request
 
 PLANTED = "sk-ant-planted-entry-0001"

@@ -10,7 +10,8 @@ import pytest
 from gateway.credential import Secret
 from gateway.mcp_servers import McpServer, mcp_servers, with_environment
 from gateway.setting_values import BadValue
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import SettingsError
+from gateway.settings_loader import load_settings
 
 PLANTED = "PLANTED-0123456789-abcdefghij"
 GOOD = 'name = "files"\nurl = "http://127.0.0.1:9/mcp"\n'

@@ -14,7 +14,8 @@ from gateway.mcp.failures import ServerTrouble
 from gateway.metrics import Metrics
 from gateway.record_words import plain
 from gateway.safe_text import safe_lines, safe_text
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import SettingsError
+from gateway.settings_loader import load_settings
 from gateway.story import tell
 from tests.record_samples import record_of
 

@@ -26,7 +26,8 @@ from gateway.narrator import Narrator
 from gateway.pace import Pace
 from gateway.pool import Pool
 from gateway.service import Gateway, route_of
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import SettingsError
+from gateway.settings_loader import load_settings
 from gateway.standing import KeyState
 from gateway.store import MemoryStore
 from gateway.turn import TurnMaker

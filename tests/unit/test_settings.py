@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from gateway.access import ByokMode
 from gateway.credential import Secret
 from gateway.setting_values import is_local_address
-from gateway.settings import Settings, SettingsError, load_settings, setting_specs, settle
+from gateway.settings import Settings, SettingsError, setting_specs, settle
+from gateway.settings_loader import load_settings
 from gateway.upstream_proxy import Login, UpstreamProxy
 
 PLANTED = "sk-ant-planted-0123456789-abcdefghij"

@@ -282,8 +282,8 @@ def _choose(
     group = way.group = course.session.group if course.session is not None else None
     if any(s.doubt is not Doubt.NONE for s in usable):
         usable.sort(key=attrgetter("doubt"))
-    if group:
-        usable = [s for s in usable if s.place.group == group and s.doubt is Doubt.NONE] + usable
+    if group:  # none twice: a trial is asked for once
+        usable.sort(key=lambda s: s.place.group != group or s.doubt is not Doubt.NONE)
     for status in usable:
         needs_no_trial = status.is_out_of_money and not course.costs  # it is no trial of what the key is on trial for
         if needs_no_trial or not status.is_on_trial:

@@ -7,7 +7,7 @@ its keys as a whole, or for one scope; that a key rests or is doubtful because o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.credential import Key
 from gateway.records import Record
@@ -175,16 +175,8 @@ def _joined(status: KeyStatus, others: list[ScopeView]) -> KeyStatus:
     if status.state is not KeyState.VALID or not shared:
         return status
     longest = max(shared, key=lambda view: view.remaining_seconds)
-    return replace(
-        status,
-        state=KeyState.TEMPORARY,
-        remaining_seconds=longest.remaining_seconds,
-        record=longest.record,
-        is_leased=False,
-        marked_ago_seconds=longest.rest_seconds - longest.remaining_seconds,
-        concern=Concern.SCOPE,
-        is_shared_rest=True,
-    )
+    now = longest.record.cooling_until_at - longest.remaining_seconds
+    return status.resting(longest.record, now, is_shared=True)
 
 
 def _refusal(status: KeyStatus) -> str:

@@ -14,14 +14,23 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.credential import Key
 from gateway.machine_clock import machine_time
 from gateway.places import NOWHERE, Place, place_from
 from gateway.records import Cause, Record
 from gateway.scopes import is_scope
-from gateway.standing import KeyState, KeyStatus, ScopeRest, Standing, Subject, changes_at, status_at, statuses_at
+from gateway.standing import (
+    KeyState,
+    KeyStatus,
+    Standing,
+    Subject,
+    changes_at,
+    is_unpaid,
+    overall_at,
+    statuses_at,
+)
 from gateway.store import Store
 from gateway.verdict import Concern
 
@@ -141,7 +150,7 @@ class Pool:
         now = self._clock()
         for subject in self._subjects(status):
             record = subject.record
-            if record.is_unconfirmed and not record.is_cooling(now) and (costs or not _is_unpaid(status, record)):
+            if record.is_unconfirmed and not record.is_cooling(now) and (costs or not is_unpaid(record)):
                 self._store.confirm(subject.name, record.generation, now)
 
     def lease(self, status: KeyStatus) -> float | None:
@@ -300,29 +309,10 @@ class Pool:
         )
 
     def _overall(self, standing: Standing, now: float) -> KeyStatus:
-        status = status_at(standing, now)
-        fingerprint = self._fingerprints[standing.key]
-        details = [detail for detail in self._store.details(fingerprint) if is_scope(detail)]
-        records = self._store.read([f"{fingerprint}/{detail}" for detail in details])
-        rests = tuple(
-            ScopeRest(scope, record, max(0.0, record.cooling_until_at - now))
-            for scope, record in zip(details, records, strict=True)
-            if record.is_cooling(now) or record.is_unconfirmed
-        )
-        cooling = [rest for rest in rests if rest.remaining_seconds > 0]
-        if status.state is not KeyState.VALID or not cooling:
-            return replace(status, scopes=rests)
-        longest = max(cooling, key=lambda rest: rest.remaining_seconds)
-        return replace(
-            status,
-            state=KeyState.TEMPORARY,
-            remaining_seconds=longest.remaining_seconds,
-            record=longest.record,
-            is_leased=False,
-            marked_ago_seconds=now - longest.record.marked_at,
-            concern=Concern.SCOPE,
-            scopes=rests,
-        )
+        fingerprint = standing.whole.name
+        scopes = [detail for detail in self._store.details(fingerprint) if is_scope(detail)]
+        records = self._store.read([f"{fingerprint}/{scope}" for scope in scopes])
+        return overall_at(standing, dict(zip(scopes, records, strict=True)), now)
 
     def _subject(self, status: KeyStatus, concern: Concern) -> Subject:
         """What a mark goes on; a place that only this answer has told counts, too."""
@@ -367,7 +357,3 @@ def _organisation(name: str) -> str:
 
 def _held(organisation: str) -> str:
     return f"held/{organisation}" if organisation else ""
-
-
-def _is_unpaid(status: KeyStatus, record: Record) -> bool:
-    return replace(status, record=record).is_out_of_money

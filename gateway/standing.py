@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
+from operator import attrgetter
 
 from gateway.credential import Key
 from gateway.places import NOWHERE, Place
@@ -110,6 +111,19 @@ class KeyStatus:
     standing: Standing | None = None
     scopes: tuple[ScopeRest, ...] = ()
 
+    def resting(self, record: Record, now: float, *, is_shared: bool = False) -> KeyStatus:
+        """The same key as it rests for a scope, by that scope's record: its own, or one that its workspace shares."""
+        return replace(
+            self,
+            state=KeyState.TEMPORARY,
+            remaining_seconds=record.cooling_until_at - now,
+            record=replace(record, lease_until_at=0.0),
+            is_leased=False,
+            marked_ago_seconds=now - record.marked_at,
+            concern=Concern.SCOPE,
+            is_shared_rest=is_shared,
+        )
+
     @property
     def place(self) -> Place:
         """Where the key belongs, as far as is known."""
@@ -123,7 +137,7 @@ class KeyStatus:
     @property
     def is_out_of_money(self) -> bool:
         """Whether the record's last mark was a refusal for money."""
-        return self.record.reason in _ABOUT_MONEY
+        return is_unpaid(self.record)
 
     @property
     def is_forbidden(self) -> bool:
@@ -196,6 +210,24 @@ def _status(standing: Standing, by: Subject, state: KeyState, now: float) -> Key
     )
 
 
+def overall_at(standing: Standing, scopes: Mapping[str, Record], now: float) -> KeyStatus:
+    """The status of a key as a whole: it is `temporary` if any of these scopes cools."""
+    status = status_at(standing, now)
+    rests = tuple(
+        ScopeRest(scope, record, max(0.0, record.cooling_until_at - now))
+        for scope, record in scopes.items()
+        if record.is_cooling(now) or record.is_unconfirmed
+    )
+    if status.state is KeyState.VALID and (cooling := [rest for rest in rests if rest.remaining_seconds > 0]):
+        status = status.resting(max(cooling, key=attrgetter("remaining_seconds")).record, now)
+    return replace(status, scopes=rests)
+
+
+def is_unpaid(record: Record) -> bool:
+    """Whether a record's last mark was a refusal for money."""
+    return record.reason in _ABOUT_MONEY
+
+
 def _lacks_a_right(record: Record) -> bool:
     return record.reason == Outcome.FORBIDDEN.value
 
@@ -208,17 +240,7 @@ def _beside(
         return status
     near = cooling.get(status.place.workspace, ())
     if len(near) >= _SIBLINGS_ENOUGH:
-        record = min(near, key=lambda record: record.cooling_until_at)
-        return replace(
-            status,
-            state=KeyState.TEMPORARY,
-            remaining_seconds=record.cooling_until_at - now,
-            record=replace(record, lease_until_at=0.0),
-            is_leased=False,
-            marked_ago_seconds=now - record.marked_at,
-            concern=Concern.SCOPE,
-            is_shared_rest=True,
-        )
+        return status.resting(min(near, key=attrgetter("cooling_until_at")), now, is_shared=True)
     if near:
         return replace(status, doubt=Doubt.WORKSPACE)
     return replace(status, doubt=Doubt.ORGANISATION) if status.place.organisation in organisations else status

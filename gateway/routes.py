@@ -235,9 +235,12 @@ def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
     """What the walks of a message are for."""
     gateway, configuration = exchange.gateway, exchange.configuration
     model_class = configuration.settings.model_classes.class_of(summary.model)
+    scope, caller = messages_scope(model_class, is_fast=summary.is_fast), exchange.caller
+    if caller.own:  # no key of the pool is tried
+        return Course(scope)
     session = exchange.chronicle.session or summary.user_id
-    pins = configuration.pins(gateway.affinity, exchange.caller.token_name, session, body)
-    return Course(messages_scope(model_class, is_fast=summary.is_fast), session=pins, looks=gateway.looks)
+    pins = configuration.pins(gateway.affinity, caller.token_name, session, body)
+    return Course(scope, session=pins, looks=gateway.looks)
 
 
 def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course) -> tuple[TurnMaker, Pace]:

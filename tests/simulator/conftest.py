@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.simulator import Simulator
+from gateway.simulator import Simulator, World
 from tests.simulator.wired import Client
+from tests.simulator.worlds import Clock, two_organisations
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
@@ -25,3 +26,15 @@ def connect() -> Iterator[Callable[[Simulator], Client]]:
     yield open_one
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of a test's world."""
+    return Clock()
+
+
+@pytest.fixture
+def world(clock: Clock) -> World:
+    """Two organisations with three workspaces."""
+    return two_organisations(clock)

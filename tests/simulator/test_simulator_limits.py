@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.simulator import Limit, World
-from tests.simulator.worlds import HELLO, Clock, ask, two_organisations
+from gateway.simulator import Limit
+from tests.simulator.worlds import HELLO, ask, two_organisations
 
 CACHED = [{"type": "text", "text": "Be brief. " * 40, "cache_control": {"type": "ephemeral"}}]
 ANSWER = {"role": "assistant", "content": "Hello yourself."}
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def world(clock: Clock) -> World:
-    return two_organisations(clock)
 
 
 def limit_headers(answer):

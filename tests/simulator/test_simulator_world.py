@@ -12,20 +12,10 @@ from gateway.simulator import Asked, Key, Limit, Organisation, ScriptError, Work
 from gateway.simulator.routes import Route
 from gateway.simulator.scopes import class_of
 from gateway.simulator.script_file import read_script_file
-from tests.simulator.worlds import OPUS, Clock, answer, ask, request_of, two_organisations, wanted
+from tests.simulator.worlds import OPUS, answer, ask, request_of, wanted
 
 PATHS = ("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/claude-x")
 LONG_CONTEXT = "context-1m-2025-08-07"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def world(clock: Clock) -> World:
-    return two_organisations(clock)
 
 
 @pytest.mark.parametrize(

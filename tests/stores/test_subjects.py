@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,26 +60,30 @@ def server() -> Iterator[RedisServer]:
     started.stop()
 
 
+@pytest.fixture
+def make_rig(tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Rig]]:
+    """Makes the rig of a test; its store knows nothing yet."""
+    made: list[Rig] = []
+
+    def make(kind: str) -> Rig:
+        with server.client() as client:
+            client.flushall()
+        made.append(Rig(kind, tmp_path, server, monkeypatch))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.close()
+
+
 @pytest.fixture(params=["memory", "file", "redis"])
-def rig(
-    request: pytest.FixtureRequest, tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Rig]:
-    with server.client() as client:
-        client.flushall()
-    made = Rig(request.param, tmp_path, server, monkeypatch)
-    yield made
-    made.close()
+def rig(request: pytest.FixtureRequest, make_rig: Callable[[str], Rig]) -> Rig:
+    return make_rig(request.param)
 
 
 @pytest.fixture(params=["file", "redis"])
-def shared(
-    request: pytest.FixtureRequest, tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Rig]:
-    with server.client() as client:
-        client.flushall()
-    made = Rig(request.param, tmp_path, server, monkeypatch)
-    yield made
-    made.close()
+def shared(request: pytest.FixtureRequest, make_rig: Callable[[str], Rig]) -> Rig:
+    return make_rig(request.param)
 
 
 def limited(rig: Rig) -> Cause:

@@ -142,10 +142,13 @@ def walk(
     while True:
         statuses = pool.recent(course.scope)
         chosen = _choose(pool, statuses, way, course)
+        if chosen is None:  # how long the rests take matters now; and one may be over
+            statuses = pool.statuses(course.scope)
+            chosen = _choose(pool, statuses, way, course)
         _tell_passed_over(statuses, chosen[0] if chosen is not None else None, way, observer)
         if chosen is None:
             _look_into(way, course, was_answered=False)
-            return _last_word(pool, kept, observer, way, course)
+            return _last_word(statuses, kept, observer, way)
         status, lease = chosen
         if refused is not None:
             observer.failed_over(*refused)
@@ -205,11 +208,11 @@ def _drop(kept: tuple[Answered, Verdict] | None) -> None:
 
 
 def _last_word(
-    pool: Pool, kept: tuple[Answer, Verdict] | None, observer: WalkObserver, way: _Way, course: Course
+    statuses: Sequence[KeyStatus], kept: tuple[Answer, Verdict] | None, observer: WalkObserver, way: _Way
 ) -> Answer:
     """What the client gets when no key is left: a refusal that was kept, unless waiting for a key would help."""
     attempts = len(way.tried)
-    exhaustion = _exhaustion(pool.statuses(course.scope), way)
+    exhaustion = _exhaustion(statuses, way)
     if kept is not None and kept[1].outcome is Outcome.FORBIDDEN and way.forbidden_count < attempts:
         _drop(kept)
         kept = None  # other keys were refused for other causes: what one was forbidden says too little

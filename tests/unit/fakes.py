@@ -101,8 +101,11 @@ class RecordingObserver:
         return [entry[1:] for entry in self.told if entry[0] == name]
 
 
-def race(count: int, run) -> list:
-    """Run `run(number)` in that many threads which start together; their results, or the first one's exception."""
+def race(count: int, run, patience_seconds: float = 60.0) -> list:
+    """Run `run(number)` in that many threads which start together; their results, or the first one's exception.
+
+    A thread that has not ended after `patience_seconds` is taken to hang: far longer than it can take.
+    """
     barrier = threading.Barrier(count)
     results: list = [None] * count
     failures: list[BaseException] = []
@@ -121,7 +124,7 @@ def race(count: int, run) -> list:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(patience_seconds)
             assert not thread.is_alive(), "a thread hangs"
     finally:
         sys.setswitchinterval(interval_seconds)

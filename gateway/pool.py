@@ -252,7 +252,7 @@ class Pool:
             if glance != self._places_glance:
                 self._find_places(glance)
             kept = self._kept.get(scope)
-            if kept is not None and kept[0] == glance:
+            if kept is not None and kept[0] >= glance:  # another thread may have seen a later one
                 return kept[1]
             standings = self._read(scope)
             if len(self._kept) >= _MOST_SCOPES:

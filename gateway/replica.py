@@ -52,7 +52,7 @@ class Replica:
 
     @property
     def changes(self) -> int:
-        """Another number after any record changed."""
+        """A number that is larger after any record changed."""
         return self._shelf.changes
 
     def read(self, names: Sequence[str]) -> list[Record]:

@@ -22,6 +22,7 @@ from gateway.places import NOWHERE, Place
 from gateway.records import NEVER_SEEN, Record
 from gateway.verdict import Concern, Outcome
 
+_FORBIDDEN = Outcome.FORBIDDEN.value
 _ABOUT_MONEY = frozenset(outcome.value for outcome in Outcome if outcome.is_about_money)
 _SIBLINGS_ENOUGH = 2
 
@@ -168,8 +169,9 @@ def statuses_at(standings: Sequence[Standing], now: float) -> list[KeyStatus]:
     organisations = {standing.place.organisation for standing in standings if standing.held_until_at > now}
     cooling: dict[str, list[Record]] = {}  # by workspace
     for standing in standings:
-        if standing.for_scope.is_cooling(now) and not _lacks_a_right(standing.for_scope):
-            cooling.setdefault(standing.place.workspace, []).append(standing.for_scope)
+        record = standing.for_scope
+        if record.is_cooling(now) and not _lacks_a_right(record):
+            cooling.setdefault(standing.place.workspace, []).append(record)
             organisations.add(standing.place.organisation)
     if not organisations:
         return statuses
@@ -229,7 +231,7 @@ def is_unpaid(record: Record) -> bool:
 
 
 def _lacks_a_right(record: Record) -> bool:
-    return record.reason == Outcome.FORBIDDEN.value
+    return record.reason == _FORBIDDEN
 
 
 def _beside(

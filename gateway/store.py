@@ -48,7 +48,7 @@ class Store(Protocol):
         ...
 
     def glance(self) -> int:
-        """Take note of what other processes have written; a number that is another one after any record changed."""
+        """Take note of what other processes have written; a number that is larger after any record changed."""
         ...
 
     def details(self, base: str) -> list[str]:

@@ -76,7 +76,7 @@ def by_base(names: Collection[str]) -> dict[str, list[str]]:
 
 
 class Shelf:
-    """Records by name, bounded. `changes` is another number after any of them changed. Not thread-safe."""
+    """Records by name, bounded. `changes` is larger after any of them changed. Not thread-safe."""
 
     def __init__(self) -> None:
         self.changes = 0

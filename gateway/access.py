@@ -25,7 +25,9 @@ from gateway.headers import TOKEN_HEADER, of_a_proxy
 
 ANTHROPIC_PREFIX = "sk-ant-"
 TOKEN_PREFIX = "gwt_"
-_TOKEN_LINE = re.compile(r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?")
+_TOKEN_LINE = re.compile(
+    r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?(?:\s+group=(?P<group>[A-Za-z0-9._@-]+))?"
+)
 _OWN_SITE = ("same-origin", "none")  # what a browser calls its own page's requests, and an address that was typed in
 
 
@@ -39,11 +41,14 @@ class ByokMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientToken:
-    """One line of the token file: the name that is recorded, the digest, and whether it opens operators' pages."""
+    """One line of the token file: the name that is recorded, the digest, whether it opens operators' pages, and the
+    group whose limits it shares.
+    """
 
     name: str
     digest: str
     is_operator: bool
+    group: str | None = None
 
 
 class TokenFileError(ValueError):
@@ -51,7 +56,7 @@ class TokenFileError(ValueError):
 
 
 def parse_tokens(text: str) -> tuple[ClientToken, ...]:
-    """Read `name sha256:<hex> [operator]` lines; blank lines and `#` comments are skipped.
+    """Read `name sha256:<hex> [operator] [group=NAME]` lines; blank lines and `#` comments are skipped.
 
     Raises TokenFileError for anything else and for a name that stands twice.
     """
@@ -62,10 +67,10 @@ def parse_tokens(text: str) -> tuple[ClientToken, ...]:
             continue
         match = _TOKEN_LINE.fullmatch(stripped)
         if match is None:
-            raise TokenFileError(f"line {number}: expected `name sha256:<64 hex digits> [operator]`")
+            raise TokenFileError(f"line {number}: expected `name sha256:<64 hex digits> [operator] [group=NAME]`")
         if match["name"] in tokens:
             raise TokenFileError(f"line {number}: the name {match['name']} stands twice")
-        tokens[match["name"]] = ClientToken(match["name"], match["digest"], match["role"] is not None)
+        tokens[match["name"]] = ClientToken(match["name"], match["digest"], match["role"] is not None, match["group"])
     return tuple(tokens.values())
 
 
@@ -74,11 +79,13 @@ class Caller:
     """An admitted client: its token's name (None on an open gateway), and what pays.
 
     `own` holds the client's credentials, each under the header it came in; it is empty when the pool pays.
+    `token_group` is the group of that token.
     """
 
     token_name: str | None
     is_operator: bool
     own: tuple[AuthHeader, ...] = ()
+    token_group: str | None = None
 
     @property
     def credential(self) -> CredentialKind:
@@ -144,7 +151,7 @@ def _with_credential(token: ClientToken | None, own: tuple[AuthHeader, ...], byo
         )
     if token is None:
         return Caller(None, is_operator=False, own=own)
-    return Caller(token.name, token.is_operator, own)
+    return Caller(token.name, token.is_operator, own, token.group)
 
 
 def _offered(headers: Mapping[str, str]) -> list[AuthHeader]:

@@ -16,8 +16,9 @@ from gateway.access import Caller
 from gateway.clients import Client
 from gateway.credential import Key
 from gateway.errors import ClientGone, GatewayError, UpstreamError
-from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall
+from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
 from gateway.messages import Tally
+from gateway.pricing.prices import PriceList
 from gateway.record_words import outcome_of_failure, plain, usage_of, word
 from gateway.standing import Doubt, KeyState, KeyStatus
 from gateway.verdict import Verdict
@@ -28,7 +29,10 @@ _DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_
 
 
 class Chronicle:
-    """Of the interception that `id` names. `clock` is monotonic, `wall_clock` gives epoch seconds."""
+    """Of the interception that `id` names. `clock` is monotonic, `wall_clock` gives epoch seconds.
+
+    `prices` are those in force when the request came.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,15 @@ class Chronicle:
         client: Client,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        prices: PriceList,
     ) -> None:
         self._id = id
         self._route = route
         self._caller = caller
         self._client = client
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._prices = prices if not caller.own else None  # a client's own credential pays elsewhere
         self._began_at = clock()
         self._started_at = wall_clock()
         self._model: str | None = None
@@ -75,6 +82,11 @@ class Chronicle:
         self._model = word(model)
         self._is_streamed = is_streamed
         self._session = self._session or session
+
+    @property
+    def model(self) -> str | None:
+        """The model that the request asks for."""
+        return self._model
 
     @property
     def session(self) -> str | None:
@@ -191,8 +203,9 @@ class Chronicle:
             error=self._error or upstreams_error,
             passed_over=tuple(self._passed_over),
             attempts=tuple(self._attempts),
-            usage=tuple(usage_of(turn, key, tally) for turn, key, tally in self._answers if tally.usage.is_said),
+            usage=self._usage(),
             tool_calls=tuple(self._tool_calls()),
+            token_group=self._caller.token_group,
         )
 
     def _elapsed(self) -> float:
@@ -214,6 +227,15 @@ class Chronicle:
                 duration_seconds=self._elapsed() - attempt.after_seconds,
                 request_id=attempt.request_id,
             )
+        )
+
+    def _usage(self) -> tuple[TurnUsage, ...]:
+        """What is billed, at the prices of this day, on which the request ends."""
+        today = _day(self._wall_clock() // _DAY_SECONDS)
+        return tuple(
+            inference
+            for turn, key, tally in self._answers
+            for inference in usage_of(turn, key, self._model, tally, self._prices, today)
         )
 
     def _upstreams_error(self) -> str | None:

@@ -138,6 +138,23 @@ class RateLimited(GatewayError):
     kind = "rate_limit_error"
 
 
+class LimitReached(GatewayError):
+    """The client has as many requests, tokens or running requests as its limits allow."""
+
+    status = 429
+    kind = "rate_limit_error"
+    is_rejection = True
+
+
+class SpendLimitReached(GatewayError):
+    """The client, or its group, has spent what it may. Asking again before the limit resets does not help."""
+
+    status = 429
+    kind = "billing_error"
+    is_rejection = True
+    may_pass = False
+
+
 class Overloaded(GatewayError):
     """This gateway has no thread to spare, or is stopping."""
 

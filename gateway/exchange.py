@@ -43,7 +43,10 @@ class Exchange:
         self.started_at = started_at
         self.mode = "whole"
         self.request_id = new_request_id(origin.request_id)
-        self.chronicle = Chronicle(self.request_id, route, caller, client, gateway.clock, gateway.wall_clock)
+        settings = configuration.settings
+        self.chronicle = Chronicle(
+            self.request_id, route, caller, client, gateway.clock, gateway.wall_clock, settings.prices
+        )
         self.trace = trace
         self._address = origin.address
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"

@@ -126,7 +126,7 @@ class Interception:
                     return (yield from self._whole(turn))
                 return (yield from self._streamed(turn.stream, turn.opening))
         finally:
-            self._metrics.count_tokens(turn.tally.model, turn.tally.tokens)
+            self._metrics.count_usage(turn.tally.billed(self._chronicle.model))
             self._turns.ended(turn)
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:

@@ -50,7 +50,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TurnUsage:
-    """What one answer of the upstream has said of its cost, and how certain that is (`usage.Certainty`).
+    """One inference that a turn's answer is billed for, in the upstream's own counts, and its bill.
+
+    Most answers are one inference; `kind` is `message` then. `certainty` says how far the counts can be trusted
+    (`usage.Certainty`). `cost_picodollars` are 10^-12 dollars, None where the client's own credential pays or nobody
+    knew prices yet; `price` names the row of the table behind it, and `is_cost_estimated` tells that the upstream may
+    ask something else.
 
     All `_tokens` are the upstream's own counts. `guessed_output_tokens` differs from `output_tokens` only where the
     certainty is `estimated`. `server_tools` is a JSON object of counts by name; `server_tool_uses` is their sum.
@@ -70,6 +75,12 @@ class TurnUsage:
     cache_write_1h_tokens: int
     server_tool_uses: int
     server_tools: str
+    kind: str = "message"
+    inference_geo: str | None = None
+    speed: str | None = None
+    cost_picodollars: int | None = None
+    price: str | None = None
+    is_cost_estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,8 @@ class InterceptionRecord:
     """One client request, from first byte in to last byte out.
 
     `id` is the gateway's own id for it, `request_id` the one that the client saw; `day` is the UTC date of its start.
-    `token` is None on an open gateway; `key` names the key that answered last and `hint` masks what paid.
+    `token` is None on an open gateway, `token_group` for a token without a group; `key` names the key that answered
+    last and `hint` masks what paid.
     """
 
     id: str
@@ -117,6 +129,18 @@ class InterceptionRecord:
     attempts: tuple[Attempt, ...] = ()
     usage: tuple[TurnUsage, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
+    token_group: str | None = None
+
+    @property
+    def cost_picodollars(self) -> int | None:
+        """What the request costs in all; None if nothing is known of that."""
+        costs = [turn.cost_picodollars for turn in self.usage if turn.cost_picodollars is not None]
+        return sum(costs) if costs else None
+
+    @property
+    def is_cost_estimated(self) -> bool:
+        """Whether the upstream may ask something else for a part of it."""
+        return any(turn.is_cost_estimated for turn in self.usage)
 
 
 _encoder = msgspec.json.Encoder()

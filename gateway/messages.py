@@ -13,23 +13,14 @@ from typing import Any
 
 import msgspec
 
-from gateway.counts import count_or_none
 from gateway.errors import InvalidRequest
 from gateway.events import Event
 from gateway.json_values import object_or_none
 from gateway.tool_uses import ToolUses
-from gateway.usage import Usage
-
-# Usage counts that are worth counting, by the name of the metric's `type` label.
-TOKEN_TYPES = {
-    "input_tokens": "input",
-    "output_tokens": "output",
-    "cache_read_input_tokens": "cache_read",
-    "cache_creation_input_tokens": "cache_write",
-}
-
+from gateway.usage import BilledUsage, Usage
 
 _LARGEST_METADATA_BYTES = 4096
+_REFUSAL = "refusal"  # the stop reason of a model that declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +103,21 @@ def _refuse_constant(name: str) -> None:
 class Tally:
     """What one answer has said so far: its usage, its end, its error.
 
-    `tokens` maps a metric's token type to its count; a turn's counts are cumulative, so later ones replace
-    earlier ones (https://docs.claude.com/en/docs/build-with-claude/streaming). `usage` holds the same and more.
+    A turn's counts are cumulative, so later ones replace earlier ones
+    (https://docs.claude.com/en/docs/build-with-claude/streaming). `is_refused`: the model declined to answer.
     """
 
-    tokens: dict[str, int] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     tools: ToolUses = field(default_factory=ToolUses)
     model: str | None = None
     container_id: str | None = field(default=None, repr=False)  # where the model's code has run
+    is_refused: bool = False
     has_stopped: bool = False
     error_kind: str | None = None
+
+    def billed(self, asked_model: str | None) -> list[BilledUsage]:
+        """The inferences that the answer is billed for so far; `asked_model` is the request's."""
+        return self.usage.billed(asked_model, self.model, has_ended=self.has_stopped, is_refused=self.is_refused)
 
     @property
     def has_ended(self) -> bool:
@@ -141,7 +136,7 @@ class Tally:
             self._observe_message(document.get("message"))
         elif document is not None and kind == "message_delta":
             self._replace_usage(document.get("usage"))
-            self._observe_container(document.get("delta"))
+            self._observe_ending(document.get("delta"))
             self.usage.has_counted_output = True
 
     def observe_whole(self, body: bytes) -> bool:
@@ -162,22 +157,21 @@ class Tally:
             model = message.get("model")
             self.model = model if isinstance(model, str) else None
             self._replace_usage(message.get("usage"))
-            self._observe_container(message)
+            self._observe_ending(message)
 
-    def _observe_container(self, holder: object) -> None:
-        container = holder.get("container") if isinstance(holder, dict) else None
+    def _observe_ending(self, holder: object) -> None:
+        if not isinstance(holder, dict):
+            return
+        container = holder.get("container")
         identity = container.get("id") if isinstance(container, dict) else None
         if isinstance(identity, str):
             self.container_id = identity
+        if holder.get("stop_reason") == _REFUSAL:
+            self.is_refused = True
 
     def _replace_usage(self, usage: object) -> None:
-        if not isinstance(usage, dict):
-            return
-        self.usage.take(usage)
-        for name, token_type in TOKEN_TYPES.items():
-            count = count_or_none(usage.get(name))
-            if count is not None:
-                self.tokens[token_type] = count
+        if isinstance(usage, dict):
+            self.usage.take(usage)
 
 
 def error_kind(document: Mapping[str, Any] | None) -> str:

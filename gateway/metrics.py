@@ -34,6 +34,7 @@ from gateway.overview import Statuses
 from gateway.record_words import word
 from gateway.safe_text import safe_text
 from gateway.shared_counts import SharedCounts
+from gateway.usage import BilledUsage
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -238,11 +239,17 @@ class Metrics:
         self.pool_exhaustions.labels(outcome).inc()
         self.pool_exhausted_at.labels(outcome).set_to_current_time()
 
-    def count_tokens(self, model: str | None, tokens: Mapping[str, int]) -> None:
-        """Add one answer's usage."""
-        name = self._models.fold(word(model)) if model is not None else "unknown"
-        for token_type, count in tokens.items():
-            self.tokens.labels(name, token_type).inc(count)
+    def count_usage(self, inferences: Iterable[BilledUsage]) -> None:
+        """Add the usage of one answer."""
+        for used in inferences:
+            model = self._model_label(used.model)
+            self.tokens.labels(model, "input").inc(used.input_tokens)
+            self.tokens.labels(model, "output").inc(used.output_tokens)
+            self.tokens.labels(model, "cache_read").inc(used.cache_read_tokens)
+            self.tokens.labels(model, "cache_write").inc(used.cache_write_tokens)
+
+    def _model_label(self, model: str | None) -> str:
+        return self._models.fold(word(model)) if model is not None else "unknown"
 
     def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""

@@ -20,34 +20,51 @@ from gateway.errors import (
 )
 from gateway.interception_record import TurnUsage
 from gateway.messages import Tally
+from gateway.pricing.bill import bill
+from gateway.pricing.prices import PriceList
 from gateway.safe_text import safe_text
-from gateway.usage import Certainty
+from gateway.usage import BilledUsage
 
 UNEXPECTED = "unexpected"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]{0,127}")
 _LONGEST_ERROR = 300
 
 
-def usage_of(turn: int, key: str | None, tally: Tally) -> TurnUsage:
-    """What one answer has said of its cost, as it is kept."""
-    usage = tally.usage
-    certainty = usage.certainty(tally.has_stopped)
-    tools = {word(name): count for name, count in usage.server_tools.items()}
+def usage_of(
+    turn: int, key: str | None, asked_model: str | None, tally: Tally, prices: PriceList | None, day: str
+) -> list[TurnUsage]:
+    """What one answer is billed for, as it is kept. No prices: the client's own credential pays."""
+    inferences = tally.billed(asked_model)
+    certainty = tally.usage.certainty(tally.has_stopped).value if inferences else ""
+    return [_inference(turn, key, inference, certainty, prices, day) for inference in inferences]
+
+
+def _inference(
+    turn: int, key: str | None, used: BilledUsage, certainty: str, prices: PriceList | None, day: str
+) -> TurnUsage:
+    billed = bill(used, prices, day) if prices is not None else None
+    tools = {word(name): count for name, count in used.server_tools.items()} if used.server_tools else {}
     return TurnUsage(
         turn=turn,
         key=key,
-        model=word(tally.model) if tally.model is not None else None,
-        service_tier=word(usage.service_tier) if usage.service_tier is not None else None,
-        certainty=certainty.value,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        guessed_output_tokens=usage.guessed_output_tokens if certainty is Certainty.ESTIMATED else usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_5m_tokens=usage.cache_write_5m_tokens,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        model=_word_or_none(used.model),
+        service_tier=_word_or_none(used.service_tier),
+        certainty=certainty,
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        guessed_output_tokens=used.billed_output_tokens,
+        cache_read_tokens=used.cache_read_tokens,
+        cache_write_tokens=used.cache_write_tokens,
+        cache_write_5m_tokens=used.cache_write_5m_tokens,
+        cache_write_1h_tokens=used.cache_write_1h_tokens,
         server_tool_uses=sum(tools.values()),
         server_tools=json.dumps(tools) if tools else "{}",
+        kind=used.kind,
+        inference_geo=_word_or_none(used.inference_geo),
+        speed=_word_or_none(used.speed),
+        cost_picodollars=billed.picodollars if billed is not None else None,
+        price=billed.price if billed is not None else None,
+        is_cost_estimated=billed is not None and billed.is_estimate,
     )
 
 
@@ -71,6 +88,10 @@ def outcome_of_failure(error: GatewayError | ClientGone) -> str:
 def word(text: str) -> str:
     """A name as it is if it looks like one; else UNEXPECTED, for it may be anything."""
     return text if _WORD.fullmatch(text) else UNEXPECTED
+
+
+def _word_or_none(text: str | None) -> str | None:
+    return word(text) if text is not None else None
 
 
 def plain(text: str) -> str:

@@ -62,11 +62,16 @@ class ModelClasses:
     __hash__ = None  # type: ignore[assignment]  # nothing is looked up by them
 
     def _found(self, model: str) -> str:
-        plain = _VARIANT.sub("", _VENDOR.sub("", model, count=1), count=1)
+        plain = plain_model(model)
         named = self._classes.get(model) or self._classes.get(plain)
         if named is None:
             named = plain.removeprefix("claude-") if _MODEL.fullmatch(model) else _OTHER
         return _ODD.sub("_", named)[:_LONGEST_CLASS]
+
+
+def plain_model(model: str) -> str:
+    """The API's name of a model, without a vendor's prefix, a date, a version or a variant."""
+    return _VARIANT.sub("", _VENDOR.sub("", model, count=1), count=1)
 
 
 @cache

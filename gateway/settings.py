@@ -16,8 +16,10 @@ from gateway import setting_values as values
 from gateway.access import ByokMode, ClientToken
 from gateway.cors import ANY_ORIGIN
 from gateway.credential import Key
+from gateway.limit_rules import LimitRules, limit_rules
 from gateway.mcp_servers import McpServer, mcp_servers
 from gateway.origin import Network
+from gateway.pricing.prices import PriceList, known_prices
 from gateway.safe_text import safe_text
 from gateway.scopes import ModelClasses, known_classes
 from gateway.upstream_proxy import UpstreamProxy, proxy_url
@@ -54,8 +56,8 @@ class Settings:
     """A checked configuration. Durations are in seconds, sizes in bytes.
 
     `keys` are in failover order; `tokens` is None when there is no token file, which leaves the gateway open on
-    loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`, `model_classes` those of
-    `models_file` and the gateway's own; `digest` identifies all that was read.
+    loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`, `model_classes` and `prices` those of
+    `models_file` and `prices_file` over the gateway's own; `digest` identifies all that was read.
     """
 
     upstream_url: str = _setting("https://api.anthropic.com", values.base_url, "the Anthropic-compatible upstream")
@@ -106,6 +108,15 @@ class Settings:
     )
     models_file: str | None = _setting(
         None, values.text, "a TOML file with the classes of models whose limits are one, over the gateway's own table"
+    )
+    prices_file: str | None = _setting(
+        None, values.text, "a TOML file of models' prices, over the gateway's own: `gateway prices` shows them"
+    )
+    limits: LimitRules = _setting(LimitRules(), limit_rules, "who may spend how much: `[limits]` in the TOML file")
+    limits_fail: str = _setting(
+        "open",
+        values.choice("open", "closed"),
+        "while the shared store is out of reach, go on by what is known here (`open`), or refuse (`closed`)",
     )
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
     connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")
@@ -166,6 +177,7 @@ class Settings:
     tokens: tuple[ClientToken, ...] | None = None
     upstream_ca_pem: str | None = None
     model_classes: ModelClasses = field(default_factory=known_classes)
+    prices: PriceList = field(default_factory=known_prices)
     digest: str = ""
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ from gateway.access import ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key
 from gateway.key_entries import keys_from
 from gateway.mcp_servers import with_environment
+from gateway.pricing.prices import PriceError, PriceList, known_prices, read_prices
 from gateway.scopes import ModelClasses, known_classes
 from gateway.settings import PREFIX, Settings, SettingsError, setting_specs
 
@@ -72,6 +73,7 @@ class _Loader:
         ca_file = parsed.get("upstream_ca_file")
         ca_pem = self._read_text("GATEWAY_UPSTREAM_CA_FILE", ca_file) if ca_file else None
         model_classes = self._model_classes(parsed.get("models_file"))
+        prices = self._prices(parsed.get("prices_file"))
         if self._complaints:
             raise SettingsError(self._complaints)
         settings = Settings(
@@ -80,6 +82,7 @@ class _Loader:
             tokens=tokens,
             upstream_ca_pem=ca_pem,
             model_classes=model_classes,
+            prices=prices,
             digest=self._digest.hexdigest(),
         )
         if not settings.data_dir:
@@ -97,6 +100,16 @@ class _Loader:
         except (ValueError, RecursionError) as error:
             self._complaints.append(f"GATEWAY_MODELS_FILE: {path}: {error}")
             return known_classes()
+
+    def _prices(self, path: str | None) -> PriceList:
+        text = self._read_text("GATEWAY_PRICES_FILE", path) if path else None
+        if text is None:
+            return known_prices()
+        try:
+            return read_prices(text, known_prices())
+        except PriceError as error:
+            self._complaints.append(f"GATEWAY_PRICES_FILE: {path}: {error}")
+            return known_prices()
 
     def _environment_values(self) -> dict[str, tuple[str, object]]:
         known = {name for name, _ in setting_specs()}

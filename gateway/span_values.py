@@ -76,20 +76,15 @@ def usage(tally: Tally) -> Attributes:
     """What an answer has said of itself. Anthropic's own input count leaves out what a cache had or took; the
     convention's does not.
     """
-    tokens = tally.tokens
     attributes: _Building = {}
     if tally.model is not None:
         attributes["gen_ai.response.model"] = word(tally.model)
-    if "input" in tokens:
-        whole_input = tokens["input"] + tokens.get("cache_read", 0) + tokens.get("cache_write", 0)
-        attributes["gen_ai.usage.input_tokens"] = whole_input
-    for name, attribute in (
-        ("output", "gen_ai.usage.output_tokens"),
-        ("cache_read", "gen_ai.usage.cache_read.input_tokens"),
-        ("cache_write", "gen_ai.usage.cache_creation.input_tokens"),
-    ):
-        if name in tokens:
-            attributes[attribute] = tokens[name]
+    said = tally.usage
+    if said.is_said:
+        attributes["gen_ai.usage.input_tokens"] = said.input_tokens + said.cache_read_tokens + said.cache_write_tokens
+        attributes["gen_ai.usage.output_tokens"] = said.output_tokens
+        attributes["gen_ai.usage.cache_read.input_tokens"] = said.cache_read_tokens
+        attributes["gen_ai.usage.cache_creation.input_tokens"] = said.cache_write_tokens
     return attributes
 
 

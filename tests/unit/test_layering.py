@@ -41,6 +41,8 @@ LAYERS = {
             "standing",
             "overview",
             "key_entries",
+            "pricing",
+            "limit_rules",
         ),
     ],
     "state": [
@@ -71,7 +73,7 @@ LAYERS = {
             "redis_answers",
             "redis_exchange",
         ),
-        *("redis_leases",),
+        *("redis_leases", "limits"),
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),

@@ -139,19 +139,29 @@ class RateLimited(GatewayError):
 
 
 class LimitReached(GatewayError):
-    """The client has as many requests, tokens or running requests as its limits allow."""
+    """The client has as many requests, tokens or running requests as its limits allow.
+
+    `limit` is the limit that refuses (`requests_per_minute`); `holder_kind` and `holder` say whose it is: a `group`'s or
+    a `token`'s, by its name, which is empty on an open gateway.
+    """
 
     status = 429
     kind = "rate_limit_error"
     is_rejection = True
 
+    def __init__(
+        self, message: str, *, retry_after_seconds: int | None = None, limit: str, holder_kind: str, holder: str
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.limit = limit
+        self.holder_kind = holder_kind
+        self.holder = holder
 
-class SpendLimitReached(GatewayError):
+
+class SpendLimitReached(LimitReached):
     """The client, or its group, has spent what it may. Asking again before the limit resets does not help."""
 
-    status = 429
     kind = "billing_error"
-    is_rejection = True
     may_pass = False
 
 

@@ -44,7 +44,9 @@ class Limiter(Protocol):
         """Let a request in if all its limits hold, and count it. `costs`: it is of a route that costs money; `is_own`:
         the client's own credential pays, so neither money nor tokens matter.
 
-        Raises LimitReached, SpendLimitReached, and Overloaded if the shared store is out of reach and that matters.
+        Raises LimitReached and SpendLimitReached, which name the limit and whose it is (`limit="concurrent",
+        holder_kind=limited.kind, holder=limited.name`), and Overloaded if the shared store is out of reach and that
+        matters.
         """
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:

@@ -23,6 +23,8 @@ TABLE = {
     "RequestTooLarge": (413, "request_too_large"),
     "UnsupportedCoding": (415, "invalid_request_error"),
     "RateLimited": (429, "rate_limit_error"),
+    "LimitReached": (429, "rate_limit_error"),
+    "SpendLimitReached": (429, "billing_error"),
     "Overloaded": (529, "overloaded_error"),
     "Stopping": (529, "overloaded_error"),
     "AuthenticationExhausted": (502, "api_error"),
@@ -46,16 +48,25 @@ def test_every_error_has_the_design_s_status_and_type():
 
 
 def made(kind: type[GatewayError]) -> GatewayError:
-    more = {errors.MethodNotAllowed: {"allow": "GET"}, errors.UnsupportedCoding: {"accepted": "gzip"}}
+    limit = {"limit": "concurrent", "holder_kind": "token", "holder": "ann"}
+    more = {
+        errors.MethodNotAllowed: {"allow": "GET"},
+        errors.UnsupportedCoding: {"accepted": "gzip"},
+        errors.LimitReached: limit,
+        errors.SpendLimitReached: limit,
+    }
     return kind("m", **more.get(kind, {}))
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_no_retry_is_asked_for_where_none_can_help(name):
-    """Given an error for what the request itself is, or for a pool without a key or money, then clients are told not to
-    retry; given one that may pass, they are not."""
+    """Given an error for what the request itself is, for a pool without a key or money, or for a budget that is spent,
+    then clients are told not to retry; given one that may pass, they are not."""
     error = made(getattr(errors, name))
-    is_final = error.status in (400, 401, 402, 403, 404, 405, 413, 415) or name == "AuthenticationExhausted"
+    is_final = error.status in (400, 401, 402, 403, 404, 405, 413, 415) or name in (
+        "AuthenticationExhausted",
+        "SpendLimitReached",
+    )
     assert (error.headers.get("x-should-retry") == "false") == is_final
     assert error.may_pass != is_final
 

@@ -26,8 +26,9 @@ from gateway.headers import TOKEN_HEADER, of_a_proxy
 ANTHROPIC_PREFIX = "sk-ant-"
 TOKEN_PREFIX = "gwt_"
 _TOKEN_LINE = re.compile(
-    r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<role>\s+operator)?(?:\s+group=(?P<group>[A-Za-z0-9._@-]+))?"
+    r"(?P<name>[A-Za-z0-9._@-]+)\s+sha256:(?P<digest>[0-9a-f]{64})(?P<more>(\s+(operator|group=[A-Za-z0-9._@-]+))*)"
 )
+_GROUP = "group="
 _OWN_SITE = ("same-origin", "none")  # what a browser calls its own page's requests, and an address that was typed in
 
 
@@ -50,6 +51,12 @@ class ClientToken:
     is_operator: bool
     group: str | None = None
 
+    @property
+    def line(self) -> str:
+        """The token file's line for it."""
+        role = " operator" if self.is_operator else ""
+        return f"{self.name} sha256:{self.digest}{role}{f' {_GROUP}{self.group}' if self.group is not None else ''}"
+
 
 class TokenFileError(ValueError):
     """The token file has a line that cannot be read; the message names the line."""
@@ -58,20 +65,33 @@ class TokenFileError(ValueError):
 def parse_tokens(text: str) -> tuple[ClientToken, ...]:
     """Read `name sha256:<hex> [operator] [group=NAME]` lines; blank lines and `#` comments are skipped.
 
-    Raises TokenFileError for anything else and for a name that stands twice.
+    What follows the digest may stand in any order, once each. Raises TokenFileError for anything else and for a name
+    that stands twice.
     """
     tokens: dict[str, ClientToken] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.partition("#")[0].strip()
         if not stripped:
             continue
-        match = _TOKEN_LINE.fullmatch(stripped)
-        if match is None:
+        token = _token_in(stripped)
+        if token is None:
             raise TokenFileError(f"line {number}: expected `name sha256:<64 hex digits> [operator] [group=NAME]`")
-        if match["name"] in tokens:
-            raise TokenFileError(f"line {number}: the name {match['name']} stands twice")
-        tokens[match["name"]] = ClientToken(match["name"], match["digest"], match["role"] is not None, match["group"])
+        if token.name in tokens:
+            raise TokenFileError(f"line {number}: the name {token.name} stands twice")
+        tokens[token.name] = token
     return tuple(tokens.values())
+
+
+def _token_in(line: str) -> ClientToken | None:
+    match = _TOKEN_LINE.fullmatch(line)
+    if match is None:
+        return None
+    more = match["more"].split()
+    groups = [word.removeprefix(_GROUP) for word in more if word.startswith(_GROUP)]
+    roles = len(more) - len(groups)
+    if len(groups) > 1 or roles > 1:
+        return None
+    return ClientToken(match["name"], match["digest"], roles == 1, groups[0] if groups else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,18 +15,28 @@ picodollars (`pricing.money`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import setting_values as values
 from gateway.access import ClientToken
-from gateway.pricing.money import PICODOLLARS, exact_decimal, scaled
+from gateway.pricing.money import PICODOLLARS, dollars, exact_decimal, scaled
 
 _MOST = 10**9
 _TABLES = ("groups", "tokens", "default")
+_NAME = re.compile(r"[A-Za-z0-9._@-]+")  # as names stand in the token file
 _COUNTS = ("requests_per_minute", "tokens_per_minute", "concurrent")
 _MONEY = {"dollars_per_day": "picodollars_per_day", "dollars_per_month": "picodollars_per_month"}
+LIMITS = (*_COUNTS, *_MONEY)  # by the names of their settings
+_WORDS = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute",
+    "concurrent": "requests at once",
+    "dollars_per_day": "dollars a day",
+    "dollars_per_month": "dollars a month",
+}
 EACH = "each"
 
 
@@ -43,7 +53,20 @@ class Limits:
     @property
     def is_empty(self) -> bool:
         """Whether it limits nothing."""
-        return all(getattr(self, item.name) is None for item in fields(self))
+        return self == _NONE
+
+    def each(self) -> Iterator[tuple[str, int]]:
+        """The limits that there are: the name of its setting, and the most that is allowed."""
+        for name in LIMITS:
+            most = getattr(self, _MONEY.get(name, name))
+            if most is not None:
+                yield name, most
+
+    def __str__(self) -> str:
+        return ", ".join(f"{shown(name, most)} {limit_words(name)}" for name, most in self.each()) or "no limits"
+
+
+_NONE = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +86,54 @@ class Limited:
         if not self.name:
             return "the clients of this gateway"
         return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUse:
+    """How much of one limit is used now: requests, tokens, or whole picodollars, of at most `most`.
+
+    `resets_in_seconds` is the time until all of it is free again if nothing more is used; None for what is free as soon
+    as the requests that hold it have ended.
+    """
+
+    limited: Limited
+    limit: str
+    used: int
+    most: int
+    resets_in_seconds: float | None
+
+    @property
+    def ratio(self) -> float:
+        """The share that is used: 1 where nothing is left, also if nothing is allowed."""
+        return self.used / self.most if self.most else 1.0
+
+    @property
+    def left(self) -> int:
+        """What may still be used."""
+        return max(0, self.most - self.used)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the next request is refused."""
+        return self.used >= self.most
+
+
+def limit_words(limit: str) -> str:
+    """A limit in words: `requests a minute`."""
+    return _WORDS[limit]
+
+
+def is_money(limit: str) -> bool:
+    """Whether a limit is one of money."""
+    return limit in _MONEY
+
+
+def shown(limit: str, amount: int) -> str:
+    """So much of a limit, as it is told: a count, or dollars with cents, and finer if that is not all of it."""
+    if limit not in _MONEY:
+        return str(amount)
+    whole, _, rest = dollars(amount).partition(".")
+    return f"{whole}.{rest.rstrip('0').ljust(2, '0')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +172,38 @@ class LimitRules:
         return [found[subject] for subject in sorted(found) if not found[subject].limits.is_empty]
 
     def doubts(self, tokens: Iterable[ClientToken] | None) -> list[str]:
-        """A line for each table that limits nobody."""
+        """A line for each table that limits nobody, or nothing."""
         known = tuple(tokens or ())
         names, groups = {token.name for token in known}, {token.group for token in known}
-        lines = [
-            f"limits.groups.{name}: no token belongs to this group"
-            for name in sorted({*self.groups, *self.shares} - groups)
+        unknown = sorted(self.groups.keys() - groups)
+        empty = sorted(name for name in self.groups if self.groups[name].is_empty and name not in self.shares)
+        return [
+            *(f"limits.groups.{name}: no token belongs to this group" for name in unknown),
+            *(f"limits.groups.{name}: nothing is limited here" for name in empty),
+            *(f"limits.tokens.{name}: there is no token of this name" for name in sorted(self.tokens.keys() - names)),
         ]
-        return lines + [
-            f"limits.tokens.{name}: there is no token of this name" for name in sorted(self.tokens.keys() - names)
-        ]
+
+    def words(self) -> list[str]:
+        """A line for each table: whose limits these are, and which."""
+        lines = []
+        for name, limits in sorted(self.groups.items()):
+            if not limits.is_empty or name not in self.shares:
+                lines.append(f"group {name}: {limits}")
+            if name in self.shares:
+                lines.append(f"each token of group {name}: {self.shares[name]}")
+        lines += [f"token {name}: {limits}" for name, limits in sorted(self.tokens.items())]
+        if not self.default.is_empty:
+            lines.append(f"each token without limits of its own: {self.default}")
+        return lines
 
 
 def limit_rules(value: object) -> LimitRules:
     """The setting `limits`. Raises BadValue, with a line for each fault."""
     if not isinstance(value, dict):
-        raise values.BadValue("expected tables in the TOML file: [limits.groups.NAME], [limits.tokens.NAME]")
+        raise values.BadValue(
+            "limits stand in the TOML file that GATEWAY_CONFIG names, as tables: "
+            "[limits.groups.NAME], [limits.tokens.NAME], [limits.default]"
+        )
     faults: list[str] = []
     faults += [f"{name}: expected one of {', '.join(_TABLES)}" for name in value if name not in _TABLES]
     groups: dict[str, Limits] = {}
@@ -139,7 +226,9 @@ def _named(value: Mapping[str, Any], kind: str, faults: list[str]) -> Iterator[t
         faults.append(f"{kind}: expected tables, [limits.{kind}.NAME]")
         return
     for name, table in tables.items():
-        if isinstance(table, dict):
+        if not _NAME.fullmatch(name):
+            faults.append(f"{kind}: {name!r} is no name of a {kind[:-1]}: letters, digits and `._@-` were expected")
+        elif isinstance(table, dict):
             yield name, dict(table)
         else:
             faults.append(f"{kind}.{name}: expected a table, [limits.{kind}.{name}]")
@@ -155,8 +244,10 @@ def _limits(table: object, label: str, faults: list[str]) -> Limits:
             read[name] = _count(given, f"{label}.{name}", faults)
         elif name in _MONEY:
             read[_MONEY[name]] = _money(given, f"{label}.{name}", faults)
+        elif isinstance(given, dict):
+            faults.append(f"{label}.{name}: no table was expected here; a name with a dot stands in quotes")
         else:
-            faults.append(f"{label}.{name}: expected one of {', '.join((*_COUNTS, *_MONEY))}")
+            faults.append(f"{label}.{name}: expected one of {', '.join(LIMITS)}")
     return Limits(**read)
 
 
@@ -169,8 +260,10 @@ def _count(given: object, label: str, faults: list[str]) -> int | None:
 
 def _money(given: object, label: str, faults: list[str]) -> int | None:
     """Dollars as picodollars; 0 allows nothing that costs."""
-    number = exact_decimal(given)
-    amount = scaled(number, PICODOLLARS) if number is not None and 0 <= number <= _MOST else None
+    number = exact_decimal(given) if not isinstance(given, int) or given <= _MOST else None  # no numbers of pages
+    amount = scaled(number, PICODOLLARS) if number is not None and number >= 0 else None
     if amount is None:
-        faults.append(f"{label}: expected a number of dollars from 0 to 9000000, with 12 decimals at most")
+        faults.append(
+            f"{label}: expected a number of dollars from 0 to 9000000, with 12 decimals at most, not {given!r}"
+        )
     return amount

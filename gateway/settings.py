@@ -68,7 +68,7 @@ class Settings:
     )
     api_keys_file: str | None = _setting(None, values.text, "the same in a file, one a line, `#` comments")
     client_tokens_file: str | None = _setting(
-        None, values.text, "who may use the gateway: `name sha256:<hex> [operator]` a line"
+        None, values.text, "who may use the gateway: `name sha256:<hex> [operator] [group=NAME]` a line"
     )
     allow_byok: ByokMode = _setting(
         ByokMode.ALLOWED, values.byok_mode, "whether clients may bring their own credential: `true`, `false`, `only`"

@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make = actions.add_parser("make", help="make a token, add it to the file and print it, this once")
     make.add_argument("name", help="who it is for: letters, digits, `.`, `_`, `@` and `-`")
     make.add_argument("--operator", action="store_true", help="the token also opens operators' pages")
-    actions.add_parser("list", help="print the tokens' names")
+    make.add_argument("--group", metavar="GROUP", help="the group whose limits it shares; the same characters")
+    actions.add_parser("list", help="print the tokens' names, who is an operator, and their groups")
     revoke = actions.add_parser("revoke", help="remove a token from the file")
     revoke.add_argument("name")
 
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action == "list":
             return _list(path)
         if arguments.action == "make":
-            return _make(path, arguments.name, arguments.operator)
+            return _make(path, arguments.name, arguments.operator, arguments.group)
         return _revoke(path, arguments.name)
     except _CannotBeDone as error:
         return complain(str(error))
@@ -59,25 +60,26 @@ class _CannotBeDone(Exception):
 
 def _list(path: str) -> int:
     for token in parse_tokens(read_now(path).decode()):
-        say(f"{token.name}{' operator' if token.is_operator else ''}")
+        role = " operator" if token.is_operator else ""
+        say(f"{token.name}{role}{f' group={token.group}' if token.group is not None else ''}")
     return 0
 
 
-def _make(path: str, name: str, is_operator: bool) -> int:
+def _make(path: str, name: str, is_operator: bool, group: str | None) -> int:
     token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(_TOKEN_BYTES)}"
-    made = ClientToken(name, Secret(token).fingerprint, is_operator)
-    line = f"{made.name} sha256:{made.digest}{' operator' if is_operator else ''}\n"
+    made = ClientToken(name, Secret(token).fingerprint, is_operator, group)
 
     def with_line(text: str) -> str:
         known = parse_tokens(text)
         separator = "" if not text or text.endswith("\n") else "\n"
-        new = text + separator + line
+        new = f"{text}{separator}{made.line}\n"
         try:
             is_good = parse_tokens(new) == (*known, made)  # `#ann` would make a comment of the line
         except TokenFileError:
             is_good = False
         if not is_good:
-            raise _CannotBeDone(f"{name!r} cannot be used: it stands in the file already, or has odd characters")
+            what = f"{name!r} cannot be used: it stands in the file already, or has odd characters"
+            raise _CannotBeDone(what if group is None else f"{what}, or the group {group!r} has")
         return new
 
     edit(path, with_line, lambda text: made in parse_tokens(text), may_be_new=True)

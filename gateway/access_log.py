@@ -10,8 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from gateway.clients import Client
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, LimitReached
 from gateway.interception_record import InterceptionRecord, TurnUsage
+from gateway.pricing.money import microdollars
 
 log = logging.getLogger("gateway.access")
 
@@ -26,7 +27,10 @@ def refused(request_id: str, route: str, error: GatewayError, address: str, clie
     """A request was refused before it was admitted. The error's message may quote its path, and is not written."""
     if log.isEnabledFor(logging.INFO):
         fields = {"request_id": request_id, "route": route, "status": error.status, "outcome": "rejected"}
-        _write({**fields, "error": error.kind, **_asker(address, client.program, client.version)})
+        fields |= {"error": error.kind, "token": error.token_name}
+        if isinstance(error, LimitReached):
+            fields |= {"limit": error.limit, "limit_of": f"{error.holder_kind}/{error.holder}"}
+        _write({**fields, **_asker(address, client.program, client.version)})
 
 
 def _write(fields: Mapping[str, object]) -> None:
@@ -54,6 +58,7 @@ def fields_of(record: InterceptionRecord, address: str) -> dict[str, object]:
         "outcome": record.outcome,
         "error": record.error,
         "token": record.token,
+        "group": record.token_group,
         "credential": record.credential,
         "key": record.key,
         "attempts": len(attempts),
@@ -61,12 +66,13 @@ def fields_of(record: InterceptionRecord, address: str) -> dict[str, object]:
         "first_event_seconds": _rounded(record.first_event_seconds),
         "duration_seconds": _rounded(record.duration_seconds),
         **_tokens(record.usage),
+        **_cost(record),
         **_asker(address, record.client, record.client_version),
     }
 
 
 def _tokens(usage: Sequence[TurnUsage]) -> dict[str, object]:
-    """The counts of all turns; none if no answer has said any."""
+    """The counts of all inferences; none if no answer has said any."""
     if not usage:
         return {}
     return {
@@ -75,6 +81,14 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, object]:
         "cache_read_tokens": sum(turn.cache_read_tokens for turn in usage),
         "cache_write_tokens": sum(turn.cache_write_tokens for turn in usage),
     }
+
+
+def _cost(record: InterceptionRecord) -> dict[str, object]:
+    """In dollars; nothing if it is not known, or not the pool's."""
+    cost = record.cost_picodollars
+    if cost is None:
+        return {}
+    return {"cost": microdollars(cost) / 10**6, "cost_estimated": record.is_cost_estimated or None}
 
 
 def _rounded(seconds: float | None) -> float | None:

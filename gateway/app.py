@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, request
@@ -18,7 +19,7 @@ from gateway.application import Application
 from gateway.clients import client_of
 from gateway.cors import answer_headers, is_for_pages
 from gateway.door import HEAD_PATHS, client_headers, nowhere
-from gateway.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed
+from gateway.errors import ClientGone, GatewayError, InvalidRequest, LimitReached, MethodNotAllowed
 from gateway.exchange import CLIENT_GONE_STATUS
 from gateway.origin import origin_of
 from gateway.paths import written_path
@@ -56,6 +57,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         )
         gateway.begin_looks()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
+        gateway.begin_limits(partial(launch.open_limiter, settings))
         gateway.tracing = open_tracing(settings)
         gateway.begin_tools()
     app = Application("gateway")
@@ -101,6 +103,8 @@ def _refused(error: GatewayError) -> Response:
     if error.request_id is None:
         route = (request.endpoint or "unknown").rpartition(".")[2]
         gateway.metrics.count_refusal(route, error.status, error.kind)
+        if isinstance(error, LimitReached):
+            gateway.metrics.count_limit_refusal(error.limit, error.holder_kind, error.holder)
         headers = dict(client_headers(request.environ))
         trusted = gateway.configuration.settings.trusted_proxies
         origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, trusted)

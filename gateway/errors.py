@@ -36,6 +36,7 @@ class GatewayError(Exception):
         super().__init__(self.message)
         self.retry_after_seconds = retry_after_seconds
         self.request_id: str | None = None  # set once the request was admitted, and so is counted
+        self.token_name: str | None = None  # of a request that was not admitted, if it is known
 
     @property
     def headers(self) -> dict[str, str]:
@@ -141,8 +142,8 @@ class RateLimited(GatewayError):
 class LimitReached(GatewayError):
     """The client has as many requests, tokens or running requests as its limits allow.
 
-    `limit` is the limit that refuses (`requests_per_minute`); `holder_kind` and `holder` say whose it is: a `group`'s or
-    a `token`'s, by its name, which is empty on an open gateway.
+    `limit` is the limit that refuses (`requests_per_minute`); `holder_kind` and `holder` say whose it is: a `group`'s
+    or a `token`'s, by its name, which is empty on an open gateway.
     """
 
     status = 429

@@ -13,6 +13,8 @@ from gateway.access import Caller
 from gateway.chronicle import Chronicle
 from gateway.clients import Client
 from gateway.errors import ClientGone, GatewayError
+from gateway.interception_record import InterceptionRecord, TurnUsage
+from gateway.limits.limiter import Admitted
 from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
@@ -24,7 +26,7 @@ CLIENT_GONE_STATUS = 499  # as nginx counts it; nobody is there to see it
 
 
 class Exchange:
-    """One admitted request: the configuration it began under, who calls, and the place it holds."""
+    """One admitted request: the configuration it began under, who calls, its place and its limits."""
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Exchange:
         route: str,
         started_at: float,
         trace: Trace,
+        admitted: Admitted,
     ) -> None:
         self.gateway = gateway
         self.configuration = configuration
@@ -51,6 +54,7 @@ class Exchange:
         self._address = origin.address
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
+        self._admitted = admitted
         self._is_finished = False
         gateway.metrics.requests_admitted.inc()
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -97,21 +101,46 @@ class Exchange:
         self._is_finished = True
         gateway = self.gateway
         gateway.admission.leave()
+        record = self._finished_record(status)
+        self._settle(record)
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
+        if record is not None:
+            gateway.metrics.count_cost(record)
         gateway.metrics.requests_inflight.labels(self._route).dec()  # last: nothing in flight, everything counted
-        self._record(status)
+        if record is not None:
+            self._record(record)
 
-    def _record(self, status: int) -> None:
+    def _finished_record(self, status: int) -> InterceptionRecord | None:
+        try:
+            return self.chronicle.finished(status)
+        except Exception:
+            log.exception("%s: its record is lost", self.chronicle.name)
+            return None
+
+    def _settle(self, record: InterceptionRecord | None) -> None:
+        """Count for the client's limits what the request has used; without a record, that it has ended."""
+        tokens = sum(map(_limited_tokens, record.usage)) if record is not None else 0
+        picodollars = (record.cost_picodollars or 0) if record is not None else 0
+        try:
+            self._admitted.settle(tokens, picodollars)
+        except Exception:
+            log.exception("%s: what it has used of its limits is not counted", self.chronicle.name)
+
+    def _record(self, record: InterceptionRecord) -> None:
         """Hand the record on; no request fails for it."""
         try:
-            record = self.chronicle.finished(status)
             self.gateway.recorder.put(record)
             self.trace.ended(record)
             access_log.ended(record, self._address)
         except Exception:
             log.exception("%s: its record is lost", self.chronicle.name)
+
+
+def _limited_tokens(used: TurnUsage) -> int:
+    """What an inference counts for limits of tokens: all but what was read from the cache."""
+    return used.input_tokens + used.cache_write_tokens + used.guessed_output_tokens
 
 
 class _Guard:

@@ -20,6 +20,8 @@ from gateway.admission import Admission, Board
 from gateway.data_folder import journal_folder
 from gateway.file_store import FileStore
 from gateway.journal import FileJournal
+from gateway.limits.limiter import Limiter
+from gateway.limits.no_limits import NO_LIMITS
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError
 from gateway.settings_loader import ReadFile, load_settings
@@ -191,6 +193,17 @@ def open_store(settings: Settings) -> Store:
 
         return RedisStore(settings.state_url)
     return FileStore(Path(settings.data_dir))
+
+
+def open_limiter(settings: Settings) -> Limiter:
+    """What holds this worker's requests to their limits; after the fork."""
+    return NO_LIMITS
+
+
+def tell_doubts(settings: Settings) -> None:
+    """Log a line for each table of limits that limits nobody."""
+    for line in settings.limits.doubts(settings.tokens):
+        log.warning("%s", line)
 
 
 def admission(settings: Settings) -> Admission:

@@ -91,6 +91,7 @@ def on_starting(server: Any) -> None:
     descriptors.raise_limit(worker_connections(settings), settings.threads)
     _take_data_folder(settings)
     _find_room_for_counts(settings)
+    launch.tell_doubts(settings)
     launch.reload_board.publish(settings.digest)
     server.handle_hup = MethodType(_handle_hup, server)
     server.signal = MethodType(_note_signal, server)
@@ -160,6 +161,7 @@ def _handle_hup(server: Any) -> None:
         return
     for name in found.changed_needing_restart(launch.settings()):
         log.warning("%s has changed; that needs a restart", name)
+    launch.tell_doubts(settled)
     launch.adopt(settled)
     launch.reload_board.publish(settled.digest)
     server.kill_workers(signal.SIGHUP)

@@ -29,8 +29,12 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MutexValue
 
 from gateway.counts import count_in
+from gateway.interception_record import InterceptionRecord, TurnUsage
+from gateway.limit_rules import LimitUse
 from gateway.moment import ASKED, Moment
 from gateway.overview import Statuses
+from gateway.pricing.money import PICODOLLARS
+from gateway.pricing.prices import DEFAULT
 from gateway.record_words import word
 from gateway.safe_text import safe_text
 from gateway.shared_counts import SharedCounts
@@ -41,6 +45,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotati
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
+_NOBODY = "-"  # no token, no group
 
 # What becomes of several workers' values: their sum, maximum or minimum over live ones, their maximum over all, or
 # whichever was set last.
@@ -146,6 +151,9 @@ class Metrics:
         self._models = BoundedLabels(limit=100)
         self._tools = BoundedLabels(limit=1000)
         self._scopes = BoundedLabels(limit=50)
+        self._askers = BoundedLabels(limit=1000)
+        self._groups = BoundedLabels(limit=1000)
+        self._holders = BoundedLabels(limit=1000)
         self.mcp_servers: Collection[str] = ()  # the names of those that are configured now
         self.key_attempts = self._counter("key_attempts", "Upstream exchanges by key.", "key", "outcome")
         self.key_failovers = self._counter(
@@ -174,7 +182,17 @@ class Metrics:
         )
         self.streams_ended = self._counter("streams_ended", "Streams by how they ended.", "outcome")
         self.rejections = self._counter("rejections", "Requests refused without an upstream call.", "reason")
+        self.limit_refusals = self._counter(
+            "limit_refusals", "Requests refused by a limit of the client's, or of its group.", "limit", "kind", "name"
+        )
         self.tokens = self._counter("tokens", "Tokens that answers reported.", "model", "type")
+        self.cost_dollars = self._counter("cost_dollars", "What answers cost, in dollars.", "model")
+        self.token_cost_dollars = self._counter(
+            "token_cost_dollars", "What answers cost, in dollars, by who asked.", "token", "group"
+        )
+        self.unpriced_tokens = self._counter(
+            "unpriced_tokens", "Tokens of models without a price, which cost the default.", "model"
+        )
         self.tool_calls = self._counter(
             "tool_calls", "Calls of injected tools by how they ended.", "server", "tool", "outcome"
         )
@@ -224,15 +242,20 @@ class Metrics:
         statuses: Statuses,
         reload_ok: Callable[[], bool],
         store_up: Callable[[], bool],
+        limit_uses: Callable[[], Iterable[LimitUse]] = tuple,
     ) -> None:
-        """Read key states, the last reload's result and the store's reach from these at every scrape."""
-        self._moment = Moment(statuses, reload_ok, store_up, self.scope_asked_at.collect, self._scopes.fold)
+        """Read key states, the last reload's result, the store's reach and the limits from these at every scrape."""
+        self._moment = Moment(statuses, reload_ok, store_up, self.scope_asked_at.collect, self._scopes.fold, limit_uses)
         self.registry.register(self._moment)
 
     def count_refusal(self, route: str, status: int, kind: str) -> None:
         """Count a request that was refused before it was admitted; `kind` is the error's type."""
         self.requests.labels(route, "none", status).inc()
         self.rejections.labels(kind).inc()
+
+    def count_limit_refusal(self, limit: str, kind: str, name: str) -> None:
+        """Count a request that a limit of a group or a token has refused."""
+        self.limit_refusals.labels(limit, kind, self._holders.fold(name)).inc()
 
     def count_exhaustion(self, outcome: str) -> None:
         """Count a turn that found no usable key, now."""
@@ -247,6 +270,19 @@ class Metrics:
             self.tokens.labels(model, "output").inc(used.output_tokens)
             self.tokens.labels(model, "cache_read").inc(used.cache_read_tokens)
             self.tokens.labels(model, "cache_write").inc(used.cache_write_tokens)
+
+    def count_cost(self, record: InterceptionRecord) -> None:
+        """Add what a request cost, and its tokens that have no price; nothing where the pool did not pay."""
+        cost = record.cost_picodollars
+        if cost is None:
+            return
+        asker = self._askers.fold(record.token or _NOBODY)
+        self.token_cost_dollars.labels(asker, self._groups.fold(record.token_group or _NOBODY)).inc(cost / PICODOLLARS)
+        for used in record.usage:
+            model = self._model_label(used.model)
+            self.cost_dollars.labels(model).inc((used.cost_picodollars or 0) / PICODOLLARS)
+            if used.price == DEFAULT:
+                self.unpriced_tokens.labels(model).inc(_charged_tokens(used))
 
     def _model_label(self, model: str | None) -> str:
         return self._models.fold(word(model)) if model is not None else "unknown"
@@ -321,3 +357,9 @@ def _begin_at_zero(counter: Counter, *values: str) -> None:
     """Show these label values before their first count: from nothing to 1 is no increase to Prometheus."""
     for value in values:
         counter.labels(value)
+
+
+def _charged_tokens(used: TurnUsage) -> int:
+    """All tokens of an inference that have a price; where nothing was said of a cache write's lifetime, it counts."""
+    written = max(used.cache_write_tokens, used.cache_write_5m_tokens + used.cache_write_1h_tokens)
+    return used.input_tokens + used.cache_read_tokens + written + used.guessed_output_tokens

@@ -1,4 +1,4 @@
-"""What Prometheus reads of the present moment: how the keys stand, the last reload, the store's reach.
+"""What Prometheus reads of the present moment: how the keys stand, the last reload, the store's reach, the limits.
 
 Owns: these metrics' names and labels. State layer. They are read when Prometheus asks, from the shared store, and never
 stored: whichever worker answers says the same.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.limit_rules import LimitUse
 from gateway.overview import ALL_SCOPES, KeyView, Statuses, overview
 from gateway.scopes import is_scope
 from gateway.standing import KeyState
@@ -35,12 +36,14 @@ class Moment(Collector):
         store_up: Callable[[], bool],
         asked: Callable[[], Iterable[Metric]],
         fold: Callable[[str], str],
+        limit_uses: Callable[[], Iterable[LimitUse]] = tuple,
     ) -> None:
         self._statuses = statuses
         self._reload_ok = reload_ok
         self._store_up = store_up
         self._asked = asked
         self._fold = fold
+        self._limit_uses = limit_uses
 
     def collect(self) -> Iterable[Metric]:
         return self.families(self._asked())
@@ -56,7 +59,8 @@ class Moment(Collector):
         store_up = GaugeMetricFamily(
             "gateway_store_up", "Whether the shared state of the keys is in reach.", value=float(self._store_up())
         )
-        return [_states(views), self._cooldowns(views), self._usable(views, asked), reload_ok, store_up]
+        limits = _limits(self._limit_uses())
+        return [_states(views), self._cooldowns(views), self._usable(views, asked), limits, reload_ok, store_up]
 
     def _cooldowns(self, views: Iterable[KeyView]) -> Metric:
         cooldowns = GaugeMetricFamily(
@@ -95,6 +99,17 @@ def _states(views: Iterable[KeyView]) -> Metric:
         for state in KeyState:
             states.add_metric([view.status.key.name, state.value], float(view.status.state is state))
     return states
+
+
+def _limits(uses: Iterable[LimitUse]) -> Metric:
+    ratios = GaugeMetricFamily(
+        "gateway_limit_used_ratio",
+        "How much of a limit of a group or a token is used; from 1 on requests are refused.",
+        labels=["limit", "kind", "name"],
+    )
+    for use in uses:
+        ratios.add_metric([use.limit, use.limited.kind, use.limited.name], use.ratio)
+    return ratios
 
 
 def _scopes(asked: Iterable[Metric]) -> list[str]:

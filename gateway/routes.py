@@ -6,6 +6,7 @@ thread. The order of things, for every route that calls upstream:
     open gateway? the path's own spelling?   pass_door
     who is it, what pays                     authenticate
     is there a place                         Admission, before the body is read
+    has it any of its limits left            Limiter, likewise
     body, in time and within bounds          read_body, read_request
     one answer, or turns with tools          OneTurn, ToolLoop
     attempts over the pool                   TurnMaker, walk
@@ -31,12 +32,14 @@ from gateway.clients import client_of, session_of
 from gateway.credential import WORKSPACE_HEADER
 from gateway.dialogue import Dialogue, OneTurn
 from gateway.door import client_headers, pass_door
-from gateway.errors import NotFound, Overloaded
+from gateway.errors import GatewayError, NotFound, Overloaded
 from gateway.exchange import Exchange
 from gateway.failover import Course
 from gateway.headers import Headers, for_upstream
 from gateway.interception import Interception
 from gateway.lifecycle import Phase
+from gateway.limits.limiter import Admitted
+from gateway.limits.no_limits import NO_LIMITS
 from gateway.messages import RequestSummary, read_request
 from gateway.metrics import CONTENT_TYPE
 from gateway.narrator import Narrator
@@ -47,7 +50,7 @@ from gateway.relay import Lender
 from gateway.request_body import read_body
 from gateway.responses import json_response, relayed, text_response
 from gateway.scopes import COUNT_TOKENS, MODELS, messages_scope
-from gateway.service import Gateway
+from gateway.service import Configuration, Gateway
 from gateway.tool_loop import ToolLoop
 from gateway.tools import ToolRequest
 from gateway.turn import TurnMaker
@@ -167,7 +170,7 @@ def _gateway() -> Gateway:
 
 
 def _admitted(environ: Environ, route: str) -> Exchange:
-    """Let the caller in: a known one, if there is a place."""
+    """Let the caller in: a known one, if there is a place, and by its limits."""
     gateway = _gateway()
     configuration = gateway.configuration
     settings = configuration.settings
@@ -184,7 +187,22 @@ def _admitted(environ: Environ, route: str) -> Exchange:
             f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
             retry_after_seconds=1,
         )
-    return Exchange(gateway, configuration, caller, origin, client, route, started_at, trace)
+    try:
+        admitted = _held_to_limits(gateway, configuration, caller, route)
+    except BaseException as error:
+        gateway.admission.leave()
+        if isinstance(error, GatewayError):
+            error.token_name = caller.token_name
+        raise
+    return Exchange(gateway, configuration, caller, origin, client, route, started_at, trace, admitted)
+
+
+def _held_to_limits(gateway: Gateway, configuration: Configuration, caller: Caller, route: str) -> Admitted:
+    """Count the request for whoever has limits. Raises LimitReached, SpendLimitReached, Overloaded."""
+    limited = configuration.settings.limits.of(caller.token_name, caller.token_group)
+    if not limited:
+        return NO_LIMITS
+    return gateway.limiter.enter(limited, costs=route == "messages", is_own=bool(caller.own))
 
 
 def _body(exchange: Exchange, environ: Environ) -> bytes:

@@ -21,6 +21,10 @@ from gateway.affinity import Affinity, Pins, PinSeconds
 from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
+from gateway.limit_rules import LimitUse
+from gateway.limits.limiter import Limiter
+from gateway.limits.no_limits import NO_LIMITS
+from gateway.limits.uses import limit_uses
 from gateway.looks import Looks
 from gateway.machine_clock import machine_time
 from gateway.mcp.budget import ToolLimits
@@ -91,6 +95,8 @@ class Gateway:
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
         self.tool_sessions = ToolSessions(sessions_folder(settings.data_dir) if settings.data_dir else None, wall_clock)
         self.recorder: Sink = NoRecorder()
+        self.limiter: Limiter = NO_LIMITS
+        self._open_limiter: Callable[[], Limiter] | None = None
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
         self.affinity = Affinity(self._store, clock)
@@ -99,7 +105,7 @@ class Gateway:
         self._ticks_at = float("-inf")
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
-        self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up)
+        self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up, self.limit_uses)
         self.metrics.admission_limit.set(settings.admission_limit)
         self.metrics.build_info.labels(__version__).set(1)
 
@@ -111,7 +117,9 @@ class Gateway:
         """
         with self._lock:
             before = self.configuration
-            self.configuration = self._configured(settle(before.settings, settings), before)
+            settled = settle(before.settings, settings)
+            self._begin_limiter(settled)
+            self.configuration = self._configured(settled, before)
         if self.configuration.upstream is not before.upstream:
             before.upstream.close()
         self._mcp.apply(tool_settings_of(self.configuration.settings))
@@ -142,6 +150,20 @@ class Gateway:
         self.looks = Looks(self._in_force, self.lifecycle, self.metrics, settings.probe_seconds, lock_path)
         self.looks.start(looks_at_places=settings.probe_at_start)
 
+    def begin_limits(self, open_limiter: Callable[[], Limiter]) -> None:
+        """Hold requests to their limits from now on. The limiter is made once there are limits, which a reload may
+        bring.
+        """
+        with self._lock:
+            self._open_limiter = open_limiter
+            self._begin_limiter(self.configuration.settings)
+
+    def limit_uses(self) -> list[LimitUse]:
+        """How much of each limit is used, the nearest to its end first."""
+        configuration = self.configuration
+        rules = configuration.settings.limits
+        return limit_uses(self.limiter.used(rules.everybody(configuration.tokens()))) if rules.are_any else []
+
     def begin_tools(self) -> None:
         """Get in touch with the MCP servers; returns when all have answered, or the time for that is over."""
         settings = self.configuration.settings
@@ -157,6 +179,7 @@ class Gateway:
         endings: tuple[Callable[[], object], ...] = (
             self._store.flush,
             self.recorder.close,
+            self.limiter.close,
             self.tracing.close,
             partial(self._mcp.close, _END_SESSIONS_SECONDS),
             self.metrics.settle,
@@ -174,6 +197,11 @@ class Gateway:
             self.looks.stop()
         if self.lifecycle.drain(seconds):
             log.info("stopping: %d requests may run on for %g s", self.admission.taken, seconds)
+
+    def _begin_limiter(self, settings: Settings) -> None:
+        if settings.limits.are_any and self._open_limiter is not None:
+            self.limiter = self._open_limiter()
+            self._open_limiter = None
 
     def _configured(self, settings: Settings, before: Configuration | None) -> Configuration:
         token_file = None

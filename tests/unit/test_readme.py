@@ -11,6 +11,7 @@ from gateway.access_log import fields_of
 from gateway.app import create_app
 from gateway.credential import Key, Secret
 from gateway.interception_record import InterceptionRecord, TurnUsage
+from gateway.limit_rules import LimitRules
 from gateway.metrics import Metrics
 from gateway.service import Gateway
 from gateway.settings import Settings, setting_specs
@@ -36,7 +37,7 @@ def documented(name: str, value: object) -> str:
     """A default as README writes it."""
     if name == "workers":
         return "one a processor"
-    if value is None or value == ():
+    if value is None or value in ((), LimitRules()):
         return "–"
     if value == "":
         return "$XDG_STATE_HOME/messages-gateway"

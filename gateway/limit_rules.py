@@ -108,6 +108,11 @@ class LimitUse:
         return self.used / self.most if self.most else 1.0
 
     @property
+    def percent(self) -> int:
+        """The share that is used, from 0 to 100; 100 only where nothing is left."""
+        return min(100, 100 * self.used // self.most) if self.most else 100
+
+    @property
     def left(self) -> int:
         """What may still be used."""
         return max(0, self.most - self.used)

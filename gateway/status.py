@@ -1,4 +1,4 @@
-"""What the status page shows: the keys, what has been counted, and a verdict in one line.
+"""What the status page shows: the keys, the limits, what has been counted, and a verdict in one line.
 
 Owns: choosing and wording it. Web layer; knows no Flask. Any thread; one reading of the store and of the counts that
 all workers of this machine share, whichever of them answers. Names and hints only; nothing here can tell a secret.
@@ -13,6 +13,7 @@ from enum import Enum
 from prometheus_client.core import Metric
 
 from gateway import __version__
+from gateway.limit_rules import LimitUse
 from gateway.overview import KeyView, overview
 from gateway.service import Gateway
 from gateway.standing import KeyState, KeyStatus
@@ -25,6 +26,8 @@ _EXHAUSTIONS = {
     "out_of_money": "all configured keys are out of money",
     "forbidden": "every key was forbidden the request",
 }
+_NEAR_PERCENT = 75
+_MOST_LIMITS = 100  # that are shown
 _STREAM_ENDS = {
     "completed": "completed",
     "upstream_error": "ended by an upstream error",
@@ -94,7 +97,10 @@ class Exhaustion:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything on the page, at one moment (epoch seconds)."""
+    """Everything on the page, at one moment (epoch seconds).
+
+    `limits` are those nearest to their end, and `more_limits` how many others there are.
+    """
 
     at: float
     version: str
@@ -107,6 +113,13 @@ class Status:
     exhaustions: tuple[Exhaustion, ...]
     is_store_up: bool
     is_reload_ok: bool
+    limits: tuple[tuple[LimitUse, Tone], ...] = ()
+    more_limits: int = 0
+
+    @property
+    def reached(self) -> list[str]:
+        """Whose requests are refused now, each named once."""
+        return list(dict.fromkeys(str(use.limited) for use, tone in self.limits if tone is Tone.BAD))
 
     @property
     def valid_count(self) -> int:
@@ -153,6 +166,7 @@ def status_of(gateway: Gateway) -> Status:
     """The present status."""
     views = overview(gateway.configuration.pool.statuses)
     counts = Counts(gateway.metrics.of_all_workers().collect())
+    uses = gateway.limit_uses()
     verdict, tone = verdict_on([view.status for view in views], _dead_scopes(views))
     now = gateway.wall_clock()
     return Status(
@@ -170,7 +184,15 @@ def status_of(gateway: Gateway) -> Status:
         exhaustions=tuple(_exhaustion(outcome, counts) for outcome in _EXHAUSTIONS),
         is_store_up=bool(counts.total("gateway_store_up")),
         is_reload_ok=bool(counts.total("gateway_config_reload_success")),
+        limits=tuple((use, _tone_of(use)) for use in uses[:_MOST_LIMITS]),
+        more_limits=max(0, len(uses) - _MOST_LIMITS),
     )
+
+
+def _tone_of(use: LimitUse) -> Tone:
+    if use.is_reached:
+        return Tone.BAD
+    return Tone.WARNING if use.percent >= _NEAR_PERCENT else Tone.GOOD
 
 
 def verdict_on(statuses: Sequence[KeyStatus], dead_scopes: Sequence[str] = ()) -> tuple[str, Tone]:

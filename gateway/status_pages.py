@@ -18,6 +18,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from gateway.access import authenticate_operator
 from gateway.errors import GatewayError, Unauthenticated
 from gateway.headers import from_environ
+from gateway.limit_rules import limit_words, shown
 from gateway.overview import short
 from gateway.responses import error_response
 from gateway.service import Gateway
@@ -91,6 +92,8 @@ def refuse(error: GatewayError) -> Response:
 
 
 status_pages.add_app_template_filter(short)
+status_pages.add_app_template_filter(limit_words)
+status_pages.add_app_template_global(shown)
 
 
 @status_pages.app_template_filter()

@@ -28,14 +28,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--upstream", action="store_true", help="also ask the upstream, with each key, for its list of models"
     )
     parser.add_argument(
-        "--strict", action="store_true", help="count an MCP server that is down or a tool that is refused as a fault"
+        "--strict",
+        action="store_true",
+        help="count an MCP server that is down, a tool that is refused or a limit for nobody as a fault",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Report on the configuration; 1 if the gateway would not start with it, or a key is refused.
 
-    It starts without MCP servers that are down and tools that are refused, so those count with `--strict` only.
+    It starts without MCP servers that are down and tools that are refused, and with limits for nobody, so those count
+    with `--strict` only.
     """
     try:
         settings = launch.read_settings()
@@ -49,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"clients   {_clients(settings)}")
     say(f"own keys  {settings.allow_byok.value}")
     say(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
+    say(*(f"limits    {line}" for line in settings.limits.words()))
     findings: dict[Key, Finding] = {}
     with_upstream = Upstream(route_of(settings), _LOOK_SECONDS) if arguments.upstream else None
     for position, key in enumerate(settings.keys, start=1):
@@ -59,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"key {position:<5} {key.name} ({key.hint}){words}")
     accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
     say(*_warnings(accepted))
-    troubles = _report_tools(settings)
+    doubts = settings.limits.doubts(settings.tokens)
+    say(*(f"warning   {line}" for line in doubts))
+    troubles = _report_tools(settings) + len(doubts)
     return 1 if len(accepted) < len(findings) or (arguments.strict and troubles) else 0
 
 
@@ -101,7 +107,9 @@ def _clients(settings: Settings) -> str:
     if settings.tokens is None:
         return "no token file: this machine only"
     operators = sum(token.is_operator for token in settings.tokens)
-    return f"{len(settings.tokens)} tokens, {operators} of them operators'"
+    words = f"{len(settings.tokens)} tokens, {operators} of them operators'"
+    groups = sorted({token.group for token in settings.tokens if token.group is not None})
+    return f"{words}; groups: {', '.join(groups)}" if groups else words
 
 
 def _looked_at(upstream: Upstream, key: Key) -> Finding:

@@ -26,6 +26,7 @@ from gateway.clients import client_of
 from gateway.credential import Key, Secret
 from gateway.interception_record import encode_record
 from gateway.messages import Tally
+from gateway.pricing.prices import known_prices
 from gateway.verdict import Outcome, Verdict
 from tests.harness import ROOT, GatewayProcess, wait_until
 from tests.stores.postgres_server import PostgresServer
@@ -138,7 +139,8 @@ def chronicle_microseconds() -> tuple[float, float]:
     tally.usage.take({"input_tokens": 10, "output_tokens": 20})
 
     def facts() -> Chronicle:
-        chronicle = Chronicle("req_gw_1", "messages", caller, client_of(HEADERS), time.monotonic, time.time)
+        client = client_of(HEADERS)
+        chronicle = Chronicle("req_gw_1", "messages", caller, client, time.monotonic, time.time, known_prices())
         chronicle.asked("claude-bench", True, None)
         chronicle.attempt_began(key)
         chronicle.answered(200, "req_up_1")

@@ -10,6 +10,7 @@ from gateway.chronicle import Chronicle
 from gateway.clients import Client
 from gateway.credential import Key, Secret
 from gateway.pool import Pool
+from gateway.pricing.prices import known_prices
 from gateway.store import MemoryStore
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
@@ -53,7 +54,7 @@ def chronicle_of(
 ) -> Chronicle:
     """The chronicle of a request by nobody in particular."""
     clock = clock or FakeClock()
-    return Chronicle(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock)
+    return Chronicle(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock, known_prices())
 
 
 class FakeAnswer:

@@ -22,6 +22,7 @@ from gateway.errors import (
 )
 from gateway.interception_record import Attempt, PassedOver, ToolCall, decode_record, encode_record
 from gateway.messages import Tally
+from gateway.pricing.prices import known_prices
 from gateway.verdict import Outcome, Verdict
 from tests.unit.fakes import FakeClock, chronicle_of, cool, pool_of, retire
 
@@ -46,7 +47,8 @@ def test_a_request_s_whole_story_is_in_its_record() -> None:
     pool = pool_of(3, clock)
     cool(pool, 0, 30.0)
     keys = pool.keys
-    chronicle = Chronicle("req_gw_1", "messages", Caller("alice", is_operator=False), CLIENT, clock, clock)
+    caller = Caller("alice", is_operator=False)
+    chronicle = Chronicle("req_gw_1", "messages", caller, CLIENT, clock, clock, known_prices())
     chronicle.asked("claude-a", True, "session-in-body")
     clock.advance(1)
     chronicle.passed_over(pool.statuses()[0])

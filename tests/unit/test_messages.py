@@ -103,6 +103,12 @@ def event(name, **document):
     return Event(name, json.dumps({"type": name} | document))
 
 
+def counts_of(tally):
+    """Input, output, cache reads and cache writes, of the one inference that an answer is billed for."""
+    (used,) = tally.billed("m")
+    return (used.input_tokens, used.output_tokens, used.cache_read_tokens, used.cache_write_tokens)
+
+
 def test_usage_is_replaced_within_a_turn():
     """Given cumulative counts that repeat, when observed, then later ones replace earlier ones and none is added."""
     tally = Tally()
@@ -111,7 +117,7 @@ def test_usage_is_replaced_within_a_turn():
     tally.observe(event("message_delta", usage={"output_tokens": 7}))
     tally.observe(event("message_delta", usage={"input_tokens": 10, "output_tokens": 9}))
     assert tally.model == "m"
-    assert tally.tokens == {"input": 10, "output": 9, "cache_read": 3, "cache_write": 4}
+    assert counts_of(tally) == (10, 9, 3, 4)
     assert not tally.has_ended
 
 
@@ -123,9 +129,10 @@ def test_usage_is_replaced_within_a_turn():
 )
 def test_odd_usage_changes_no_count(usage):
     """Given usage of an unknown shape, then what was counted stays."""
-    tally = Tally(tokens={"output": 3})
+    tally = Tally()
+    tally.observe(event("message_delta", usage={"output_tokens": 3}))
     tally.observe(event("message_delta", usage=usage))
-    assert tally.tokens == {"output": 3}
+    assert counts_of(tally) == (0, 3, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +173,7 @@ def test_other_events_end_nothing(other):
     tally = Tally()
     tally.observe(other)
     assert not tally.has_ended
-    assert tally.tokens == {}
+    assert tally.billed("m") == []
 
 
 @pytest.mark.parametrize("message", [None, 5, {"model": 5}, {"usage": None}], ids=str)
@@ -174,7 +181,7 @@ def test_odd_message_start_is_borne(message):
     """Given a message_start of an unknown shape, then nothing is read of it and nothing breaks."""
     tally = Tally()
     tally.observe(event("message_start", message=message))
-    assert (tally.model, tally.tokens) == (None, {})
+    assert (tally.model, tally.billed("m")) == (None, [])
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"5", b"{", b"[" * 100_000], ids=lambda body: str(body[:6]))
@@ -187,7 +194,7 @@ def test_whole_answer_is_counted():
     """Given a whole message, when observed, then its model and usage are counted and it has ended."""
     tally = Tally()
     assert tally.observe_whole(b'{"type":"message","model":"m","usage":{"input_tokens":2,"output_tokens":3}}')
-    assert (tally.model, tally.tokens, tally.has_ended) == ("m", {"input": 2, "output": 3}, True)
+    assert (tally.model, counts_of(tally), tally.has_ended) == ("m", (2, 3, 0, 0), True)
 
 
 CONTAINER = {"id": "container_011CPR5", "expires_at": "2026-12-01T00:00:00Z"}

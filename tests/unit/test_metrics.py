@@ -19,6 +19,7 @@ from gateway.interception import StreamOutcome
 from gateway.metrics import BoundedLabels, Metrics
 from gateway.places import Place
 from gateway.pool import Pool
+from gateway.usage import BilledUsage
 from gateway.verdict import Concern
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
@@ -109,7 +110,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.time_to_first_event.observe(1)
     metrics.streams_ended.labels("completed").inc()
     metrics.rejections.labels("not_found_error").inc()
-    metrics.count_tokens("m", {"input": 1})
+    metrics.count_usage([BilledUsage(model="m", input_tokens=1)])
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
@@ -282,9 +283,8 @@ def test_limits_are_noted_from_headers(name, text, gauge, limit, expected):
 def test_tokens_add_up_over_answers():
     """Given the usage of several answers, then it is summed by model and type, unnamed models as `unknown`."""
     metrics = Metrics()
-    metrics.count_tokens("m", {"input": 2, "output": 3})
-    metrics.count_tokens("m", {"input": 5})
-    metrics.count_tokens(None, {"output": 7})
+    metrics.count_usage([BilledUsage(model="m", input_tokens=2, output_tokens=3)])
+    metrics.count_usage([BilledUsage(model="m", input_tokens=5), BilledUsage(model=None, output_tokens=7)])
     assert value(metrics, "gateway_tokens_total", model="m", type="input") == 7
     assert value(metrics, "gateway_tokens_total", model="m", type="output") == 3
     assert value(metrics, "gateway_tokens_total", model="unknown", type="output") == 7
@@ -306,7 +306,7 @@ def test_models_past_the_limit_are_other():
     """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
     metrics = Metrics()
     for number in range(150):
-        metrics.count_tokens(f"m{number}", {"input": 1})
+        metrics.count_usage([BilledUsage(model=f"m{number}", input_tokens=1)])
     models = {dict(labels)["model"] for name, labels in samples(metrics) if name == "gateway_tokens_total"}
     assert len(models) == 101
     assert value(metrics, "gateway_tokens_total", model="other", type="input") == 50
@@ -332,8 +332,8 @@ def test_odd_label_values_render():
 def test_a_model_that_looks_like_none_is_not_shown():
     """Given an upstream that names prose as its model, then its tokens are counted under a word of ours."""
     metrics = Metrics()
-    metrics.count_tokens("Planted, and so on", {"input": 1})
-    metrics.count_tokens(None, {"input": 2})
+    metrics.count_usage([BilledUsage(model="Planted, and so on", input_tokens=1)])
+    metrics.count_usage([BilledUsage(model=None, input_tokens=2)])
     assert value(metrics, "gateway_tokens_total", model="unexpected", type="input") == 1
     assert value(metrics, "gateway_tokens_total", model="unknown", type="input") == 2
 

@@ -1,0 +1,40 @@
+"""What has been used of limits, for who shows it.
+
+Owns: reading that off the counts. Edge layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.limit_rules import Limited
+from gateway.limits.calendar import seconds_until, today
+from gateway.limits.limiter import Used
+from gateway.limits.refusals import spent_this_month, spent_today
+from gateway.limits.slots import Slots
+
+
+def used_of(slots: Slots, everybody: Sequence[Limited], now: float, wall_at: float) -> list[Used]:
+    """What each of these has used, by counts that are locked, or a copy of them."""
+    day = today(wall_at)
+    resets = seconds_until(day.day_ends, wall_at), seconds_until(day.month_ends, wall_at)
+    found = []
+    for limited in everybody:
+        slot = slots.find(limited.subject)
+        if slot is None:
+            found.append(Used(limited, 0, 0, 0, 0, 0, *resets))
+            continue
+        slot.roll(int(now), day)
+        others = slot.others.at(now)
+        found.append(
+            Used(
+                limited,
+                slot.requests + others.requests,
+                slot.tokens + others.tokens,
+                slot.running + others.running,
+                spent_today(slot, others),
+                spent_this_month(slot, others),
+                *resets,
+            )
+        )
+    return found

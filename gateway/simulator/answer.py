@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
+from gateway.simulator.charge import Charge, charges_of_stream, charges_of_whole
 from gateway.simulator.framing import FRAMINGS, Framed, encode, frame_body, head
 from gateway.simulator.message import Event, Message, to_json
 from gateway.simulator.options import flag, one_of, option
@@ -20,7 +22,7 @@ from gateway.simulator.refusals import BadRequest
 from gateway.simulator.routes import Route, models_document, route_of
 from gateway.simulator.seen import Ask, SeenRequest, ask_of
 from gateway.simulator.shape import MessageShape
-from gateway.simulator.sse import LINE_ENDS, Dress, frames_of
+from gateway.simulator.sse import LINE_ENDS, Dress, frames_of, with_unknown
 from gateway.simulator.steps import Close, Pause, Send, Step, merge_sends
 
 WHOLE_PIECE_BYTES = 64  # a whole answer counts as pieces of this size where a stream counts events
@@ -57,27 +59,36 @@ class Answer(MessageShape):
             yield from BadRequest(message="The request body is not a JSON object.").plan(request)
             return
         is_streamed = route is Route.MESSAGES and ask.is_streaming and not self.sends_json_only
-        if is_streamed:
-            frames = frames_of(self.events_of(self.message(request, ask), request), self.dress())
+        message = self.message(request, ask) if route is Route.MESSAGES else None
+        charges: list[Charge | None] = []
+        if message is not None and is_streamed:
+            events = self.events_of(message, request)
+            if self.has_unknown:
+                events = with_unknown(events)
+            charges = charges_of_stream(message, events)
+            frames = frames_of(events, self.dress())
         else:
-            frames = _pieces(to_json(self.document(request, route, ask)))
+            document = self.document(request, message)
+            frames = _pieces(to_json(document))
+            if message is not None and document.get("type") == "message":
+                charges = charges_of_whole(message, len(frames))
+        whole_frames = frames
         frames, sent = self.cut(frames)
+        charges = charges[: _untouched(whole_frames, frames[:sent])]
         pieces, tail = encode(frames, self.coding())
         framed = frame_body(pieces, tail, self.framing_for(request, is_streamed), self.missing_bytes())
         head_bytes = head(200, self.headers(request, framed, is_streamed), request.arrived_at_epoch)
-        steps = self.deliver(head_bytes, framed, sent)
+        steps = self.deliver(head_bytes, framed, sent, charges)
         # A stream's events go out one by one; a whole answer goes out in one piece, pauses apart.
         yield from steps if is_streamed else merge_sends(steps)
         if self.hangs_up:
             yield Close()
 
-    def document(self, request: SeenRequest, route: Route | None, ask: Ask) -> dict[str, object]:
-        """The body of a whole answer on that route."""
-        if route is Route.COUNT_TOKENS:
-            return {"input_tokens": self.input_tokens}
-        if route in (Route.MODELS, Route.MODEL):
-            return models_document(request)
-        return self.message(request, ask).document()
+    def document(self, request: SeenRequest, message: Message | None) -> dict[str, object]:
+        """The body of a whole answer: that message, or what another route gives."""
+        if message is not None:
+            return message.document()
+        return {"input_tokens": self.input_tokens} if request.method == "POST" else models_document(request)
 
     def events_of(self, message: Message, request: SeenRequest) -> list[Event]:
         """The events of a streamed answer."""
@@ -106,8 +117,8 @@ class Answer(MessageShape):
         """How much more Content-Length promises than is sent."""
         return 0
 
-    def deliver(self, head_bytes: bytes, framed: Framed, sent: int) -> Iterator[Step]:
-        """The steps: head, pieces, ending."""
+    def deliver(self, head_bytes: bytes, framed: Framed, sent: int, charges: list[Charge | None]) -> Iterator[Step]:
+        """The steps: head, pieces with what they are charged, ending."""
         yield from self.prelude()
         yield Send(head_bytes)
         if self.first_seconds:
@@ -115,6 +126,8 @@ class Answer(MessageShape):
         for index, part in enumerate(framed.parts[:sent]):
             if index and self.delay_seconds:
                 yield Pause(self.delay_seconds)
+            if index < len(charges) and (charge := charges[index]):
+                yield charge
             yield Send(part)
         yield from self.ending(framed)
 
@@ -147,8 +160,12 @@ class Answer(MessageShape):
             has_bom=self.has_bom,
             has_comments=self.has_comments,
             is_multiline=self.is_multiline,
-            has_unknown=self.has_unknown,
         )
+
+
+def _untouched(frames: list[bytes], sent: list[bytes]) -> int:
+    """How many of the frames are sent as they were, before one is cut in two."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] is pair[1], zip(frames, sent, strict=False)))
 
 
 def _pieces(body: bytes) -> list[bytes]:

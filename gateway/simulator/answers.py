@@ -10,7 +10,6 @@ from gateway.simulator.answer import Answer
 from gateway.simulator.message import Block, Event, Message, Text, ToolCall, error_document
 from gateway.simulator.options import count, flag, json_object, option, plain, positive, seconds
 from gateway.simulator.refusal import Extra
-from gateway.simulator.routes import Route
 from gateway.simulator.seen import Ask, SeenRequest
 from gateway.simulator.steps import Send, Step, join_sends, split_sends
 
@@ -32,15 +31,25 @@ class ToolUse(Answer):
     input_json: str = option("input", '{"location":"Paris"}', "the call's input, a JSON object", json_object)
     calls: int = option("calls", 1, "number of calls", positive)
     pieces: int = option("pieces", 3, "number of partial JSON deltas a call", positive)
+    is_once: bool = option("once", False, "a good answer instead, once the request has a tool's result", flag)
     stop_reason: str = option("stop", "tool_use", "stop reason", plain)
 
+    def message(self, request: SeenRequest, ask: Ask) -> Message:
+        message = Answer.message(self, request, ask)
+        return replace(message, stop_reason="end_turn") if self._is_done(ask) else message
+
     def blocks(self, ask: Ask, chunks: tuple[str, ...], digest: str) -> tuple[Block, ...]:
+        if self._is_done(ask):
+            return (Text(chunks),)
         tool = self.tool or ask.first_tool or "get_weather"
         calls = [
             ToolCall(f"toolu_sim_{digest[:16]}_{index}", tool, self.input_json, self.pieces)
             for index in range(self.calls)
         ]
         return (*([Text(chunks)] if self.text else []), *calls)
+
+    def _is_done(self, ask: Ask) -> bool:
+        return self.is_once and ask.has_tool_result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +129,7 @@ class ErrorEvent(Answer):
         pings = [Event("ping", {"type": "ping"})] * self.pings
         return [*pings, *list(message.events())[: self.after], error]
 
-    def document(self, request: SeenRequest, route: Route | None, ask: Ask) -> dict[str, object]:
+    def document(self, request: SeenRequest, message: Message | None) -> dict[str, object]:
         return self.error(request)
 
     def error(self, request: SeenRequest) -> dict[str, object]:

@@ -6,9 +6,11 @@ mistake. Any thread.
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import unquote
 
+from gateway.simulator.bill import Bill, Line
 from gateway.simulator.journal import Entry, Journal
 from gateway.simulator.members import Key, Member, Workspace, read_settings, show_member
 from gateway.simulator.playbook import Playbook, hint, parse_script
@@ -18,16 +20,18 @@ CONTROL_PREFIX = "/_simulator/"
 
 Answer = tuple[int, dict[str, Any]]
 
+_AMOUNTS = ("picodollars", "incomplete_picodollars", "unpriced")
 _SECRET_HEADERS = ("x-api-key", "authorization", "x-gateway-token", "cookie")
 
 
 class Control:
-    """Answers control requests from the playbook, the world and the journal."""
+    """Answers control requests from the playbook, the world, the journal and the bill."""
 
-    def __init__(self, playbook: Playbook, world: World, journal: Journal) -> None:
+    def __init__(self, playbook: Playbook, world: World, journal: Journal, bill: Bill) -> None:
         self._playbook = playbook
         self._world = world
         self._journal = journal
+        self._bill = bill
         self._routes: dict[tuple[str, str], Callable[[str, bytes], Answer]] = {
             ("GET", "requests"): self._show_requests,
             ("DELETE", "requests"): self._clear_requests,
@@ -38,6 +42,7 @@ class Control:
             ("DELETE", "order"): self._clear_order,
             ("GET", "world"): self._show_world,
             ("PUT", "world"): self._change_world,
+            ("GET", "bill"): self._show_bill,
         }
 
     def answer(self, method: str, target: str, body: bytes) -> Answer:
@@ -112,6 +117,29 @@ class Control:
             return 200, self._shown_member(self._world.change(member_id, **settings))
         except ValueError as error:
             return 400, {"error": str(error)}
+
+    def _show_bill(self, name: str, _body: bytes) -> Answer:
+        if name == "answers":
+            return 200, {"answers": [self._shown_line(line) for line in self._bill.lines()]}
+        if name:
+            return 404, {"error": f"there are {CONTROL_PREFIX}bill and {CONTROL_PREFIX}bill/answers"}
+        shown = []
+        for account, amounts in self._bill.sums().items():
+            whose = {"key": self._playbook.name_of(account.key), "model": account.model, "day": account.day}
+            shown.append(whose | asdict(amounts))
+        total = {what: sum(each[what] for each in shown) for what in _AMOUNTS}
+        return 200, {"sums": shown, "total": total}
+
+    def _shown_line(self, line: Line) -> dict[str, Any]:
+        return {
+            "request_id": line.request_id,
+            "key": self._playbook.name_of(line.key),
+            "model": line.model,
+            "day": line.day,
+            "is_complete": line.is_complete,
+            "picodollars": line.picodollars,
+            "parts": [asdict(part) for part in line.parts],
+        }
 
     def _shown_member(self, member: Member) -> dict[str, Any]:
         """A member as it is, and how it has fared: what a key was asked, what a workspace's cache has saved."""

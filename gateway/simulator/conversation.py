@@ -7,12 +7,16 @@ the behaviour's steps. One thread per connection runs it.
 import contextlib
 import time
 
+from gateway.simulator.answers import Ok
 from gateway.simulator.behaviour import Behaviour
+from gateway.simulator.bill import Bill
+from gateway.simulator.charge import Charge
 from gateway.simulator.control import CONTROL_PREFIX, Control
 from gateway.simulator.framing import head as answer_head
+from gateway.simulator.grammar import ScriptError
 from gateway.simulator.journal import Journal
 from gateway.simulator.message import to_json
-from gateway.simulator.playbook import Playbook
+from gateway.simulator.playbook import Playbook, parse_script
 from gateway.simulator.refusals import BadRequest, MethodNotAllowed, NotFound, Unauthorized
 from gateway.simulator.routes import route_of
 from gateway.simulator.rulings import ruled
@@ -21,15 +25,20 @@ from gateway.simulator.steps import Close, Pause, Reset, Send, Stall
 from gateway.simulator.wire import MalformedRequestError, PeerGoneError, RequestHead, Wire
 from gateway.simulator.world import World
 
+SCRIPT_HEADER = "x-simulator-script"
+
 
 class Conversation:
     """Serves one connection until either side ends it."""
 
-    def __init__(self, wire: Wire, playbook: Playbook, world: World, journal: Journal, control: Control) -> None:
+    def __init__(
+        self, wire: Wire, playbook: Playbook, world: World, journal: Journal, bill: Bill, control: Control
+    ) -> None:
         self._wire = wire
         self._playbook = playbook
         self._world = world
         self._journal = journal
+        self._bill = bill
         self._control = control
         self._is_counted = False
 
@@ -60,7 +69,7 @@ class Conversation:
             return self._serve_control(head)
         path, _, query = head.target.partition("?")
         key = _key_of(head)
-        behaviour = self._choose(head.method, path, key)
+        behaviour = self._choose(head, path, key)
         body = self._wire.read_body(head) if behaviour.reads_body else b""
         request = SeenRequest(
             index=-1,
@@ -75,22 +84,30 @@ class Conversation:
             version=head.version,
         )
         behaviour, request = ruled(self._world, behaviour, request)
-        return self._play(behaviour, self._journal.record(request))
+        request = self._journal.record(request)
+        try:
+            return self._play(behaviour, request)
+        finally:
+            self._bill.end(request)
 
-    def _choose(self, method: str, path: str, key: str) -> Behaviour:
+    def _choose(self, head: RequestHead, path: str, key: str) -> Behaviour:
         """A wrong path, method or key gets what the API gives; only others use up a step."""
         route = route_of(path)
         if route is None:
             return NotFound()
-        if route.method != method:
+        if route.method != head.method:
             return MethodNotAllowed()
-        return self._playbook.take(key) or Unauthorized()
+        scripted = self._playbook.take(key) or Unauthorized()
+        own = head.header(SCRIPT_HEADER)
+        return _own_behaviour(own) if own and isinstance(scripted, Ok) else scripted
 
     def _play(self, behaviour: Behaviour, request: SeenRequest) -> bool:
         for step in behaviour.plan(request):
             match step:
                 case Send(data):
                     self._wire.send(data)
+                case Charge():
+                    self._bill.charge(request, step)
                 case Pause(seconds):
                     self._wire.stay_silent(seconds)
                 case Stall():
@@ -122,6 +139,17 @@ class Conversation:
         request = SeenRequest(-1, "", "", "", "", [], b"", time.monotonic(), now_epoch)
         with contextlib.suppress(PeerGoneError):
             self._play(BadRequest(message=why, framing="close"), request)
+
+
+def _own_behaviour(script: str) -> Behaviour:
+    """The one step that a request brings along."""
+    try:
+        [(behaviour, _)] = parse_script(script).steps
+    except ScriptError as error:
+        return BadRequest(message=f"{SCRIPT_HEADER}: {error}")
+    except ValueError:
+        return BadRequest(message=f"{SCRIPT_HEADER} wants one step")
+    return behaviour
 
 
 def _key_of(head: RequestHead) -> str:

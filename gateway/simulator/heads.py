@@ -36,12 +36,13 @@ class DripHead(Answer):
 
     def plan(self, request: SeenRequest) -> Iterator[Step]:
         steps = Answer.plan(replace(self, delay_seconds=0.0), request)
-        first = next(steps)
-        if isinstance(first, Send):
-            head, blank_line, body = first.data.partition(b"\r\n\r\n")
-            yield from split_sends([Send(head + blank_line)], 1, self.delay_seconds)
-            first = Send(body)
-        yield first
+        for step in steps:
+            if isinstance(step, Send):
+                head, blank_line, body = step.data.partition(b"\r\n\r\n")
+                yield from split_sends([Send(head + blank_line)], 1, self.delay_seconds)
+                yield Send(body)
+                break
+            yield step
         yield from steps
 
 

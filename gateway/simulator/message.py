@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-Json = dict[str, Any]
+from gateway.simulator.usage import Json, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +57,6 @@ Block = Text | Thinking | ToolCall | Fallback
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one message."""
-
-    input: int
-    cache_write: int
-    cache_read: int
-    output: int
-    cache_write_1h: int = 0
-    web_searches: int = 0
-
-    def document(self, output: int) -> Json:
-        tools = {"server_tool_use": {"web_search_requests": self.web_searches}} if self.web_searches else {}
-        return {
-            "input_tokens": self.input,
-            "cache_creation_input_tokens": self.cache_write + self.cache_write_1h,
-            "cache_read_input_tokens": self.cache_read,
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": self.cache_write,
-                "ephemeral_1h_input_tokens": self.cache_write_1h,
-            },
-            "output_tokens": output,
-            **tools,
-            "service_tier": "standard",
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Message:
     """One answer of the assistant. `container` is the id of the one that its code has run in, if it has run any."""
 
@@ -98,11 +70,11 @@ class Message:
     def document(self) -> Json:
         """The answer to a request that did not ask for a stream."""
         content = [_content(block) for block in self.blocks]
-        return self._envelope(content, self.stop_reason, self.usage.output) | self._ending()
+        return self._envelope(content, self.stop_reason, self.usage.whole()) | self._ending()
 
     def events(self) -> Iterator[Event]:
         """The answer to a request for a stream; a `ping` follows the first block's start."""
-        yield _event("message_start", message=self._envelope([], None, 1))
+        yield _event("message_start", message=self._envelope([], None, self.usage.at_start()))
         for index, block in enumerate(self.blocks):
             start = _empty_content(block)
             yield _event("content_block_start", index=index, content_block=start)
@@ -112,16 +84,20 @@ class Message:
                 yield _event("content_block_delta", index=index, delta=delta)
             yield _event("content_block_stop", index=index)
         delta = {"stop_reason": self.stop_reason, "stop_sequence": None} | self._ending()
-        usage = self.usage.document(self.usage.output)
-        yield _event("message_delta", delta=delta, usage=usage)
+        yield _event("message_delta", delta=delta, usage=self.usage.at_end())
         yield _event("message_stop")
+
+    @property
+    def deltas(self) -> int:
+        """How many `content_block_delta` events it streams as."""
+        return sum(1 for block in self.blocks for _ in _deltas(block))
 
     def _ending(self) -> Json:
         if not self.container:
             return {}
         return {"container": {"id": self.container, "expires_at": "2030-01-01T00:00:00Z"}}
 
-    def _envelope(self, content: list[Json], stop_reason: str | None, output: int) -> Json:
+    def _envelope(self, content: list[Json], stop_reason: str | None, usage: Json) -> Json:
         return {
             "id": self.id,
             "type": "message",
@@ -130,7 +106,7 @@ class Message:
             "content": content,
             "stop_reason": stop_reason,
             "stop_sequence": None,
-            "usage": self.usage.document(output),
+            "usage": usage,
         }
 
 

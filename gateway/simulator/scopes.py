@@ -22,9 +22,14 @@ _CLASSES = {model: name for name, models in _SHARED_CLASSES.items() for model in
 _VARIANT = re.compile(r"-(\d{8}|latest)$")
 
 
+def name_of(model: str) -> str:
+    """A model without what varies: `opus-4-5` for `claude-opus-4-5-20251101`."""
+    return _VARIANT.sub("", model).removeprefix("claude-")
+
+
 def class_of(model: str) -> str:
     """The class of a model, dated or not: `opus-4` for `claude-opus-4-5-20251101`."""
-    name = _VARIANT.sub("", model).removeprefix("claude-")
+    name = name_of(model)
     return _CLASSES.get(name, name)
 
 

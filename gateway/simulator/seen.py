@@ -62,7 +62,10 @@ class Ask:
 
     model: str
     is_streaming: bool
-    first_tool: str
+    first_tool: str = ""
+    speed: str = ""
+    geo: str = ""
+    has_tool_result: bool = False
 
 
 def ask_of(request: SeenRequest) -> Ask | None:
@@ -79,4 +82,11 @@ def ask_of(request: SeenRequest) -> Ask | None:
         model=str(document.get("model", "claude-simulated")),
         is_streaming=document.get("stream") is True,
         first_tool=str(first.get("name", "")) if isinstance(first, dict) else "",
+        speed=_text(document.get("speed")),
+        geo=_text(document.get("inference_geo")),
+        has_tool_result=b'"tool_result"' in request.body,
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 
 from gateway.simulator.behaviour import Behaviour
-from gateway.simulator.message import Block, Fallback, Message, Text, Thinking, Usage, pieces_of
-from gateway.simulator.options import count, flag, option, plain, positive
+from gateway.simulator.message import Block, Fallback, Message, Text, Thinking, pieces_of
+from gateway.simulator.options import count, flag, one_of, option, plain, positive
 from gateway.simulator.seen import Ask, SeenRequest
+from gateway.simulator.usage import Counts, Usage, iteration_list, read_iterations
 
 _WORDS = ("The ", "simulated ", "answer ", "streams ", "on. ")
 _WIDE_WORDS = ("Grüße, ", "世界! ", "🦜 ", "naïve ", "Ωmega. ")
@@ -37,6 +38,12 @@ class MessageShape(Behaviour):
     container: str = option("container", "", "id of a container, told with the stop reason", plain)
     fallback: str = option("fallback", "", "a model that takes over behind a thought and a `fallback` block", plain)
     web_searches: int = option("web-searches", 0, "usage: web_search_requests of server_tool_use", count)
+    web_fetches: int = option("web-fetches", 0, "usage: web_fetch_requests of server_tool_use", count)
+    has_lifetimes: bool = option("lifetimes", True, "usage: `cache_creation` says for how long the cache lives", flag)
+    tier: str = option("tier", "standard", "usage: service_tier", one_of("standard", "priority", "batch"))
+    speed: str = option("speed", "", "usage: speed; by default as the request asks", plain)
+    geo: str = option("geo", "", "usage: inference_geo; by default as the request asks", plain)
+    iterations: str = option("iterations", "", "usage: iterations, a JSON list; then these count", iteration_list)
 
     def message(self, request: SeenRequest, ask: Ask) -> Message:
         """The message that answers this request: the same for the same body."""
@@ -48,15 +55,22 @@ class MessageShape(Behaviour):
             model=ask.model,
             blocks=(*self.fallback_blocks(ask), *self.thinking_blocks(), *self.blocks(ask, chunks, digest)),
             stop_reason=self.stop_reason,
-            usage=Usage(
-                self.input_tokens,
-                self.cache_write,
-                self.cache_read,
-                self.output_tokens or len(chunks),
-                self.cache_write_1h,
-                self.web_searches,
-            ),
+            usage=self.usage(ask, len(chunks)),
             container=self.container,
+        )
+
+    def usage(self, ask: Ask, text_deltas: int) -> Usage:
+        """What the answer has used."""
+        output = self.output_tokens or text_deltas
+        tools = {"web_search_requests": self.web_searches, "web_fetch_requests": self.web_fetches}
+        return Usage(
+            Counts(self.input_tokens, self.cache_write, self.cache_read, output, self.cache_write_1h),
+            read_iterations(self.iterations) if self.iterations else (),
+            {name: times for name, times in tools.items() if times},
+            self.tier,
+            self.geo or ask.geo,
+            self.speed or ask.speed,
+            self.has_lifetimes,
         )
 
     def blocks(self, ask: Ask, chunks: tuple[str, ...], digest: str) -> tuple[Block, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from gateway.simulator.bill import Bill
 from gateway.simulator.control import Control
 from gateway.simulator.conversation import Conversation
 from gateway.simulator.grammar import ScriptText
@@ -48,7 +49,8 @@ class Simulator:
         self._playbook = Playbook(any_script)
         self._journal = Journal(journal_limit, keep_bodies)
         self._world = world or World()
-        self._control = Control(self._playbook, self._world, self._journal)
+        self._bill = Bill(journal_limit)
+        self._control = Control(self._playbook, self._world, self._journal, self._bill)
         self._has_tls = tls
         self._tls_dir = tls_dir
         self._own_tls_dir: tempfile.TemporaryDirectory[str] | None = None
@@ -129,6 +131,11 @@ class Simulator:
         return self._world
 
     @property
+    def bill(self) -> Bill:
+        """What the API would charge for all answers so far."""
+        return self._bill
+
+    @property
     def requests(self) -> list[SeenRequest]:
         """Every request so far, in order."""
         return [entry.request for entry in self._journal.entries()]
@@ -157,4 +164,4 @@ class Simulator:
         return self._journal.wait_until(predicate, timeout_seconds)
 
     def _serve(self, wire: Wire) -> None:
-        Conversation(wire, self._playbook, self._world, self._journal, self._control).run()
+        Conversation(wire, self._playbook, self._world, self._journal, self._bill, self._control).run()

@@ -23,14 +23,16 @@ class Dress:
     has_bom: bool = False
     has_comments: bool = False
     is_multiline: bool = False
-    has_unknown: bool = False
+
+
+def with_unknown(events: list[Event]) -> list[Event]:
+    """The events, with one of unknown type in their middle."""
+    middle = len(events) // 2
+    return [*events[:middle], _UNKNOWN, *events[middle:]]
 
 
 def frames_of(events: Iterable[Event], dress: Dress) -> list[bytes]:
     """The events as bytes, one frame each."""
-    events = list(events)
-    if dress.has_unknown:
-        events.insert(len(events) // 2, _UNKNOWN)
     frames = [_frame(event, dress) for event in events]
     if dress.has_bom:
         frames[0] = _BYTE_ORDER_MARK + frames[0]

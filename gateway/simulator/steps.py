@@ -1,4 +1,4 @@
-"""What a behaviour asks of the wire, as plain values: send this, wait, fall silent, close, reset.
+"""What a behaviour asks of the wire, as plain values: send this, wait, fall silent, close, reset; and what it charges.
 
 A behaviour yields steps and touches no socket; `connection` plays them. A plan that ends without
 `Close`, `Reset` or `Stall` leaves the connection open for the next request. Pure; any thread.
@@ -6,6 +6,8 @@ A behaviour yields steps and touches no socket; `connection` plays them. A plan 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from gateway.simulator.charge import Charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Reset:
     """Close with a RST."""
 
 
-Step = Send | Pause | Stall | Close | Reset
+# A charge touches no wire. It stands before the send that it is for: who has an answer finds it in the bill.
+Step = Send | Pause | Stall | Close | Reset | Charge
 
 
 def split_sends(steps: Iterable[Step], size_bytes: int, delay_seconds: float) -> Iterator[Step]:
@@ -55,11 +58,14 @@ def split_sends(steps: Iterable[Step], size_bytes: int, delay_seconds: float) ->
 
 
 def merge_sends(steps: Iterable[Step]) -> Iterator[Step]:
-    """The same steps, sends that directly follow each other made one."""
+    """The same steps, sends that directly follow each other (charges apart) made one."""
     waiting: list[bytes] = []
     for step in steps:
         if isinstance(step, Send):
             waiting.append(step.data)
+            continue
+        if isinstance(step, Charge):
+            yield step
             continue
         if waiting:
             yield Send(b"".join(waiting))
@@ -76,6 +82,8 @@ def join_sends(steps: Iterable[Step], head_apart: bool) -> Iterator[Step]:
     for step in steps:
         if isinstance(step, Send):
             sent.append(step.data)
+        elif isinstance(step, Charge):
+            yield step
         elif not isinstance(step, Pause):
             endings.append(step)
     head, blank_line, body = b"".join(sent).partition(b"\r\n\r\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.simulator import ScriptError
 from gateway.simulator.framing import chunk
 from gateway.simulator.steps import Close, Pause, Send
 from tests.simulator.wired import answer_of, plan_of, request_of, steps_of
@@ -92,20 +93,75 @@ def test_same_body_gets_the_same_answer():
     assert first.body == again.body != other.body
 
 
+USED = "ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4,cache-write-1h=5,web-searches=6,web-fetches=7"
+COUNTS = {"input_tokens": 1, "output_tokens": 2, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 9}
+TERMS = {
+    "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5},
+    "service_tier": "batch",
+    "inference_geo": "us",
+    "speed": "fast",
+}
+TOOLS = {"server_tool_use": {"web_search_requests": 6, "web_fetch_requests": 7}}
+
+
 def test_usage_is_as_told():
-    answer, _ = plan_of("ok:input-tokens=1,output-tokens=2,cache-read=3,cache-write=4,cache-write-1h=5,web-searches=6")
-    events = dict(answer.events())
-    usage = {
-        "input_tokens": 1,
-        "output_tokens": 2,
-        "cache_read_input_tokens": 3,
-        "cache_creation_input_tokens": 9,
-        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5},
-        "server_tool_use": {"web_search_requests": 6},
-        "service_tier": "standard",
-    }
-    assert events["message_delta"]["usage"] == usage
-    assert events["message_start"]["message"]["usage"] == {**usage, "output_tokens": 1}
+    """Given a stream, then its first event alone has the terms of the price, and its last alone the server tools."""
+    fields = {"speed": "fast", "inference_geo": "us"}
+    events = dict(plan_of(f"{USED},tier=batch", request_of(**fields))[0].events())
+    whole = plan_of(f"{USED},tier=batch", request_of(stream=False, **fields))[0].json()
+    assert events["message_start"]["message"]["usage"] == {**COUNTS, **TERMS, "output_tokens": 1}
+    assert events["message_delta"]["usage"] == {**COUNTS, **TOOLS}
+    assert whole["usage"] == {**COUNTS, **TERMS, **TOOLS}
+
+
+def test_lifetimes_may_be_left_out():
+    whole = plan_of("ok:lifetimes=false", request_of(stream=False))[0].json()
+    assert "cache_creation" not in whole["usage"]
+    assert whole["usage"]["cache_creation_input_tokens"] == 3
+
+
+def test_iterations_add_up_but_for_compaction_and_advisor():
+    """Given iterations, then the answer's own counts are those of its messages, and a stream begins with the first."""
+    entries = [
+        {"type": "compaction", "input_tokens": 1000, "output_tokens": 100},
+        {"type": "message", "input_tokens": 10, "output_tokens": 1, "cache_creation_input_tokens": 5},
+        {"type": "advisor_message", "model": "claude-b", "input_tokens": 2000},
+        {"type": "fallback_message", "model": "claude-c", "input_tokens": 20, "output_tokens": 2},
+    ]
+    script = f"ok:iterations={json.dumps(entries)}"
+    whole = plan_of(script, request_of(stream=False))[0].json()["usage"]
+    events = dict(plan_of(script)[0].events())
+    assert (whole["input_tokens"], whole["output_tokens"], whole["cache_creation_input_tokens"]) == (30, 3, 5)
+    assert [entry["type"] for entry in whole["iterations"]] == [entry["type"] for entry in entries]
+    assert whole["iterations"][1] == {**entries[1], "cache_read_input_tokens": 0}
+    assert events["message_start"]["message"]["usage"]["input_tokens"] == 10
+    assert events["message_delta"]["usage"]["input_tokens"] == 30
+    assert events["message_delta"]["usage"]["iterations"] == whole["iterations"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[1]",
+        '[{"type":"other"}]',
+        '[{"type":"advisor_message"}]',
+        '[{"type":"message","input_tokens":-1}]',
+        '[{"type":"message","cache_creation":7}]',
+    ],
+)
+def test_iterations_that_the_api_would_not_say_are_refused(text):
+    with pytest.raises(ScriptError, match="wants"):
+        plan_of(f"ok:iterations={text}")
+
+
+def test_tool_use_may_be_once():
+    """Given `once`, then a request that brings the tool's result gets a good answer."""
+    brought = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]
+    first = plan_of("tool_use:once", request_of(stream=False))[0].json()
+    then = plan_of("tool_use:once", request_of(stream=False, messages=brought))[0].json()
+    assert (first["stop_reason"], first["content"][0]["type"]) == ("tool_use", "tool_use")
+    assert (then["stop_reason"], then["content"][0]["type"]) == ("end_turn", "text")
 
 
 @pytest.mark.parametrize(("wide", "size"), [("", 1), ("", 70), (",utf8", 1), (",utf8", 70)])

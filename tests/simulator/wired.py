@@ -6,10 +6,12 @@ import json
 import socket
 import ssl
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.simulator import SeenRequest, Simulator
+from gateway.simulator.charge import Charge
 from gateway.simulator.playbook import parse_script
 from gateway.simulator.steps import Send, Step
 
@@ -98,8 +100,18 @@ def request_of(
 
 
 def steps_of(text: str, request: SeenRequest | None = None) -> list[Step]:
+    """What it does on the wire."""
+    return [step for step in _plan(text, request) if not isinstance(step, Charge)]
+
+
+def charges_of(text: str, request: SeenRequest | None = None) -> list[Charge]:
+    """What it charges, one after the other."""
+    return [step for step in _plan(text, request) if isinstance(step, Charge)]
+
+
+def _plan(text: str, request: SeenRequest | None) -> Iterator[Step]:
     [(behaviour, _)] = parse_script(text).steps
-    return list(behaviour.plan(request or request_of()))
+    return behaviour.plan(request or request_of())
 
 
 def plan_of(text: str, request: SeenRequest | None = None) -> tuple[Wired, list[Step]]:

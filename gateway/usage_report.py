@@ -7,21 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DIMENSIONS = ("day", "model", "token", "key", "client", "session")
+from gateway.pricing.money import dollars
 
-# Interceptions: all, those that did not complete, those of which not all usage is known. The rest are sums:
-# tokens in the upstream's own words, but for `guessed_output`, what broken answers may have put out beyond that.
-COUNTS = ("requests", "failed", "uncertain")
+DIMENSIONS = ("day", "model", "token", "group", "key", "client", "session")
+
+# Interceptions: all, those that did not complete, those of which not all usage is known, those whose cost is an
+# estimate, or is missing although the pool paid.
+COUNTS = ("requests", "failed", "uncertain", "cost_estimated")
+# Sums of tokens in the upstream's own words, but for `guessed_output`: what broken answers may have put out beyond.
 SUMS = (
     *("input", "cache_read", "cache_write", "cache_write_5m", "cache_write_1h", "output", "guessed_output"),
     "server_tools",
 )
-MEASURES = (*COUNTS, *SUMS)
+COST = "cost"
+# As they are printed.
+MEASURES = ("requests", "failed", "uncertain", *SUMS, COST, "cost_estimated")
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The usage of one group: its values in the order that was asked for, None where nothing is known; the measures."""
+    """The usage of one group: its values in the order that was asked for, None where nothing is known; the measures.
+
+    The cost is in picodollars; `told` has it in dollars.
+    """
 
     group: tuple[str | None, ...]
     measures: dict[str, int]
+
+    def told(self) -> dict[str, int | str]:
+        """The measures as they are printed: the cost is a decimal text, to the microdollar."""
+        return {name: dollars(self.measures[name]) if name == COST else self.measures[name] for name in MEASURES}

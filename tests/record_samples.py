@@ -37,6 +37,10 @@ USAGE = TurnUsage(
     cache_write_1h_tokens=5,
     server_tool_uses=2,
     server_tools='{"web_search_requests": 2}',
+    inference_geo="us",
+    speed="fast",
+    cost_picodollars=1_234_567_891,
+    price="claude-a from 2026-08-22",
 )
 
 
@@ -47,6 +51,7 @@ def record_of(number: int, **changes: Any) -> InterceptionRecord:
         id=f"req_gw_{number}",
         request_id=f"req_up_{number}",
         token="alice",
+        token_group="research",
         key="k1",
         hint="sk-ant-...last",
         client="claude-code",

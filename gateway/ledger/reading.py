@@ -5,25 +5,32 @@ Owns: the queries. Edge layer; one thread, a command's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, FromClause, RowMapping, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, literal, not_, or_, select
 
 from gateway.interception_record import InterceptionRecord
 from gateway.ledger.database import Database
 from gateway.ledger.schema import PARTS, attempts, interceptions, usage
+from gateway.reconciliation import Spent
 from gateway.request_ids import ending_of_given
-from gateway.usage_report import MEASURES, SUMS, UsageRow
+from gateway.usage_report import COST, COUNTS, SUMS, UsageRow
+
+_OF_INTERCEPTION = usage.c.interception_id == interceptions.c.id
+_BYOK = interceptions.c.credential == "byok"
+_MODEL = func.coalesce(usage.c.model, interceptions.c.model)
 
 # Of the model and the key, what answered counts, else what was asked for.
 _DIMENSIONS: dict[str, ColumnElement[Any]] = {
     "day": interceptions.c.day,
-    "model": func.coalesce(usage.c.model, interceptions.c.model),
+    "model": _MODEL,
     "token": interceptions.c.token,
+    "group": interceptions.c.token_group,
     "key": case(
-        (interceptions.c.credential == "byok", literal("(client's own)")),
+        (_BYOK, literal("(client's own)")),
         else_=func.coalesce(usage.c.key, interceptions.c.key),
     ),
     "client": interceptions.c.client,
@@ -40,6 +47,22 @@ _SUMS = {
     "guessed_output": usage.c.guessed_output_tokens - usage.c.output_tokens,
     "server_tools": usage.c.server_tool_uses,
 }
+
+# A sum of picodollars may need more than 64 bits; sums of these two, millions and the rest of them, do not.
+_MILLION = 1_000_000
+_COST = (
+    func.coalesce(func.sum(usage.c.cost_picodollars // _MILLION), 0),
+    func.coalesce(func.sum(usage.c.cost_picodollars % _MILLION), 0),
+)
+# An answer of the pool's keys that says what it used, but was recorded before that had a price.
+_IS_UNCOSTED = and_(usage.c.certainty.is_not(None), usage.c.cost_picodollars.is_(None), not_(_BYOK))
+_WRITE_5M = case(  # tokens of which no lifetime was said were written for five minutes
+    (
+        usage.c.cache_write_tokens > usage.c.cache_write_5m_tokens + usage.c.cache_write_1h_tokens,
+        usage.c.cache_write_tokens - usage.c.cache_write_1h_tokens,
+    ),
+    else_=usage.c.cache_write_5m_tokens,
+)
 
 
 class Reader:
@@ -58,6 +81,34 @@ class Reader:
             groups = _summed(connection, [_DIMENSIONS[name] for name in by], since, until) if by else []
             [total] = _summed(connection, [], since, until)
         return sorted(groups, key=lambda row: [value or "" for value in row.group]), total
+
+    def spent(self, since: float, until: float) -> list[Spent]:
+        """What the pool's keys have used in messages that began in a time, by day and model, as it is billed."""
+        sums = {
+            "input": usage.c.input_tokens,
+            "cache_read": usage.c.cache_read_tokens,
+            "cache_write_5m": _WRITE_5M,
+            "cache_write_1h": usage.c.cache_write_1h_tokens,
+            "output": usage.c.guessed_output_tokens,
+        }
+        groups = (interceptions.c.day, _MODEL, usage.c.server_tools)
+        number = func.count()
+        uncosted = func.count(case((_IS_UNCOSTED, 1)))
+        query = select(*groups, number, uncosted, *_COST, *map(func.sum, sums.values()))
+        query = _of_messages(query.join_from(interceptions, usage, _OF_INTERCEPTION), since, until)
+        with self._database.transaction() as connection:
+            return [
+                Spent(
+                    day,
+                    model,
+                    dict(zip(sums, map(int, counts), strict=True)) | {"web_searches": answers * _web_searches(tools)},
+                    _picodollars(millions, rest),
+                    no_cost,
+                )
+                for day, model, tools, answers, no_cost, millions, rest, *counts in connection.execute(
+                    query.where(not_(_BYOK)).group_by(*groups)
+                )
+            ]
 
     def find(self, request_id: str) -> list[InterceptionRecord]:
         """The interceptions of this id: the gateway's own, or an upstream's for any attempt; if there is none, those
@@ -81,24 +132,43 @@ def _summed(
 ) -> list[UsageRow]:
     """One row for each group; an interception counts once in each that it belongs to."""
     ids = interceptions.c.id
-    joined: FromClause = interceptions.outerjoin(usage, usage.c.interception_id == ids)
     query = select(
         *groups,
         func.count(ids.distinct()),
         func.count(case((interceptions.c.outcome != "completed", ids)).distinct()),
         func.count(case((usage.c.certainty != "exact", ids)).distinct()),
+        func.count(case((or_(usage.c.is_cost_estimated, _IS_UNCOSTED), ids)).distinct()),
+        *_COST,
         *(func.coalesce(func.sum(column), 0) for column in map(_SUMS.__getitem__, SUMS)),
-    ).select_from(joined)
+    )
+    query = _of_messages(query.outerjoin_from(interceptions, usage, _OF_INTERCEPTION), since, until)
+    number = len(groups)
+    return [
+        UsageRow(tuple(row[:number]), _measures(row[number:]))
+        for row in connection.execute(query.group_by(*groups) if groups else query)
+    ]
+
+
+def _measures(values: Sequence[Any]) -> dict[str, int]:
+    counts, (millions, rest), sums = (values[: len(COUNTS)], values[len(COUNTS) :][:2], values[len(COUNTS) + 2 :])
+    measures = dict(zip((*COUNTS, *SUMS), map(int, (*counts, *sums)), strict=True))
+    return measures | {COST: _picodollars(millions, rest)}
+
+
+def _of_messages(query: Select[Any], since: float | None, until: float | None) -> Select[Any]:
     query = query.where(interceptions.c.route == "messages")
     if since is not None:
         query = query.where(interceptions.c.started_at >= since)
-    if until is not None:
-        query = query.where(interceptions.c.started_at < until)
-    number = len(groups)
-    return [
-        UsageRow(tuple(row[:number]), dict(zip(MEASURES, map(int, row[number:]), strict=True)))
-        for row in connection.execute(query.group_by(*groups) if groups else query)
-    ]
+    return query if until is None else query.where(interceptions.c.started_at < until)
+
+
+def _picodollars(millions: Any, rest: Any) -> int:
+    return int(millions) * _MILLION + int(rest)
+
+
+def _web_searches(tools: str) -> int:
+    count: int = json.loads(tools).get("web_search_requests", 0)
+    return count
 
 
 def _record(connection: Connection, row: dict[str, Any]) -> InterceptionRecord:

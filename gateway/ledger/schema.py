@@ -53,6 +53,7 @@ interceptions = Table(
     Column("is_streamed", Boolean, nullable=False),
     Column("first_event_seconds", Double),
     Column("error", Text),
+    Column("token_group", Text),
     Index("interceptions_started_at", "started_at"),
 )
 
@@ -106,6 +107,12 @@ usage = _part(
     Column("cache_write_1h_tokens", BigInteger, nullable=False),
     Column("server_tool_uses", BigInteger, nullable=False),
     Column("server_tools", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("inference_geo", Text),
+    Column("speed", Text),
+    Column("cost_picodollars", BigInteger),
+    Column("price", Text),
+    Column("is_cost_estimated", Boolean, nullable=False),
 )
 
 tool_calls = _part(
@@ -153,6 +160,15 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             duration_seconds DOUBLE PRECISION, PRIMARY KEY (interception_id, number))""",
     ),
     ("ALTER TABLE passed_over ADD COLUMN concern TEXT NOT NULL DEFAULT ''",),
+    (  # what was recorded before has no cost
+        "ALTER TABLE interceptions ADD COLUMN token_group TEXT",
+        "ALTER TABLE usage ADD COLUMN kind TEXT NOT NULL DEFAULT 'message'",
+        "ALTER TABLE usage ADD COLUMN inference_geo TEXT",
+        "ALTER TABLE usage ADD COLUMN speed TEXT",
+        "ALTER TABLE usage ADD COLUMN cost_picodollars BIGINT",
+        "ALTER TABLE usage ADD COLUMN price TEXT",
+        "ALTER TABLE usage ADD COLUMN is_cost_estimated BOOLEAN NOT NULL DEFAULT FALSE",
+    ),
 )
 
 SCHEMA_VERSION = len(_STEPS)

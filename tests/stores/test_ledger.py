@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from gateway.interception_record import PassedOver
+from gateway.interception_record import PassedOver, decode_record, encode_record
 from gateway.ledger import Database, DatabaseLedger, Reader, schema
 from gateway.ledger.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
+from gateway.pricing.money import MOST_PICODOLLARS
 from gateway.shipper import LedgerUnavailable
 from tests.harness import wait_until
 from tests.record_samples import NOW, PLAIN, counts_of, record_of, usage_of
@@ -203,6 +206,50 @@ def test_records_of_the_first_schema_stay_readable(url: str, monkeypatch: pytest
     assert found.passed_over == (PassedOver(0, "k9", "temporary", "rate_limited", 429, 12.5, ""),)
 
 
+def test_records_from_before_prices_stay_and_have_no_cost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a database of a gateway that knew no prices, with records in it, when this one has started; then they are
+    read and summed as before, their cost is missing, and new ones lie beside them.
+    """
+    with monkeypatch.context() as former, closing(ledger_of(url)) as earlier:
+        former.setattr(schema, "_STEPS", schema._STEPS[:2])
+        former.setattr(schema, "SCHEMA_VERSION", 2)
+        earlier.prepare()
+    change(
+        url,
+        "INSERT INTO interceptions VALUES ('req_gw_1', 'messages', 1800000000.0, '2027-01-15', 1.5, 'completed', 200,"
+        " 'req_up_1', 'pooled', 'alice', 'k1', NULL, NULL, NULL, NULL, NULL, 'claude-a', TRUE, NULL, NULL)",
+        "INSERT INTO usage VALUES"
+        " ('req_gw_1', 0, 0, 'k1', 'claude-a-1', 'standard', 'exact', 10, 20, 20, 3, 9, 4, 5, 2, '{}')",
+    )
+    with closing(ledger_of(url)) as later, closing(Database(url)) as database:
+        later.prepare()
+        reader = Reader(database)
+        [found] = reader.find("req_gw_1")
+        [usage] = found.usage
+        assert (found.token_group, found.cost_picodollars, usage.kind, usage.is_cost_estimated) == (
+            *(None, None, "message", False),
+        )
+        later.write([record_of(2)])
+        assert reader.find("req_gw_2") == [record_of(2)]
+        [row], _ = reader.usage(["token"], None, None)
+        assert [row.measures[name] for name in ("requests", "input", "cost", "cost_estimated")] == [
+            *(2, 20, 1_234_567_891, 1),
+        ]
+        [spent] = [row for row in reader.spent(NOW, NOW + 1) if row.uncosted]
+        assert (spent.uncosted, spent.picodollars) == (1, 0)
+
+
+def test_what_an_earlier_version_left_in_a_journal_is_stored(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given a line of a journal from before prices and groups; then its record is stored, without a cost."""
+    row = json.loads(encode_record(record_of(1)))
+    row.pop("token_group")
+    for name in ("kind", "inference_geo", "speed", "cost_picodollars", "price", "is_cost_estimated"):
+        row["usage"][0].pop(name)
+    ledger.write([decode_record(json.dumps(row).encode())])
+    plain = usage_of(inference_geo=None, speed=None, cost_picodollars=None, price=None)
+    assert reader.find("req_gw_1") == [record_of(1, token_group=None, usage=(plain,))]
+
+
 def test_an_empty_database_is_said_to_be_empty(url: str) -> None:
     """Given nothing was ever recorded; then the words say so, and reading made nothing."""
     assert "nothing has been recorded yet" in why_unreadable(url)
@@ -244,7 +291,7 @@ def test_usage_is_summed_by_what_was_asked_for(ledger: DatabaseLedger, reader: R
     assert [row.measures["input"] for row in groups] == [21, 10]
     assert counts_of(total.measures) == {
         **{"requests": 4, "failed": 2, "uncertain": 1, "input": 31, "cache_read": 12, "cache_write": 36},
-        **{"cache_write_5m": 16, "cache_write_1h": 20, "output": 80, "server_tools": 8},
+        **{"cache_write_5m": 16, "cache_write_1h": 20, "output": 80, "server_tools": 8, "cost": 4 * 1_234_567_891},
     }
     by_key, _ = reader.usage(["key"], None, None)
     assert {row.group[0]: (row.measures["requests"], row.measures["input"]) for row in by_key} == {
@@ -260,7 +307,89 @@ def test_usage_is_summed_by_what_was_asked_for(ledger: DatabaseLedger, reader: R
         ("claude-a-1", "2027-01-16"),
         ("claude-b-1", "2027-01-15"),
     ]
-    assert all(reader.usage([name], None, None)[0] for name in ("day", "client", "session"))
+    assert all(reader.usage([name], None, None)[0] for name in ("day", "group", "client", "session"))
+
+
+def test_inferences_of_a_request_cost_each_and_count_once(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given hidden turns and an answer that two models made; then each inference is under its own model with its own
+    cost, and the request is one.
+    """
+    turns = (
+        usage_of(cost_picodollars=1_000_001),
+        usage_of(turn=1, kind="message", cost_picodollars=0, price="free"),
+        usage_of(turn=1, kind="fallback_message", model="claude-b-1", cost_picodollars=2_000_002),
+    )
+    ledger.write([record_of(1, usage=turns), record_of(2, token_group=None, usage=())])
+    assert reader.find("req_gw_1")[0].usage == turns
+    by_model, total = reader.usage(["model"], None, None)
+    assert [(row.group[0], row.measures["requests"], row.measures["cost"]) for row in by_model] == [
+        ("claude-a", 1, 0),
+        ("claude-a-1", 1, 1_000_001),
+        ("claude-b-1", 1, 2_000_002),
+    ]
+    assert (total.measures["requests"], total.measures["cost"], total.told()["cost"]) == (2, 3_000_003, "0.000003")
+    by_group, _ = reader.usage(["group"], None, None)
+    assert [(row.group[0], row.measures["cost"]) for row in by_group] == [(None, 0), ("research", 3_000_003)]
+
+
+def test_costs_add_up_exactly_beyond_64_bits(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given the largest costs that a row holds; then their sum is exact, in picodollars."""
+    most = MOST_PICODOLLARS - 1
+    ledger.write([record_of(number, usage=(usage_of(cost_picodollars=most),)) for number in range(5)])
+    assert reader.usage(["day"], None, None)[1].measures["cost"] == 5 * most > 2**63
+    assert sum(row.picodollars for row in reader.spent(NOW, NOW + 1)) == 5 * most
+
+
+@pytest.mark.parametrize(
+    ("changes", "cost", "estimated"),
+    [
+        ({}, 1_234_567_891, 0),
+        ({"usage": (usage_of(), usage_of(is_cost_estimated=True))}, 2 * 1_234_567_891, 1),
+        ({"usage": (usage_of(cost_picodollars=None, price=None),)}, 0, 1),
+        ({"usage": ()}, 0, 0),
+        ({"credential": "byok", "usage": (usage_of(cost_picodollars=None, price=None),)}, 0, 0),
+    ],
+    ids=["exact", "estimate", "recorded before prices", "nothing said", "client's own"],
+)
+def test_an_estimated_or_missing_cost_is_counted(
+    ledger: DatabaseLedger, reader: Reader, changes: dict[str, object], cost: int, estimated: int
+) -> None:
+    """Given each way in which a cost can be known or not; then the report says how far it can be trusted."""
+    ledger.write([record_of(1, **changes)])
+    measures = reader.usage([], None, None)[1].measures
+    assert (measures["cost"], measures["cost_estimated"]) == (cost, estimated)
+
+
+def test_what_the_pool_has_spent_is_told_as_it_is_billed(ledger: DatabaseLedger, reader: Reader) -> None:
+    """Given exact and broken answers, cache writes of no lifetime, web searches, others' credentials and other times;
+    then each model has a day's tokens as they are billed, and its cost.
+    """
+    unsaid = usage_of(
+        cache_write_tokens=30, cache_write_5m_tokens=0, server_tools='{"web_fetch_requests": 9}', cost_picodollars=5
+    )
+    broken = usage_of(certainty="estimated", output_tokens=1, guessed_output_tokens=700)
+    ledger.write(
+        [
+            record_of(1, usage=(unsaid, usage_of(), usage_of(turn=1))),
+            record_of(2, usage=(broken, usage_of(kind="advisor_message", model=None))),
+            record_of(3, credential="byok"),
+            record_of(4, started_at=NOW + 60),
+        ]
+    )
+    totals: dict[str | None, Counter[str]] = {}
+    for row in reader.spent(NOW, NOW + 60):
+        assert (row.day, row.uncosted) == ("2027-01-15", 0)
+        totals.setdefault(row.model, Counter()).update({**row.counts, "cost": row.picodollars})
+    assert totals == {
+        "claude-a-1": {
+            **{"input": 40, "cache_read": 12, "cache_write_5m": 25 + 3 * 4, "cache_write_1h": 20, "output": 760},
+            **{"web_searches": 6, "cost": 3 * 1_234_567_891 + 5},
+        },
+        "claude-a": {
+            **{"input": 10, "cache_read": 3, "cache_write_5m": 4, "cache_write_1h": 5, "output": 20},
+            **{"web_searches": 2, "cost": 1_234_567_891},
+        },
+    }
 
 
 def test_usage_is_bounded_by_since_and_until(ledger: DatabaseLedger, reader: Reader) -> None:

@@ -1,6 +1,7 @@
-"""`gateway report`: who used how much of what.
+"""`gateway report`: who used how much of what, and what that cost.
 
 Owns: a table in words, CSV or JSON. Web layer. It reads the database of records, whether the gateway runs or not.
+`reconcile` holds the records against the API's own reports.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from gateway import launch
+from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
+from gateway.cli.reconcile import NOT_COMPARED, reconcile
 from gateway.data_folder import journal_folder
 from gateway.journal import waiting_records
 from gateway.safe_text import safe_text
-from gateway.settings import SettingsError
+from gateway.settings import Settings, SettingsError
 from gateway.shipper import LedgerUnavailable
 from gateway.usage_report import DIMENSIONS, MEASURES, UsageRow
 
@@ -32,11 +35,17 @@ _NOBODY = "-"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "--by", default="day", type=_dimensions, help=f"one or more of {', '.join(DIMENSIONS)}, comma-separated"
+        "--by", type=_dimensions, help=f"one or more of {', '.join(DIMENSIONS)}, comma-separated (default: day)"
     )
     when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or so long ago (7d, 12h, 30m)"
     parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only what began then or later: {when}")
     parser.add_argument("--until", type=_moment, metavar="WHEN", help="only what began before; the same forms")
+    parser.add_argument(
+        "--reconcile",
+        metavar="FILE",
+        help="compare with an export of the API's own usage or cost report, by UTC day and model; "
+        "the exit status is 0 if both say the same, 1 if they differ, 2 if they cannot be compared",
+    )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
@@ -44,15 +53,32 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; 1, with a line on standard error, if the records cannot be read."""
     try:
         settings = launch.read_settings()
-        with closing(launch.open_reader(settings)) as reader:
-            groups, total = reader.usage(arguments.by, arguments.since, arguments.until)
     except SettingsError as error:
-        return complain(*error.complaints)
+        status = complain(*error.complaints)
+        return status if arguments.reconcile is None else NOT_COMPARED
+    return _compare(settings, arguments) if arguments.reconcile is not None else _report(settings, arguments)
+
+
+def _report(settings: Settings, arguments: argparse.Namespace) -> int:
+    by = arguments.by or ["day"]
+    try:
+        with closing(launch.open_reader(settings)) as reader:
+            groups, total = reader.usage(by, arguments.since, arguments.until)
     except (LedgerUnavailable, ValueError) as error:
         return complain(str(error))
-    _PRINTERS[arguments.format](arguments.by, groups, total)
+    _PRINTERS[arguments.format](by, groups, total)
     _tell_what_waits(settings.data_dir)
     return 0
+
+
+def _compare(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.by or arguments.since is not None or arguments.until is not None:
+        complain("--reconcile takes its time and its columns from the file: leave out --by, --since and --until")
+        return NOT_COMPARED
+    status = reconcile(settings, arguments.reconcile, arguments.format)
+    if status != NOT_COMPARED:
+        _tell_what_waits(settings.data_dir)
+    return status
 
 
 def _tell_what_waits(data_dir: str) -> None:
@@ -74,13 +100,7 @@ def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
     lines = [[*by, *MEASURES]]
     lines += [[*(safe_text(value or _NOBODY) for value in row.group), *_numbers(row)] for row in rows]
     lines.append(["total", *[""] * (len(by) - 1), *_numbers(total)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if index < len(by) else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        say("  ".join(cells).rstrip())
+    say_columns(lines, len(by))
 
 
 def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
@@ -92,15 +112,15 @@ def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
 
 
 def _print_json(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
-    documents = [dict(zip(by, row.group, strict=True)) | row.measures for row in rows]
-    say(*json.dumps({"by": by, "rows": documents, "total": total.measures}, indent=2).split("\n"))
+    documents = [{**dict(zip(by, row.group, strict=True)), **row.told()} for row in rows]
+    say(*json.dumps({"by": by, "rows": documents, "total": total.told()}, indent=2).split("\n"))
 
 
 _PRINTERS = {"table": _print_table, "csv": _print_csv, "json": _print_json}
 
 
 def _numbers(row: UsageRow) -> Iterable[str]:
-    return (str(row.measures[name]) for name in MEASURES)
+    return map(str, row.told().values())
 
 
 def _dimensions(text: str) -> list[str]:

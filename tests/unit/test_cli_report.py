@@ -22,6 +22,7 @@ from tests.record_samples import NOW, record_of, usage_of
 from tests.stores.odd_entries import put_all
 
 DAY_SECONDS = 86_400.0
+ESTIMATED = {"certainty": "estimated", "is_cost_estimated": True}
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -54,7 +55,7 @@ def recorded(data_dir: Path) -> None:
         ledger.write(
             [
                 record_of(1),
-                record_of(2, token="bob", outcome="truncated", usage=(usage_of(certainty="estimated"),)),
+                record_of(2, token="bob", outcome="truncated", usage=(usage_of(**ESTIMATED),)),
                 record_of(3, day="2027-01-16", started_at=NOW + DAY_SECONDS, token=None),
             ]
         )
@@ -66,9 +67,9 @@ def test_the_table_ends_with_the_total(command: Command, recorded: None) -> None
     assert (status, err) == (0, "")
     assert [line.split() for line in out.splitlines()] == [
         ["day", *MEASURES],
-        ["2027-01-15", "2", "1", "1", "20", "6", "18", "8", "10", "40", "0", "4"],
-        ["2027-01-16", "1", "0", "0", "10", "3", "9", "4", "5", "20", "0", "2"],
-        ["total", "3", "1", "1", "30", "9", "27", "12", "15", "60", "0", "6"],
+        ["2027-01-15", "2", "1", "1", "20", "6", "18", "8", "10", "40", "0", "4", "0.002469", "1"],
+        ["2027-01-16", "1", "0", "0", "10", "3", "9", "4", "5", "20", "0", "2", "0.001235", "0"],
+        ["total", "3", "1", "1", "30", "9", "27", "12", "15", "60", "0", "6", "0.003704", "1"],
     ]
 
 
@@ -226,7 +227,8 @@ def test_a_report_of_a_database_without_records_is_empty(command: Command, recor
     with closing(sqlite3.connect(data_dir / "records.db", isolation_level=None)) as database:
         database.execute("DELETE FROM interceptions")
     _, out, _ = command("report")
-    assert [line.split() for line in out.splitlines()] == [["day", *MEASURES], ["total", *["0"] * len(MEASURES)]]
+    nothing = ["0.000000" if name == "cost" else "0" for name in MEASURES]
+    assert [line.split() for line in out.splitlines()] == [["day", *MEASURES], ["total", *nothing]]
 
 
 @pytest.mark.parametrize("asked", ["req_gw_1", "req_up_1", "req_first_1"])

@@ -66,7 +66,8 @@ def fields_of(record: InterceptionRecord, address: str) -> dict[str, object]:
         "first_event_seconds": _rounded(record.first_event_seconds),
         "duration_seconds": _rounded(record.duration_seconds),
         **_tokens(record.usage),
-        **_cost(record),
+        "cost": _dollars(record.cost_picodollars),
+        "cost_estimated": record.is_cost_estimated or None,
         **_asker(address, record.client, record.client_version),
     }
 
@@ -83,12 +84,8 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, object]:
     }
 
 
-def _cost(record: InterceptionRecord) -> dict[str, object]:
-    """In dollars; nothing if it is not known, or not the pool's."""
-    cost = record.cost_picodollars
-    if cost is None:
-        return {}
-    return {"cost": microdollars(cost) / 10**6, "cost_estimated": record.is_cost_estimated or None}
+def _dollars(picodollars: int | None) -> float | None:
+    return microdollars(picodollars) / 10**6 if picodollars is not None else None
 
 
 def _rounded(seconds: float | None) -> float | None:

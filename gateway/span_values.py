@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from gateway.headers import Headers
 from gateway.interception_record import InterceptionRecord
 from gateway.messages import Tally
+from gateway.pricing.money import microdollars
 from gateway.record_words import word
 from gateway.upstream import Call
 from gateway.verdict import Verdict
@@ -102,6 +103,7 @@ def told(record: InterceptionRecord, turns: int) -> Attributes:
     }
     for name, value in (
         ("gateway.token.name", record.token),
+        ("gateway.token.group", record.token_group),
         ("gateway.key.name", record.key),
         ("gateway.time_to_first_event_seconds", record.first_event_seconds),
         ("gen_ai.request.model", record.model),
@@ -111,4 +113,8 @@ def told(record: InterceptionRecord, turns: int) -> Attributes:
     ):
         if value is not None:
             attributes[name] = value
+    cost = record.cost_picodollars
+    if cost is not None:
+        attributes["gateway.cost_dollars"] = microdollars(cost) / 10**6
+        attributes["gateway.cost_estimated"] = record.is_cost_estimated
     return attributes

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
+from gateway.pricing.money import dollars
 from gateway.safe_text import safe_text
 
 _LONGEST_LINE = 1000
@@ -71,6 +72,19 @@ _CERTAINTIES = {
     "partial": "the answer broke off: at least so much",
     "estimated": "the answer broke off before its output was counted",
 }
+# The names of rows of the price table that are no model's.
+_PRICES = {
+    "default": "the default price, for the model has none",
+    "free": "free: the model declined",
+}
+# The kinds of inferences (`usage.BilledUsage.kind`), where it is not the plain one.
+_KINDS = {
+    "message": "",
+    "compaction": " of the compaction",
+    "fallback_message": " of the fallback",
+    "advisor_message": " of the advisor",
+    "other": " of an inference of a kind that this gateway does not know",
+}
 
 
 def tell(record: InterceptionRecord) -> str:
@@ -84,6 +98,8 @@ def _lines(record: InterceptionRecord) -> Iterator[str]:
     yield f"  what     {_what(record)}"
     yield f"  who      {_who(record)}"
     yield f"  paid by  {_payer(record)}"
+    if record.usage and record.credential != "byok":
+        yield f"  cost     {_cost(record.cost_picodollars, is_estimate=record.is_cost_estimated)}"
     if record.trace_id is not None:
         yield f"  trace    {record.trace_id}"
     turns = {skipped.turn for skipped in record.passed_over} | {attempt.turn for attempt in record.attempts}
@@ -104,7 +120,7 @@ def _turn(record: InterceptionRecord, turn: int) -> Iterator[str]:
     for attempt in (each for each in record.attempts if each.turn == turn):
         yield f"  {_at(attempt.after_seconds)}  {_tried(attempt)}"
     for usage in (each for each in record.usage if each.turn == turn):
-        yield f"  {'':9}  usage: {_spent(usage)}"
+        yield f"  {'':9}  usage{_KINDS.get(usage.kind, f' of {usage.kind}')}: {_spent(usage)}"
     for call in (each for each in record.tool_calls if each.turn == turn):
         yield f"  {'':9}  {_called(call)}"
 
@@ -116,9 +132,10 @@ def _what(record: InterceptionRecord) -> str:
 
 def _who(record: InterceptionRecord) -> str:
     who = f"token {record.token}" if record.token is not None else "nobody in particular (an open gateway)"
+    group = f" of group {record.token_group}" if record.token_group is not None else ""
     program = " ".join(word for word in (record.client, record.client_version) if word is not None)
     session = f", session {record.session}" if record.session is not None else ""
-    return f"{who}, with {program or 'an unknown program'}{session}"
+    return f"{who}{group}, with {program or 'an unknown program'}{session}"
 
 
 def _payer(record: InterceptionRecord) -> str:
@@ -155,8 +172,23 @@ def _spent(usage: TurnUsage) -> str:
         words += f" (about {usage.guessed_output_tokens} by what was relayed)"
     for name, count in json.loads(usage.server_tools).items():
         words += f", {count} {name}"
-    tier = f", tier {usage.service_tier}" if usage.service_tier is not None else ""
-    return f"{words}{tier}; {_CERTAINTIES.get(usage.certainty, usage.certainty)}"
+    for name, value in (("tier", usage.service_tier), ("speed", usage.speed), ("in", usage.inference_geo)):
+        words += f", {name} {value}" if value is not None else ""
+    model = f"{usage.model}, " if usage.model is not None else ""
+    return f"{model}{words}; {_CERTAINTIES.get(usage.certainty, usage.certainty)}{_priced(usage)}"
+
+
+def _priced(usage: TurnUsage) -> str:
+    if usage.cost_picodollars is None:
+        return ""
+    cost = _cost(usage.cost_picodollars, is_estimate=usage.is_cost_estimated)
+    return f"; {cost} ({_PRICES.get(usage.price or '', f'price {usage.price}')})"
+
+
+def _cost(picodollars: int | None, *, is_estimate: bool) -> str:
+    if picodollars is None:
+        return "not known: nobody knew prices yet"
+    return f"{dollars(picodollars)} dollars{', an estimate' if is_estimate else ''}"
 
 
 def _written(usage: TurnUsage) -> str:

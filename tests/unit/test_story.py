@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import record_words, story
+from gateway import record_words, story, usage
 from gateway.failover import Outcome
 from gateway.interception import StreamOutcome
 from gateway.interception_record import Attempt, PassedOver, ToolCall
@@ -27,15 +27,17 @@ def test_a_full_record_is_told_whole() -> None:
         "req_up_1 (in the gateway: req_gw_1)",
         "when 2027-01-15 08:00:00 UTC, for 1.500 s",
         "what POST /v1/messages, claude-a, streamed",
-        "who token alice, with claude-code 2.1.0, session 57a121ec",
+        "who token alice of group research, with claude-code 2.1.0, session 57a121ec",
         "paid by key k1 (sk-ant-...last)",
+        "cost 0.001235 dollars",
         "trace 0af7651916cd43dd8448eb211c80319c",
         "What happened",
         "key k9 was skipped: resting for another 12 s; it had been rate limited (429)",
         "0.001 s key k0: rate limited (429) after 0.200 s, and rests for 30 s [req_first_1]",
         "0.201 s key k1: answered (200) after 0.300 s [req_up_1]",
-        "usage: 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
-        "2 web_search_requests, tier standard; final counts",
+        "usage: claude-a-1, 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
+        "2 web_search_requests, tier standard, speed fast, in us; final counts; "
+        "0.001235 dollars (price claude-a from 2026-08-22)",
         "the client was asked to call Bash (120 bytes of input)",
         "the gateway's tool bmcp_time_now was called (2 bytes of input): ok in 0.100 s, 40 bytes of result",
         "How it ended",
@@ -65,6 +67,12 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         ({"route": "count_tokens"}, "what POST /v1/messages/count_tokens, claude-a, streamed"),
         ({"usage": (usage_of(certainty="partial"),)}, "the answer broke off: at least so much"),
         ({"usage": (usage_of(certainty="estimated", guessed_output_tokens=700),)}, "about 700 by what was relayed"),
+        ({"usage": (usage_of(is_cost_estimated=True),)}, "cost 0.001235 dollars, an estimate"),
+        ({"usage": (usage_of(price="default"),)}, "0.001235 dollars (the default price, for the model has none)"),
+        ({"usage": (usage_of(price="free", cost_picodollars=0),)}, "0.000000 dollars (free: the model declined)"),
+        ({"usage": (usage_of(cost_picodollars=None, price=None),)}, "cost not known: nobody knew prices yet"),
+        ({"usage": (usage_of(kind="a_later_kind"),)}, "usage of a_later_kind: claude-a-1"),
+        ({"token_group": None}, "who token alice, with claude-code"),
         ({"passed_over": (PassedOver(0, "k9", "disabled", "operator", 0, 0.0),)}, "taken out of use by the operator"),
         ({"passed_over": (PassedOver(0, "k9", "on_trial", "rate_limited", 429, 0.0),)}, "another request was trying"),
         (
@@ -100,6 +108,45 @@ def test_each_peculiarity_has_its_words(changes: dict[str, object], expected: st
     assert expected in "\n".join(lines(tell(record_of(1, **changes))))
 
 
+def test_each_inference_of_a_turn_has_a_line_with_its_model_and_cost() -> None:
+    """Given a turn of several inferences; then each is told with its kind, its model and its cost, and all cost so."""
+    told = lines(
+        tell(
+            record_of(
+                1,
+                usage=(
+                    usage_of(kind="compaction", model="claude-asked", cost_picodollars=2_000_000),
+                    usage_of(kind="message", cost_picodollars=0, price="free"),
+                    usage_of(kind="fallback_message", model="claude-b", cost_picodollars=40_000_000),
+                    usage_of(
+                        kind="advisor_message", model="claude-c", cost_picodollars=600_000, is_cost_estimated=True
+                    ),
+                ),
+            )
+        )
+    )
+    assert "cost 0.000043 dollars, an estimate" in told
+    assert [line.partition(", ")[0] for line in told if line.startswith("usage")] == [
+        "usage of the compaction: claude-asked",
+        "usage: claude-a-1",
+        "usage of the fallback: claude-b",
+        "usage of the advisor: claude-c",
+    ]
+    assert [line.rpartition("; ")[2].partition(" (")[0] for line in told if line.startswith("usage")] == [
+        "0.000002 dollars",
+        "0.000000 dollars",
+        "0.000040 dollars",
+        "0.000001 dollars, an estimate",
+    ]
+
+
+def test_what_a_client_s_own_credential_pays_has_no_cost() -> None:
+    """Given a client that pays itself; then nothing is said of dollars."""
+    told = tell(record_of(1, credential="byok", key=None, usage=(usage_of(cost_picodollars=None, price=None),)))
+    assert "dollars" not in told
+    assert not any(line.startswith("cost") for line in lines(told))
+
+
 def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     """Given all outcomes and certainties; then each has words of its own."""
     ends = {outcome.value for outcome in StreamOutcome}
@@ -107,3 +154,4 @@ def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     assert ends | source | {"rejected", "gateway_error"} <= set(story.ENDINGS)
     assert {outcome.value for outcome in Outcome} | {"abandoned"} == set(story._OUTCOMES)
     assert {certainty.value for certainty in Certainty} == set(story._CERTAINTIES)
+    assert {*usage._KINDS, usage.OTHER_KIND} == set(story._KINDS)

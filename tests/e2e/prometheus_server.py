@@ -26,11 +26,11 @@ SHIPPED = ROOT / "deploy" / "prometheus"
 HASTE = 30  # five minutes take ten seconds
 _START_SECONDS = 20.0
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"(?P<before>\[|\bfor: |_interval: )(?P<count>\d+)(?P<unit>[smh])\b")
+_DURATION = re.compile(r"(?P<before>\[|\b(?:for:|offset) |_interval: )(?P<count>\d+)(?P<unit>[smh])\b")
 
 
 def in_haste(text: str) -> str:
-    """The text with the durations of ranges, `for` and intervals shortened."""
+    """The text with the durations of ranges, offsets, `for` and intervals shortened."""
 
     def shortened(match: re.Match[str]) -> str:
         seconds = int(match["count"]) * _UNIT_SECONDS[match["unit"]]

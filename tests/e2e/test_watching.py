@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.money_troubles import SpentBudget
 from tests.e2e.prometheus_server import HASTE, SHIPPED, PrometheusServer, in_haste
 from tests.e2e.recorder_troubles import DamagedJournal, SlowDatabase
 from tests.e2e.tool_troubles import BrokenTools
@@ -25,7 +26,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TICK_SECONDS = 0.3
 # The longest window and the longest `for` one after the other, and thrice as long for a busy machine.
 PATIENCE_SECONDS = 3 * (300 + 300) / HASTE
-TROUBLES: tuple[type[Trouble], ...] = (SlowDatabase, DamagedJournal, BrokenTools, *COMMON_TROUBLES)
+TROUBLES: tuple[type[Trouble], ...] = (SlowDatabase, DamagedJournal, BrokenTools, SpentBudget, *COMMON_TROUBLES)
 EXPECTED = {(trouble.job, alert) for trouble in TROUBLES for alert in trouble.alerts}
 
 
@@ -88,6 +89,7 @@ def queries() -> dict[str, str]:
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace('job="$job"', 'job=~".+"')
         .replace("$__rate_interval", f"{300 / HASTE:.0f}s")
+        .replace("$__range", "1h")
         for panel in PANELS
         for target in panel["targets"]
     }
@@ -135,7 +137,8 @@ def recorded_names() -> set[str]:
 
 def test_haste_shortens_durations_and_nothing_else() -> None:
     """Given rules, when put in haste, then windows, `for` and intervals shrink; thresholds and names stay."""
-    text = "record: job:x:rate5m\nexpr: rate(x[5m]) > 10\nfor: 2m\nscrape_interval: 15s\n# five, 5m\n"
+    text = "record: job:x:rate5m\nexpr: rate(x[5m] offset 5m) > 10\nfor: 2m\nscrape_interval: 15s\n# five, 5m\n"
     assert in_haste(text) == (
-        "record: job:x:rate5m\nexpr: rate(x[10000ms]) > 10\nfor: 4000ms\nscrape_interval: 500ms\n# five, 5m\n"
+        "record: job:x:rate5m\nexpr: rate(x[10000ms] offset 10000ms) > 10\n"
+        "for: 4000ms\nscrape_interval: 500ms\n# five, 5m\n"
     )

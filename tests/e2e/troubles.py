@@ -18,6 +18,16 @@ from tests.harness import wait_until
 from tests.stores.redis_server import RedisServer, free_port
 
 LONG = "rate_limited:retry-after=600"
+# The simulator's model has no price of its own, which is a trouble by itself.
+_PRICES = """[[price]]
+model = "claude-simulated"
+from = 2026-01-01
+input = 1
+cache_write_5m = 1.25
+cache_write_1h = 2
+cache_read = 0.10
+output = 5
+"""
 
 
 class Trouble(ABC):
@@ -32,7 +42,10 @@ class Trouble(ABC):
         self._simulator.start()
         self.keys = KeysFile(self._simulator, folder)
         self.keys.renew(*["ok"] * self.key_count)
-        self.fleet = Fleet(self._simulator, self.keys, folder / "data", workers=1, **self.settings())
+        prices = folder / "prices.toml"
+        prices.write_text(_PRICES)
+        settings = {"prices_file": prices, **self.settings()}
+        self.fleet = Fleet(self._simulator, self.keys, folder / "data", workers=1, **settings)
 
     def settings(self) -> dict[str, object]:
         """What its gateway is set to."""

@@ -218,6 +218,33 @@ def test_token_file_is_read(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("more", "is_operator", "group"),
+    [
+        ("", False, None),
+        (" group=research", False, "research"),
+        (" operator group=research", True, "research"),
+        ("\tgroup=research   operator ", True, "research"),
+        (" group=operator", False, "operator"),
+        (" group=a.b_c@d-1 # since May", False, "a.b_c@d-1"),
+    ],
+)
+def test_role_and_group_stand_in_any_order(more, is_operator, group):
+    """Given a token's role and group, then each is read, whichever stands first, and the line can be written again."""
+    (token,) = parse_tokens(f"ann sha256:{'0' * 64}{more}")
+    assert (token.is_operator, token.group) == (is_operator, group)
+    assert parse_tokens(token.line) == (token,)
+
+
+def test_caller_has_the_group_of_its_token():
+    """Given a token of a group, then who calls with it is of that group, and whoever pays; others are of none."""
+    known = (ClientToken("alice", digest_of(ALICE), False, "research"), TOKENS[1])
+    assert authenticate({API_KEY: ALICE}, known, ALLOWED).token_group == "research"
+    assert authenticate({GATEWAY: ALICE, API_KEY: OWN}, known, ALLOWED).token_group == "research"
+    assert authenticate({API_KEY: BOB}, known, ALLOWED).token_group is None
+    assert authenticate({}, None, ALLOWED).token_group is None
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         pytest.param("ann", "line 1", id="name-alone"),
@@ -227,6 +254,14 @@ def test_token_file_is_read(text, expected):
         pytest.param(f"ann sha256:{'G' * 64}", "line 1", id="not-hex"),
         pytest.param(f"ann md5:{'0' * 64}", "line 1", id="other-hash"),
         pytest.param(f"ann sha256:{'0' * 64} admin", "line 1", id="unknown-role"),
+        pytest.param(f"ann sha256:{'0' * 64} operator operator", "line 1", id="role-twice"),
+        pytest.param(f"ann sha256:{'0' * 64} group=a group=b", "line 1", id="two-groups"),
+        pytest.param(f"ann sha256:{'0' * 64} group=a operator group=a", "line 1", id="group-twice"),
+        pytest.param(f"ann sha256:{'0' * 64} group=", "line 1", id="empty-group"),
+        pytest.param(f"ann sha256:{'0' * 64} group= a", "line 1", id="group-apart"),
+        pytest.param(f"ann sha256:{'0' * 64} group=a,b", "line 1", id="odd-group"),
+        pytest.param(f"ann sha256:{'0' * 64} Group=a", "line 1", id="upper-case"),
+        pytest.param(f"ann sha256:{'0' * 64}operator", "line 1", id="no-space"),
         pytest.param(f"ann sha256:{'0' * 64}\nann sha256:{'1' * 64}", "line 2", id="name-twice"),
         pytest.param(f"an,n sha256:{'0' * 64}", "line 1", id="odd-name"),
     ],

@@ -96,6 +96,60 @@ def test_tokens_and_operators_are_counted(check):
     assert check.said("clients") == "2 tokens, 1 of them operators'"
 
 
+LIMITS = """
+[limits.groups.research]
+dollars_per_day = 50.5
+[limits.groups.research.each]
+concurrent = 4
+[limits.tokens.ann]
+requests_per_minute = 60
+[limits.default]
+dollars_per_month = 100
+"""
+
+
+def given_limits(check: Check, limits: str, *lines: str) -> None:
+    """A configuration with these limits, and tokens with these lines' ends."""
+    tokens = "".join(f"{line.replace(' ', f' sha256:{number:064} ', 1)}\n" for number, line in enumerate(lines))
+    check.given(config=check.file("gateway.toml", limits), client_tokens_file=check.file("tokens", tokens))
+
+
+def test_limits_are_told_in_words(check):
+    """Given limits for tokens and groups that there are, then each table is a line, and nothing is warned of."""
+    given_limits(check, LIMITS, "ann ", "bob group=research", "cid group=research")
+    assert check.run("--strict") == 0
+    assert check.said("clients") == "3 tokens, 0 of them operators'; groups: research"
+    assert [line.partition("  ")[2].strip() for line in check.out.splitlines() if line.startswith("limits")] == [
+        "group research: 50.50 dollars a day",
+        "each token of group research: 4 requests at once",
+        "token ann: 60 requests a minute",
+        "each token without limits of its own: 100.00 dollars a month",
+    ]
+    assert "warning" not in check.out
+
+
+def test_limits_for_nobody_are_warned_of(check):
+    """Given limits for a group and a token that there are not, then a warning each; with `--strict` they are faults."""
+    given_limits(check, LIMITS, "bob ")
+    assert check.run() == 0
+    warnings = [line for line in check.out.splitlines() if line.startswith("warning")]
+    assert warnings == [
+        "warning   limits.groups.research: no token belongs to this group",
+        "warning   limits.tokens.ann: there is no token of this name",
+    ]
+    assert check.run("--strict") == 1
+
+
+def test_faults_of_limits_are_all_told(check):
+    """Given tables with faults, then each is a line with its place, and the gateway would not start."""
+    given_limits(check, '[limits.groups."a b"]\n[limits.default]\nconcurrent = 0\ndollars_per_day = -1', "ann ")
+    assert check.run() == 1
+    assert check.out == ""
+    lines = check.err.splitlines()
+    assert len(lines) == 3
+    assert all("gateway.toml: limits: " in line for line in lines)
+
+
 def test_checking_makes_and_asks_nothing(check):
     """Given no option, then no file is made and the upstream hears nothing: it may be run beside a live gateway."""
     with TinyServer(refuse(500)) as server:
@@ -114,6 +168,8 @@ def test_checking_makes_and_asks_nothing(check):
         pytest.param({"upstream_ca_file": __file__}, ["holds no certificate"], id="ca-file-without-certificates"),
         pytest.param({"config": "/nowhere"}, ["GATEWAY_CONFIG"], id="no-configuration-file"),
         pytest.param({"bind": "0.0.0.0:8080"}, ["GATEWAY_CLIENT_TOKENS_FILE"], id="open-to-the-world"),
+        pytest.param({"limits": "research=50"}, ["GATEWAY_LIMITS: limits stand in the TOML file"], id="limits-as-text"),
+        pytest.param({"limits_fail": "maybe"}, ["GATEWAY_LIMITS_FAIL"], id="limits-fail"),
         pytest.param({"state_url": "memcached://x"}, ["GATEWAY_STATE_URL"], id="no-such-store"),
     ],
 )

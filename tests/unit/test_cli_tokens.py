@@ -17,7 +17,7 @@ from gateway.cli import main
 from gateway.errors import Unauthenticated
 from tests.harness import ROOT
 
-LINE = re.compile(r"[\w.@-]+ sha256:[0-9a-f]{64}( operator)?\n")
+LINE = re.compile(r"[\w.@-]+ sha256:[0-9a-f]{64}( operator)?( group=[\w.@-]+)?\n")
 
 
 class Tokens:
@@ -91,6 +91,29 @@ def test_list_shows_names_and_operators(tokens):
     assert tokens.made("bob")
     assert tokens.run("list") == 0
     assert tokens.out == "ann operator\nbob\n"
+
+
+def test_token_of_a_group_is_made_and_listed(tokens):
+    """Given a group, then the token is of it, and the list says so; a group with odd characters makes no token."""
+    ann = tokens.made("ann", "--group", "research")
+    assert LINE.fullmatch(tokens.file.read_text())
+    tokens.made("bob", "--operator", "--group", "a.b")
+    tokens.made("cid")
+    caller = authenticate({"x-api-key": ann}, parse_tokens(tokens.file.read_text()), ByokMode.ALLOWED)
+    assert (caller.token_name, caller.token_group) == ("ann", "research")
+    assert tokens.run("list") == 0
+    assert tokens.out == "ann group=research\nbob operator group=a.b\ncid\n"
+
+
+@pytest.mark.parametrize("group", ["", "a b", "a#", "ünn", "a\nb", "a operator", "a group=b"])
+def test_group_that_cannot_be_used_is_told(tokens, group):
+    """Given a group with odd characters, then one line says so, no token is shown, and the file is as it was."""
+    tokens.made("ann")
+    before = tokens.file.read_bytes()
+    assert tokens.run("make", "bob", "--group", group) == 1
+    assert "the group" in tokens.err
+    assert (tokens.out, len(tokens.err.splitlines())) == ("", 1)
+    assert tokens.file.read_bytes() == before
 
 
 def test_revoked_token_is_out_and_the_others_stay(tokens):

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway import master
 from gateway.counts_folder import CountsFolder
 from gateway.interception import StreamOutcome
+from gateway.limit_rules import Limited, Limits, LimitUse
 from gateway.metrics import BoundedLabels, Metrics
 from gateway.places import Place
 from gateway.pool import Pool
@@ -65,6 +66,8 @@ DESIGNED = {
     "gateway_time_to_first_event_seconds": set(),
     "gateway_streams_ended": {"outcome"},
     "gateway_rejections": {"reason"},
+    "gateway_limit_refusals": {"limit", "kind", "name"},
+    "gateway_limit_used_ratio": {"limit", "kind", "name"},
     "gateway_tokens": {"model", "type"},
     "gateway_admission_limit": set(),
     "gateway_tool_calls": {"server", "tool", "outcome"},
@@ -89,14 +92,18 @@ def no_keys(_: str | None) -> list:
     return []
 
 
-def watch(metrics: Metrics, statuses=no_keys, reload_ok=always, store_up=always) -> None:
-    metrics.watch(statuses, reload_ok, store_up)
+def watch(metrics: Metrics, statuses=no_keys, reload_ok=always, store_up=always, limit_uses=tuple) -> None:
+    metrics.watch(statuses, reload_ok, store_up, limit_uses)
+
+
+def uses_of_ann() -> list[LimitUse]:
+    return [LimitUse(Limited("token", "ann", Limits(concurrent=4)), "concurrent", 3, 4, None)]
 
 
 def exercised(metrics: Metrics) -> Metrics:
     """Metrics that have a sample in every family."""
     pool = pool_of(1)
-    watch(metrics, statuses=pool.statuses)
+    watch(metrics, statuses=pool.statuses, limit_uses=uses_of_ann)
     metrics.key_attempts.labels("k0", "ok").inc()
     metrics.key_failovers.labels("k0", "rate_limited").inc()
     metrics.key_transitions.labels("k0", "temporary").inc()
@@ -110,6 +117,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.time_to_first_event.observe(1)
     metrics.streams_ended.labels("completed").inc()
     metrics.rejections.labels("not_found_error").inc()
+    metrics.count_limit_refusal("concurrent", "token", "ann")
     metrics.count_usage([BilledUsage(model="m", input_tokens=1)])
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
@@ -278,6 +286,20 @@ def test_limits_are_noted_from_headers(name, text, gauge, limit, expected):
     assert value(metrics, f"gateway_key_ratelimit_{gauge}", key="k0", scope="models", limit=limit) == expected
     if expected is None:
         assert not [found for found, _ in samples(metrics) if found.startswith("gateway_key_ratelimit")]
+
+
+def test_limits_are_read_when_they_are_asked_for():
+    """Given what is used of limits, then each scrape shows the share of now, and refusals are counted by limit."""
+    metrics, used = Metrics(), [1]
+    pool = Limited("group", "research", Limits(concurrent=4))
+    watch(metrics, limit_uses=lambda: [LimitUse(pool, "concurrent", used[-1], 4, None)])
+    labels = frozenset({"limit": "concurrent", "kind": "group", "name": "research"}.items())
+    assert samples(metrics)["gateway_limit_used_ratio", labels] == 0.25
+    used.append(5)
+    assert samples(metrics)["gateway_limit_used_ratio", labels] == 1.25
+    for _ in range(2):
+        metrics.count_limit_refusal("concurrent", "group", "research")
+    assert samples(metrics)["gateway_limit_refusals_total", labels] == 2
 
 
 def test_tokens_add_up_over_answers():

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.access import ByokMode
 from gateway.credential import Secret
+from gateway.limit_rules import LimitRules, Limits
+from gateway.pricing.money import PICODOLLARS
 from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, setting_specs, settle
 from gateway.settings_loader import load_settings
@@ -54,7 +56,23 @@ def proxy_with_login(scheme: str, user: str, password: str) -> UpstreamProxy:
 
 
 MODELS = '[[model]]\nid = "claude-x"\nclass = "x"\n'
-FILES = {"/models": MODELS, "/keys": "a=first-secret\n", "/tokens": TOKEN_LINE, "/ca.pem": "a certificate"}
+PRICES = """[[price]]
+model = "claude-x"
+from = 2026-11-01
+input = 1
+cache_write_5m = 1.25
+cache_write_1h = 2
+cache_read = 0.1
+output = 5
+source = "ours"
+"""
+FILES = {
+    "/models": MODELS,
+    "/prices": PRICES,
+    "/keys": "a=first-secret\n",
+    "/tokens": TOKEN_LINE,
+    "/ca.pem": "a certificate",
+}
 
 # name, default, texts that are good with the value they give, texts that are bad
 SECONDS_BAD = ["0", "-1", "soon", "nan", "inf", "1e400", "5s", "1e9"]
@@ -175,6 +193,9 @@ TABLE = [
     ("session_pin_seconds", 300.0, {**SECONDS_GOOD, "0": 0.0}, [text for text in SECONDS_BAD if text != "0"]),
     ("session_pin_lasting_seconds", 3600.0, SECONDS_GOOD, SECONDS_BAD),
     ("models_file", None, {"/models": "/models"}, ["/nowhere", "/keys"]),
+    ("prices_file", None, {"/prices": "/prices"}, ["/nowhere", "/keys"]),
+    ("limits", LimitRules(), {}, ["research=50", "{}", "[limits.default]", "50"]),
+    ("limits_fail", "open", {"CLOSED": "closed", "open": "open"}, ["true", "half", "0"]),
     ("ping_seconds", 10.0, SECONDS_GOOD, SECONDS_BAD),
     ("connect_timeout_seconds", 5.0, SECONDS_GOOD, SECONDS_BAD),
     ("read_idle_timeout_seconds", 600.0, SECONDS_GOOD, SECONDS_BAD),
@@ -604,6 +625,26 @@ def test_digest_ignores_what_is_not_read():
     other = load_settings({"PATH": "/bin", **dict(reversed(environ.items())), "GATEWAY_PORT": "x"}, reader({})).digest
     assert one == other
     assert len(bytes.fromhex(one)) == hashlib.sha256().digest_size
+
+
+def test_limits_come_from_the_toml_file():
+    """Given tables of limits in the file, then they are in force, and a change of one is seen by the digest."""
+    text = "[limits.groups.research]\ndollars_per_day = 0.1\n[limits.default]\nconcurrent = {}\n"
+    four, five = (load({"/c": text.format(number)}, config="/c") for number in (4, 5))
+    assert four.limits.groups == {"research": Limits(picodollars_per_day=PICODOLLARS // 10)}
+    assert four.limits.default == Limits(concurrent=4)
+    assert (five.limits.default, five.digest != four.digest) == (Limits(concurrent=5), True)
+    assert settle(four, five).limits == five.limits
+
+
+def test_faults_of_limits_are_told_with_the_others():
+    """Given limits with faults beside another one, then each is a line that says where it is."""
+    text = 'threads = "many"\n[limits.tokens.ann]\nconcurrent = 0\nrequests = 1\n'
+    assert [line.partition(": expected")[0] for line in complaints({"/c": text}, config="/c")] == [
+        "/c: threads: a whole number of at least 2 was expected, not 'many'",
+        "/c: limits: tokens.ann.concurrent",
+        "/c: limits: tokens.ann.requests",
+    ]
 
 
 def test_settle_keeps_what_needs_a_restart():

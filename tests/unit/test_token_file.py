@@ -235,3 +235,14 @@ def test_emptied_file_lets_nobody_in(fixture):
     fixture.replace("")
     fixture.clock.advance(2)
     assert fixture.file.tokens() == ()
+
+
+@pytest.mark.parametrize("is_in_place", [False, True])
+def test_group_that_changes_counts_within_two_seconds(fixture, is_in_place):
+    """Given a token, when its line gets a group, and then another one, then it has that group two seconds later."""
+    for group in ("research", "sales", None):
+        more = f" group={group}" if group else ""
+        text = ANN.replace("\n", f"{more}\n") + BOB
+        (fixture.write if is_in_place else fixture.replace)(text)
+        fixture.names_over(2.0)
+        assert [token.group for token in fixture.file.tokens()] == [group, None]

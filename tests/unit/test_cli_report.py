@@ -231,6 +231,131 @@ def test_a_report_of_a_database_without_records_is_empty(command: Command, recor
     assert [line.split() for line in out.splitlines()] == [["day", *MEASURES], ["total", *nothing]]
 
 
+# Costs.
+
+
+def test_a_cost_is_a_plain_decimal_to_the_microdollar(command: Command, data_dir: Path) -> None:
+    """Given costs small and large; then CSV and JSON have dollars with six decimals, and nothing else."""
+    with closing(DatabaseLedger(Database(f"sqlite:///{data_dir / 'records.db'}"), 30, lambda: NOW)) as ledger:
+        ledger.prepare()
+        small, large = usage_of(cost_picodollars=499_999), usage_of(cost_picodollars=1_234_567_000_000_500_000)
+        ledger.write([record_of(1, usage=(small,)), record_of(2, usage=(large,), token_group=None)])
+    out = command("report", "--by", "group,day", "--format", "csv")[1]
+    assert out.splitlines()[0] == ",".join(["group", "day", *MEASURES])
+    assert [(row["group"], row["day"], row["cost"]) for row in csv.DictReader(io.StringIO(out))] == [
+        ("", "2027-01-15", "1234567.000001"),
+        ("research", "2027-01-15", "0.000000"),
+    ]
+    document = json.loads(command("report", "--format", "json")[1])
+    assert (document["rows"][0]["cost"], document["total"]["cost"]) == ("1234567.000001", "1234567.000001")
+
+
+def exported(path: Path, **changes: object) -> str:
+    """The API's usage of the three recorded interceptions, in a file."""
+    usage = {
+        "model": "claude-a-1",
+        "uncached_input_tokens": 10,
+        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5},
+        "cache_read_input_tokens": 3,
+        "output_tokens": 20,
+        "server_tool_use": {"web_search_requests": 2},
+    }
+    days = ("2027-01-15", "2027-01-16", "2027-01-17")
+    buckets = [
+        {
+            "starting_at": f"{day}T00:00:00Z",
+            "ending_at": f"{following}T00:00:00Z",
+            "results": [usage] * number,
+        }
+        for day, following, number in zip(days, days[1:], (2, 1), strict=False)
+    ]
+    buckets[1]["results"] = [usage | changes]
+    path.write_text(json.dumps({"data": buckets, "has_more": False, "next_page": None}))
+    return str(path)
+
+
+def test_records_that_agree_with_the_api_s_report_say_so(command: Command, recorded: None, tmp_path: Path) -> None:
+    """Given an export that says what the records say; then every line has both, and the exit status is 0."""
+    status, out, err = command("report", "--reconcile", exported(tmp_path / "usage.json"))
+    lines = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert lines[:2] == [
+        ["day", "model", "measure", "api", "gateway", "difference"],
+        ["2027-01-15", "claude-a-1", "input", "20", "20", "0"],
+    ]
+    assert lines[-1] == ["total", "-", "web_searches", "6", "6", "0"]
+
+
+def test_records_that_differ_from_the_api_s_report_are_marked(command: Command, recorded: None, tmp_path: Path) -> None:
+    """Given an export with other counts; then each form marks that line alone, and the exit status is 1."""
+    path = exported(tmp_path / "usage.json", output_tokens=25)
+    status, out, _ = command("report", "--reconcile", path)
+    marked = [line.split() for line in out.splitlines() if line.endswith("differs")]
+    assert (status, marked) == (
+        1,
+        [
+            ["2027-01-16", "claude-a-1", "output", "25", "20", "-5", "differs"],
+            ["total", "-", "output", "65", "60", "-5", "differs"],
+        ],
+    )
+    status, out, _ = command("report", "--reconcile", path, "--format", "csv")
+    rows = [row for row in csv.DictReader(io.StringIO(out)) if row["differs"] == "true"]
+    assert (status, [(row["day"], row["measure"], row["difference"]) for row in rows]) == (
+        1,
+        [("2027-01-16", "output", "-5")],
+    )
+    status, out, _ = command("report", "--reconcile", path, "--format", "json")
+    document = json.loads(out)
+    assert (status, sum(row["differs"] for row in document["rows"])) == (1, 1)
+    assert document["total"][4] == {
+        **{"day": "total", "model": None, "measure": "output"},
+        **{"api": 65, "gateway": 60, "difference": -5, "differs": True},
+    }
+
+
+def test_costs_are_held_against_the_api_s_in_dollars(command: Command, recorded: None, tmp_path: Path) -> None:
+    """Given a cost report that ends with a page that promises another; then dollars are compared, and that is told."""
+    result = {"amount": "250.0", "currency": "USD", "model": "claude-a-1"}
+    time = {"starting_at": "2027-01-15T00:00:00Z", "ending_at": "2027-01-16T00:00:00Z"}
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"data": [time | {"results": [result]}], "has_more": True, "next_page": "page_2"}))
+    status, out, err = command("report", "--reconcile", str(path), "--format", "csv")
+    assert status == 1
+    assert out.splitlines()[1:] == ["2027-01-15,claude-a-1,cost,2.500000,0.002469,-2.497531,true"]
+    assert "the report's last page is missing" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "it cannot be read: No such file"),
+        (b"\xff\xfe", "it is not UTF-8 text"),
+        (b"<html>", "it is not JSON"),
+        (b'{"type": "error"}', "it is no report of the API"),
+    ],
+)
+def test_a_file_that_is_no_export_is_told(
+    command: Command, recorded: None, tmp_path: Path, content: bytes | None, expected: str
+) -> None:
+    """Given a file that cannot be compared with; then one line says so, and the exit status is 2."""
+    path = tmp_path / "export.json"
+    if content is not None:
+        path.write_bytes(content)
+    status, out, err = command("report", "--reconcile", str(path))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"gateway: {path}: {expected}")
+    assert len(err.splitlines()) == 1
+
+
+def test_nothing_to_compare_with_is_no_difference(command: Command, tmp_path: Path) -> None:
+    """Given a gateway that has recorded nothing, or options that the file decides; then the exit status is 2."""
+    path = exported(tmp_path / "usage.json")
+    status, _, err = command("report", "--reconcile", path)
+    assert (status, "nothing has been recorded yet" in err) == (2, True)
+    status, _, err = command("report", "--reconcile", path, "--since", "7d")
+    assert (status, "leave out --by, --since and --until" in err) == (2, True)
+
+
 @pytest.mark.parametrize("asked", ["req_gw_1", "req_up_1", "req_first_1"])
 def test_explain_tells_the_story_by_any_id(command: Command, recorded: None, asked: str) -> None:
     """Given an id that the client, the gateway or an upstream gave; then the story."""

@@ -19,6 +19,7 @@ from gateway.limits.limiter import Used
 from gateway.limits.no_limits import NO_LIMITS
 from gateway.service import Gateway
 from gateway.settings import Settings
+from tests.unit.test_metrics import value
 from tests.unit.tiny_server import Recorder, TinyServer
 
 
@@ -242,3 +243,22 @@ def test_who_has_no_limits_is_not_looked_at(tmp_path: Path) -> None:
     limiter = CountingLimiter()
     limited_ask(limited_gateway(limiter, tmp_path, "http://127.0.0.1:1", LimitRules(tokens={"bob": Limits(1)})))
     assert (limiter.entered, limiter.settled) == ([], [])
+
+
+@pytest.mark.parametrize(("own", "dollars"), [({}, COST / 10**12), ({"x_api_key": OWN}, None)], ids=["pool", "own"])
+def test_what_a_request_costs_is_counted_once(tmp_path: Path, own: dict[str, str], dollars: float | None) -> None:
+    """Given an answer with usage; then its cost is counted by model, token and group, unless the client pays itself."""
+    with TinyServer(Recorder(GOOD)) as server:
+        gateway = limited_gateway(CountingLimiter(), tmp_path, server.url)
+        assert limited_ask(gateway, **own).status_code == 200
+    assert value(gateway.metrics, "gateway_cost_dollars_total", model="claude-opus-5") == dollars
+    assert value(gateway.metrics, "gateway_token_cost_dollars_total", token="ann", group="research") == dollars
+
+
+def test_access_line_has_cost_and_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given an answer with usage, and an access log; then the line has dollars to the microdollar, and the group."""
+    with TinyServer(Recorder(GOOD)) as server, caplog.at_level("INFO", logger="gateway.access"):
+        limited_ask(limited_gateway(CountingLimiter(), tmp_path, server.url))
+    [line] = [record.__dict__["fields"] for record in caplog.records if record.name == "gateway.access"]
+    assert (line["token"], line["group"], line["cost"]) == ("ann", "research", round(COST / 10**12, 6))
+    assert "cost_estimated" not in line

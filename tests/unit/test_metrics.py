@@ -22,6 +22,7 @@ from gateway.places import Place
 from gateway.pool import Pool
 from gateway.usage import BilledUsage
 from gateway.verdict import Concern
+from tests.record_samples import record_of, usage_of
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
 
@@ -69,6 +70,9 @@ DESIGNED = {
     "gateway_limit_refusals": {"limit", "kind", "name"},
     "gateway_limit_used_ratio": {"limit", "kind", "name"},
     "gateway_tokens": {"model", "type"},
+    "gateway_cost_dollars": {"model"},
+    "gateway_token_cost_dollars": {"token", "group"},
+    "gateway_unpriced_tokens": {"model"},
     "gateway_admission_limit": set(),
     "gateway_tool_calls": {"server", "tool", "outcome"},
     "gateway_tool_call_duration_seconds": {"server"},
@@ -119,6 +123,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_limit_refusal("concurrent", "token", "ann")
     metrics.count_usage([BilledUsage(model="m", input_tokens=1)])
+    metrics.count_cost(record_of(1, usage=(usage_of(price="default"),)))
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
@@ -322,6 +327,38 @@ def test_what_alerts_wait_for_is_shown_before_it_happens():
     assert value(fresh, "gateway_recorder_dropped_total", reason="queue_full") == 0
     ends = {dict(labels)["outcome"] for name, labels in samples(fresh) if name == "gateway_streams_ended_total"}
     assert ends == {outcome.value for outcome in StreamOutcome}
+
+
+def test_costs_add_up_by_model_and_by_who_asked():
+    """Given records of several inferences, then dollars are summed by model, and by token and group; and tokens that
+    were charged at the default are counted by model.
+    """
+    metrics = Metrics()
+    unpriced = usage_of(model="claude-b", price="default", cost_picodollars=2 * 10**12)
+    metrics.count_cost(record_of(1, usage=(usage_of(cost_picodollars=5 * 10**11), unpriced)))
+    metrics.count_cost(record_of(2, token=None, token_group=None, usage=(usage_of(cost_picodollars=25 * 10**10),)))
+    assert value(metrics, "gateway_cost_dollars_total", model="claude-a-1") == 0.75
+    assert value(metrics, "gateway_cost_dollars_total", model="claude-b") == 2
+    assert value(metrics, "gateway_token_cost_dollars_total", token="alice", group="research") == 2.5
+    assert value(metrics, "gateway_token_cost_dollars_total", token="-", group="-") == 0.25
+    assert value(metrics, "gateway_unpriced_tokens_total", model="claude-b") == 10 + 3 + 9 + 20
+    assert value(metrics, "gateway_unpriced_tokens_total", model="claude-a-1") is None
+
+
+def test_what_the_pool_does_not_pay_costs_nothing():
+    """Given a record without a cost, as a client's own credential and an error leave, then no dollars are counted."""
+    metrics = Metrics()
+    metrics.count_cost(record_of(1, credential="byok", usage=(usage_of(cost_picodollars=None, price=None),)))
+    metrics.count_cost(record_of(2, usage=()))
+    assert not {name for name, _ in samples(metrics) if "dollars" in name or "unpriced" in name}
+
+
+def test_tokens_past_the_limit_cost_as_other():
+    """Given more tokens than are kept apart, then what the rest costs folds into `other`."""
+    metrics = Metrics()
+    for number in range(1010):
+        metrics.count_cost(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
+    assert value(metrics, "gateway_token_cost_dollars_total", token="other", group="research") == 10
 
 
 def test_models_past_the_limit_are_other():

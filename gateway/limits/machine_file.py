@@ -25,7 +25,8 @@ from typing import Protocol
 
 from gateway.allocation import allocate
 from gateway.data_folder import make_private
-from gateway.limits.slots import COLUMNS, PAGE_BYTES, SLOT_BYTES, Slots, first_page, is_sound
+from gateway.limits.slot import COLUMNS, SLOT_BYTES
+from gateway.limits.slots import PAGE_BYTES, Slots, first_page, is_sound
 
 FILE_NAME = "limits.counts"
 ASIDE_NAME = "limits.counts.unusable"
@@ -55,12 +56,14 @@ class Memory(Protocol):
 
 
 class PrivateMemory:
-    """Counts that this process keeps to itself."""
+    """Counts that this process keeps to itself: new ones, or a copy of others."""
 
-    def __init__(self) -> None:
-        content = bytearray(PAGE_BYTES + _FIRST_SLOTS * SLOT_BYTES)
-        content[:PAGE_BYTES] = first_page(secrets.token_bytes(16))
-        self.slots = Slots(memoryview(content))
+    def __init__(self, slots: Slots | None = None) -> None:
+        if slots is None:
+            content = bytearray(PAGE_BYTES + _FIRST_SLOTS * SLOT_BYTES)
+            content[:PAGE_BYTES] = first_page(secrets.token_bytes(16))
+            slots = Slots(memoryview(content))
+        self.slots = slots
         self.column = 0
 
     def make_room(self) -> None:
@@ -134,6 +137,11 @@ class MachineFile:
         for column in self.slots.taken_columns():
             if column != self.column and not self._is_alive(column):
                 self.slots.drop_column(column)
+
+    def set_aside(self) -> None:
+        """Give it another name: it holds what no gateway has written. Raises nothing."""
+        with suppress(OSError):
+            os.rename(self._path, self._path.with_name(ASIDE_NAME))
 
     def close(self) -> None:
         """Let go of it, and of the column. What is mapped stays until nobody uses it."""

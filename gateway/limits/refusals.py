@@ -15,7 +15,8 @@ from typing import NamedTuple
 from gateway.errors import LimitReached, SpendLimitReached
 from gateway.limit_rules import Limited
 from gateway.limits.calendar import Today, seconds_until
-from gateway.limits.slots import WINDOW_SECONDS, Others, Slot
+from gateway.limits.slot import WINDOW_SECONDS, Slot
+from gateway.limits.statements import Others
 from gateway.pricing.money import PICODOLLARS, dollars
 
 TOLD_PERCENTS = (75, 95, 100)
@@ -30,6 +31,12 @@ class Held(NamedTuple):
     limited: Limited
     slot: Slot
     others: Others
+
+    def is_guess(self, now: float) -> bool:
+        """Whether what others have used of money and tokens matters, and is not known well."""
+        limits = self.limited.limits
+        matters = (limits.tokens_per_minute, limits.picodollars_per_day, limits.picodollars_per_month)
+        return matters != (None, None, None) and not self.others.is_fresh(now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +174,9 @@ def crossings(one: Held) -> Iterable[Crossing]:
 
 
 def _percent(spent: int, most: int) -> int:
-    reached = [percent for percent in TOLD_PERCENTS if spent * 100 >= percent * most]
-    return reached[-1] if reached else 0
+    if spent * 100 < TOLD_PERCENTS[0] * most:
+        return 0
+    return [percent for percent in TOLD_PERCENTS if spent * 100 >= percent * most][-1]
 
 
 def _amount(picodollars: int, most: int) -> str:

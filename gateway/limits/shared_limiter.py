@@ -8,12 +8,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from gateway.background import BackgroundThread
-from gateway.limit_rules import Limited
+from gateway.errors import Overloaded
+from gateway.limit_rules import Limited, Limits
 from gateway.limits.counters import Entry, MachineCounters
 from gateway.limits.limiter import Used
 from gateway.limits.refusals import Refusal, error_of
+from gateway.limits.statements import Unanswered
+
+if TYPE_CHECKING:
+    from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
 
 log = logging.getLogger(__name__)
 
@@ -22,28 +29,69 @@ _CLOSING_SECONDS = 1.0
 
 
 class SharedLimiter:
-    """The Limiter of a gateway that has limits. Made after the fork, one a process; `start` begins its housekeeping."""
+    """The Limiter of a gateway that has limits. Made after the fork, one a process.
 
-    def __init__(self, counters: MachineCounters) -> None:
+    `fails_closed`: while the shared store is out of reach, who has limits is refused.
+    """
+
+    def __init__(self, counters: MachineCounters, link: Link | None = None, *, fails_closed: bool = False) -> None:
         self._counters = counters
+        self._link = link
+        self._fails_closed = fails_closed
         self._thread = BackgroundThread("limits", self._step)
 
     def start(self) -> None:
         """Begin the work beside the requests. Raises RuntimeError if the system grants no thread."""
         self._thread.start()
+        if self._link is not None:
+            self._link.start()
+        else:
+            self._counters.hear({}, 0.0)  # no store's clock
 
     def enter(self, limited: Sequence[Limited], *, costs: bool, is_own: bool) -> Admission:
         """See Limiter."""
         is_paid = costs and not is_own
-        entered = self._counters.enter(limited, is_paid=is_paid)
-        if isinstance(entered, Refusal):
-            raise error_of(entered)
-        return Admission(self, entered, is_paid)
+        if self._link is not None:
+            if self._link.is_up:
+                with suppress(Unanswered):
+                    return Admission(self, self._asked(self._link, limited, is_paid), is_paid)
+            if self._fails_closed and any(_matters(one.limits, is_paid) for one in limited):
+                raise Overloaded("the store that limits are shared by is out of reach", retry_after_seconds=1)
+        return Admission(self, self._entered(limited, is_paid), is_paid)
 
     def settle(self, entry: Entry, tokens: int, picodollars: int) -> None:
         """For Admission."""
         for crossing in self._counters.settle(entry.limited, tokens, picodollars):
             log.warning("%s", crossing)
+        if self._link is not None and _must_ask(entry.limited):
+            self._link.changed(entry.limited)
+
+    def _asked(self, link: Link, limited: Sequence[Limited], is_paid: bool) -> Entry:
+        """Count a request, if its limits hold over all machines. Raises LimitReached, and Unanswered."""
+        entry = self._entered(limited, is_paid, asks=True)
+        if entry.is_guess:
+            self._counters.undo(entry)
+            link.hear(self._counters.report([one.subject for one in limited]))
+            entry = self._entered(limited, is_paid, asks=True)
+        if not _must_ask(limited):
+            return entry
+        try:
+            over = link.ask(entry)
+        except BaseException:
+            self._counters.undo(entry)
+            raise
+        if over is None:
+            return entry
+        self._counters.undo(entry)
+        link.changed(limited)
+        place, limit = over
+        raise error_of(self._counters.check(limited, is_paid=is_paid) or Refusal(limited[place], limit))
+
+    def _entered(self, limited: Sequence[Limited], is_paid: bool, *, asks: bool = False) -> Entry:
+        entered = self._counters.enter(limited, is_paid=is_paid, asks=asks)
+        if isinstance(entered, Refusal):
+            raise error_of(entered)
+        return entered
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """See Limiter."""
@@ -51,6 +99,8 @@ class SharedLimiter:
 
     def close(self) -> None:
         """See Limiter."""
+        if self._link is not None:
+            self._link.close()
         self._thread.stop()
         self._thread.join(_CLOSING_SECONDS)
         self._counters.close()
@@ -58,6 +108,15 @@ class SharedLimiter:
     def _step(self) -> float:
         self._counters.tidy()
         return _TIDY_SECONDS
+
+
+def _must_ask(limited: Sequence[Limited]) -> bool:
+    """Whether there is a limit that must hold over all machines at every moment."""
+    return any(one.limits.concurrent is not None or one.limits.requests_per_minute is not None for one in limited)
+
+
+def _matters(limits: Limits, is_paid: bool) -> bool:
+    return not limits.is_empty if is_paid else (limits.concurrent, limits.requests_per_minute) != (None, None)
 
 
 class Admission:

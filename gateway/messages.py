@@ -133,11 +133,10 @@ class Tally:
         elif event.name == "error" or kind == "error":
             self.error_kind = error_kind(document)
         elif document is not None and kind == "message_start":
-            self._observe_message(document.get("message"))
+            self._observe_message(document.get("message"), is_whole=False)
         elif document is not None and kind == "message_delta":
-            self._replace_usage(document.get("usage"))
+            self._take_usage(document.get("usage"), is_at_end=True)
             self._observe_ending(document.get("delta"))
-            self.usage.has_counted_output = True
 
     def observe_whole(self, body: bytes) -> bool:
         """Take in a whole answer's JSON; False if it is not a JSON object."""
@@ -147,16 +146,18 @@ class Tally:
         if document.get("type") == "error":
             self.error_kind = error_kind(document)
         else:
-            self._observe_message(document)
+            self._observe_message(document, is_whole=True)
+            if not self.usage.has_counted_output and isinstance(document.get("content"), list):
+                self.usage.passed_whole(body)
             self.tools.observe_whole(document)
             self.has_stopped = True
         return True
 
-    def _observe_message(self, message: object) -> None:
+    def _observe_message(self, message: object, *, is_whole: bool) -> None:
         if isinstance(message, dict):
             model = message.get("model")
             self.model = model if isinstance(model, str) else None
-            self._replace_usage(message.get("usage"))
+            self._take_usage(message.get("usage"), is_at_end=is_whole)
             self._observe_ending(message)
 
     def _observe_ending(self, holder: object) -> None:
@@ -169,9 +170,9 @@ class Tally:
         if holder.get("stop_reason") == _REFUSAL:
             self.is_refused = True
 
-    def _replace_usage(self, usage: object) -> None:
+    def _take_usage(self, usage: object, *, is_at_end: bool) -> None:
         if isinstance(usage, dict):
-            self.usage.take(usage)
+            self.usage.take(usage, is_at_end=is_at_end)
 
 
 def error_kind(document: Mapping[str, Any] | None) -> str:

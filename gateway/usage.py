@@ -5,13 +5,14 @@ one answer and so to one thread. The counts are the upstream's own words and not
 (https://docs.claude.com/en/api/messages): within one answer they are cumulative, so later ones replace earlier ones.
 
 What is billed are inferences. An answer is one of them, or says in `usage.iterations` of which it was made: then each
-of these is billed at its own model, and the answer's own counts, which leave some of them out, are not.
+of these is billed at its own model, and the answer's own counts, which leave some of them out, are not. Nothing is
+free by accident: what those counts say beyond the iterations is billed as well, and marked as an estimate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -19,28 +20,21 @@ from typing import Any
 import msgspec
 
 from gateway.counts import count_or_none
+from gateway.pricing.iterations import (
+    KEPT,
+    MESSAGE,
+    OTHER_KIND,
+    Iteration,
+    counts_in,
+    is_declined,
+    iterations_in,
+    with_lifetimes,
+    with_models,
+)
 
-# The usage object's members to the names that they are kept under.
-_COUNTS = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "cache_read_input_tokens": "cache_read_tokens",
-    "cache_creation_input_tokens": "cache_write_tokens",
-}
-_LIFETIMES = {
-    "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
-    "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
-}
-_KEPT = (*_COUNTS.values(), *_LIFETIMES.values())
+WEB_SEARCH = "web_search_requests"
 _MOST_SERVER_TOOLS = 20
-_MOST_ITERATIONS = 1000
-
-MESSAGE = "message"
-_COMPACTION = "compaction"
-_FALLBACK = "fallback_message"
-_ADVISOR = "advisor_message"
-_KINDS = (MESSAGE, _COMPACTION, _FALLBACK, _ADVISOR)
-OTHER_KIND = "other"  # an iteration of a kind that is not known yet: billed, and marked as an estimate
+_SAID_ONCE = ("service_tier", "inference_geo", "speed")
 
 # What a `content_block_delta` event is beside its text, in bytes, and how many bytes of text make a token, roughly.
 _DELTA_NAME = b"content_block_delta"
@@ -53,7 +47,7 @@ class Certainty(Enum):
 
     EXACT = "exact"  # the answer came to its end: these are its final counts
     PARTIAL = "partial"  # it broke off after the upstream had counted its output once: at least so much
-    ESTIMATED = "estimated"  # it broke off before that: the output is the gateway's guess, kept apart from the counts
+    ESTIMATED = "estimated"  # its output was not counted: that is the gateway's guess, kept apart from the counts
 
 
 class BilledUsage(msgspec.Struct, frozen=True):
@@ -87,15 +81,6 @@ class BilledUsage(msgspec.Struct, frozen=True):
         return max(self.cache_write_5m_tokens, self.cache_write_tokens - self.cache_write_1h_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class _Iteration:
-    """An entry of `usage.iterations`: its kind, its model if it names one, its counts by their kept names."""
-
-    kind: str
-    model: str | None
-    counts: Mapping[str, int]
-
-
 @dataclass(slots=True)
 class Usage:
     """The counts of one answer so far. `is_said` tells whether the upstream has said anything at all.
@@ -116,89 +101,122 @@ class Usage:
     speed: str | None = None
     is_said: bool = False
     has_counted_output: bool = False
-    _iterations: tuple[_Iteration, ...] = ()
+    _at_end: dict[str, int] = field(default_factory=dict)  # what was said behind `message_start`
+    _has_fallen: bool = False  # a cumulative count did: the larger one is kept
+    _is_doubtful: bool = False
+    _iterations: tuple[Iteration, ...] = ()
     _deltas: int = 0
     _delta_bytes: int = 0
 
-    def take(self, said: Mapping[str, Any]) -> None:
-        """Take in one `usage` object; members that are no counts are passed over."""
+    def take(self, said: Mapping[str, Any], *, is_at_end: bool = False) -> None:
+        """Take in one `usage` object; members that are no counts are passed over.
+
+        `is_at_end`: it counts what was put out, as all do but that of `message_start`.
+        """
         self.is_said = True
-        for kept, count in _counts_in(said):
-            setattr(self, kept, count)
-        tools = said.get("server_tool_use")
-        if isinstance(tools, dict):
-            for name, said_count in list(tools.items())[:_MOST_SERVER_TOOLS]:
-                count_of_tool = count_or_none(said_count)
-                if count_of_tool is not None and (
-                    name in self.server_tools or len(self.server_tools) < _MOST_SERVER_TOOLS
-                ):
-                    self.server_tools[name] = count_of_tool
-        for name in ("service_tier", "inference_geo", "speed"):
+        counts = dict(counts_in(said))
+        if is_at_end:
+            self._at_end |= counts
+            if "output_tokens" in counts and not self.has_counted_output:
+                self.has_counted_output, self.output_tokens = True, 0
+        for kept, count in counts.items():
+            if count >= getattr(self, kept):
+                setattr(self, kept, count)
+            else:
+                self._has_fallen = True
+        self._take_tools(said.get("server_tool_use"))
+        for name in _SAID_ONCE:
             word = said.get(name)
             if isinstance(word, str):
                 setattr(self, name, word)
         if iterations := said.get("iterations"):
-            self._iterations = _iterations_in(iterations)
+            read = iterations_in(iterations)
+            self._iterations = read or self._iterations
+            self._is_doubtful |= not read
+        if (credit := said.get("fallback_credit")) is not None:
+            self._is_doubtful |= _is_repriced(credit)
+
+    def _take_tools(self, tools: object) -> None:
+        if not isinstance(tools, dict):
+            return
+        for name in (WEB_SEARCH, *list(tools)[:_MOST_SERVER_TOOLS]):
+            count = count_or_none(tools.get(name))
+            is_kept = name == WEB_SEARCH or name in self.server_tools or len(self.server_tools) < _MOST_SERVER_TOOLS
+            if count is not None and is_kept:
+                self.server_tools[name] = max(count, self.server_tools.get(name, 0))
 
     def billed(
         self, asked_model: str | None, model: str | None, *, has_ended: bool, is_refused: bool
     ) -> list[BilledUsage]:
-        """The inferences that this answer is billed for; none if the upstream has said nothing.
+        """The inferences that this answer is billed for; none if nothing has come of it.
 
         `asked_model` is the request's, `model` the answer's; `is_refused` tells whether the model declined.
         """
-        if not self.is_said:
+        if not self.is_said and not self._delta_bytes:
             return []
         certainty = self.certainty(has_ended)
+        output = self.guessed_output_tokens if certainty is Certainty.ESTIMATED else self.output_tokens
+        is_exact = certainty is Certainty.EXACT and not self._is_doubtful
         if not self._iterations:
-            return [self._whole(model, certainty)]
-        inferences = []
-        for position, iteration in enumerate(self._iterations):
-            counts = dict.fromkeys(_KEPT, 0) | dict(iteration.counts)
-            inferences.append(
-                BilledUsage(
-                    kind=iteration.kind,
-                    model=self._model_of(iteration, asked_model, model),
-                    **counts,
-                    billed_output_tokens=counts["output_tokens"],
-                    server_tools=dict(self.server_tools) if position == 0 else {},
-                    is_exact=certainty is Certainty.EXACT and iteration.kind != OTHER_KIND,
-                    service_tier=self.service_tier,
-                    inference_geo=self.inference_geo,
-                    speed=self.speed,
-                    is_free=_is_declined(iteration, self._iterations[position + 1 :], is_refused=is_refused),
-                )
+            counts = {kept: getattr(self, kept) for kept in KEPT}
+            is_free = is_refused and self.has_counted_output and output == 0
+            return [self._inference(MESSAGE, model, counts, output, is_exact and not self._has_fallen, is_free)]
+        entries = with_lifetimes(with_models(self._iterations, asked_model, model), self.cache_write_1h_tokens)
+        inferences = [
+            self._inference(
+                entry.kind,
+                entry.model,
+                entry.counts,
+                entry.counts.get("output_tokens", 0),
+                is_exact and entry.kind != OTHER_KIND,
+                is_declined(entry, entries[position:], is_refused=is_refused),
+                has_tools=position == 1,
             )
+            for position, entry in enumerate(entries, start=1)
+        ]
+        left_out = self._left_out(entries, output)
+        if any(left_out.values()):
+            guess = left_out["output_tokens"]
+            inferences.append(self._inference(OTHER_KIND, model, left_out, guess, False, False, has_tools=False))
         return inferences
 
-    def _whole(self, model: str | None, certainty: Certainty) -> BilledUsage:
-        """The answer as one inference."""
-        output = self.guessed_output_tokens if certainty is Certainty.ESTIMATED else self.output_tokens
+    def _inference(
+        self,
+        kind: str,
+        model: str | None,
+        counts: Mapping[str, int],
+        billed_output_tokens: int,
+        is_exact: bool,
+        is_free: bool,
+        *,
+        has_tools: bool = True,
+    ) -> BilledUsage:
+        """One of the answer's; the uses of server tools stand with the first."""
+        of_lifetimes = counts.get("cache_write_5m_tokens", 0), counts.get("cache_write_1h_tokens", 0)
         return BilledUsage(
-            MESSAGE,
+            kind,
             model,
-            self.input_tokens,
-            self.output_tokens,
-            self.cache_read_tokens,
-            self.cache_write_tokens,
-            self.cache_write_5m_tokens,
-            self.cache_write_1h_tokens,
-            output,
-            self.server_tools,
+            counts.get("input_tokens", 0),
+            counts.get("output_tokens", 0),
+            counts.get("cache_read_tokens", 0),
+            max(counts.get("cache_write_tokens", 0), sum(of_lifetimes)),
+            *of_lifetimes,
+            billed_output_tokens,
+            self.server_tools if has_tools else {},
             self.service_tier,
             self.inference_geo,
             self.speed,
-            certainty is Certainty.EXACT,
+            is_exact,
+            is_free,
         )
 
-    def _model_of(self, iteration: _Iteration, asked_model: str | None, model: str | None) -> str | None:
-        """A compaction is the requested model's work. So may a message be that names none, if another took over."""
-        if iteration.kind == _COMPACTION:
-            return asked_model or model
-        if iteration.model is not None:
-            return iteration.model
-        has_fallen_back = any(other.kind == _FALLBACK for other in self._iterations)
-        return asked_model if has_fallen_back and iteration.kind == MESSAGE else model
+    def _left_out(self, entries: list[Iteration], output: int) -> dict[str, int]:
+        """What the answer's last words on itself have beyond its iterations."""
+        own = self._at_end | {"output_tokens": output}
+        return {
+            kept: max(0, own.get(kept, 0) - sum(entry.counts.get(kept, 0) for entry in entries if entry.is_in_sum))
+            for kept in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+        }
 
     def passed(self, raw: bytes) -> None:
         """Note events that were relayed unread, for the guess."""
@@ -207,11 +225,15 @@ class Usage:
             self._deltas += deltas
             self._delta_bytes += len(raw)
 
+    def passed_whole(self, body: bytes) -> None:
+        """Note a whole answer whose output was not counted, for the guess."""
+        self._delta_bytes += len(body)
+
     def certainty(self, has_ended: bool) -> Certainty:
         """How good the counts are, given whether the answer came to its proper end."""
-        if has_ended:
-            return Certainty.EXACT
-        return Certainty.PARTIAL if self.has_counted_output else Certainty.ESTIMATED
+        if not self.has_counted_output:
+            return Certainty.ESTIMATED
+        return Certainty.EXACT if has_ended else Certainty.PARTIAL
 
     @property
     def guessed_output_tokens(self) -> int:
@@ -221,39 +243,7 @@ class Usage:
         return max(self.output_tokens, math.ceil(max(0.0, text_bytes) / _BYTES_PER_TOKEN))
 
 
-def _counts_in(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The counts of a usage object, or of an iteration, by the names that they are kept under."""
-    for name, kept in _COUNTS.items():
-        count = count_or_none(said.get(name))
-        if count is not None:
-            yield kept, count
-    lifetimes = said.get("cache_creation")
-    if isinstance(lifetimes, dict):
-        for name, kept in _LIFETIMES.items():
-            count = count_or_none(lifetimes.get(name))
-            if count is not None:
-                yield kept, count
-
-
-def _iterations_in(said: object) -> tuple[_Iteration, ...]:
-    """The entries; none if it is no list of objects, for then the answer's own counts say more."""
-    if not isinstance(said, list) or len(said) > _MOST_ITERATIONS or not all(isinstance(entry, dict) for entry in said):
-        return ()
-    return tuple(map(_iteration, said))
-
-
-def _iteration(entry: Mapping[str, Any]) -> _Iteration:
-    kind, model = entry.get("type"), entry.get("model")
-    return _Iteration(
-        kind if kind in _KINDS else OTHER_KIND, model if isinstance(model, str) else None, dict(_counts_in(entry))
-    )
-
-
-def _is_declined(iteration: _Iteration, later: Sequence[_Iteration], *, is_refused: bool) -> bool:
-    """Whether a model has declined without a word: that is free. Another model goes on, or the answer is a refusal."""
-    if iteration.kind != MESSAGE or iteration.counts.get("output_tokens"):
-        return False
-    went_on = any(
-        other.kind == _FALLBACK or (other.kind == MESSAGE and other.model != iteration.model) for other in later
-    )
-    return went_on or is_refused
+def _is_repriced(credit: object) -> bool:
+    """Whether a `fallback_credit` may have made the answer cheaper: cache writes at the price of reads."""
+    status = credit.get("status") if isinstance(credit, dict) else None
+    return not (isinstance(status, dict) and status.get("type") == "not_applied")

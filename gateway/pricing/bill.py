@@ -8,11 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from gateway.pricing.money import MOST_PICODOLLARS
-from gateway.pricing.prices import PriceList
-from gateway.usage import BilledUsage
+from gateway.pricing.prices import Price, PriceList
+from gateway.usage import WEB_SEARCH, BilledUsage
 
-_WEB_SEARCH = "web_search_requests"
 _US = "us"
+_KNOWN_TIERS = (None, "standard", "batch")  # what the priority tier costs is between the upstream and its customer
+_KNOWN_PLACES = (None, _US, "global", "not_available")
+_KNOWN_SPEEDS = (None, "standard", "fast")
 _PERCENT = 100
 _FREE = "free"
 _ASSUMED_FAST_PERCENT = 200  # of a model that has no price for fast mode
@@ -32,8 +34,9 @@ class Bill(msgspec.Struct, frozen=True):
 
 def bill(used: BilledUsage, prices: PriceList, day: str) -> Bill:
     """The bill for an inference on that UTC day (2026-11-29)."""
+    searches = used.server_tools.get(WEB_SEARCH, 0) * prices.web_search if used.server_tools else 0
     if used.is_free:
-        return Bill(0, _FREE, not used.is_exact)
+        return Bill(min(searches, MOST_PICODOLLARS), _FREE, not used.is_exact)
     write_5m = used.billed_write_5m_tokens
     prompt_tokens = used.input_tokens + used.cache_read_tokens + write_5m + used.cache_write_1h_tokens
     price = prices.price_of(used.model, day, prompt_tokens)
@@ -44,22 +47,31 @@ def bill(used: BilledUsage, prices: PriceList, day: str) -> Bill:
         + used.cache_read_tokens * price.cache_read
         + used.billed_output_tokens * price.output
     )
-    is_estimate = price.is_default or not used.is_exact or used.service_tier == "priority"
+    return Bill(
+        min(_multiplied(picodollars, used, price) + searches, MOST_PICODOLLARS),
+        price.name,
+        not used.is_exact or price.is_default or not _has_known_price(used, price),
+        prompt_tokens + used.billed_output_tokens if price.is_default else 0,
+    )
+
+
+def _multiplied(picodollars: int, used: BilledUsage, price: Price) -> int:
+    """Times the factors of fast mode, of the place and of a batch; rounded half up."""
     numerator = denominator = 1
     if used.speed == "fast":
-        is_estimate = is_estimate or price.fast_percent is None
         numerator, denominator = price.fast_percent or _ASSUMED_FAST_PERCENT, _PERCENT
     if used.inference_geo == _US:
         numerator, denominator = numerator * price.us_percent, denominator * _PERCENT
     if used.service_tier == "batch":
         denominator *= 2
-    if denominator > 1:
-        picodollars = (2 * picodollars * numerator + denominator) // (2 * denominator)
-    if used.server_tools:
-        picodollars += used.server_tools.get(_WEB_SEARCH, 0) * prices.web_search
-    return Bill(
-        min(picodollars, MOST_PICODOLLARS),
-        price.name,
-        is_estimate,
-        prompt_tokens + used.billed_output_tokens if price.is_default else 0,
+    return (2 * picodollars * numerator + denominator) // (2 * denominator) if denominator > 1 else picodollars
+
+
+def _has_known_price(used: BilledUsage, price: Price) -> bool:
+    """Whether there is a factor for the way in which it was served."""
+    return (
+        used.service_tier in _KNOWN_TIERS
+        and used.inference_geo in _KNOWN_PLACES
+        and used.speed in _KNOWN_SPEEDS
+        and (used.speed != "fast" or price.fast_percent is not None)
     )

@@ -5,12 +5,15 @@ Owns: the unit, reading an amount and writing it. Pure; any thread.
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import Decimal
+from fractions import Fraction
 
 PICODOLLARS = 10**12  # a dollar's
 _PICODOLLARS_OF_A_MICRODOLLAR = 10**6
 # What a column of 64 bits holds: nine million dollars.
 MOST_PICODOLLARS = 9 * 10**18
+# What has a digit further from the point than that is no amount of money, and costs too much to calculate with.
+_MOST_DIGITS = 60
 
 
 def microdollars(picodollars: int) -> int:
@@ -28,14 +31,16 @@ def exact_decimal(value: object) -> Decimal | None:
     """The number that TOML or JSON gave, exactly as it was written where it came as a Decimal or a whole number."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
-    number = Decimal(str(value))
+    number = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
     return number if number.is_finite() else None
 
 
 def scaled(number: Decimal, factor: int) -> int | None:
     """A number times a factor, if that is whole and fits a column of 64 bits either way; None if not."""
-    with localcontext() as context:
-        context.prec = 60
-        product = number * factor
-        is_whole = product == product.to_integral_value() and abs(product) <= MOST_PICODOLLARS
-        return int(product) if is_whole else None
+    exponent = number.as_tuple().exponent
+    if not number:
+        return 0
+    if not isinstance(exponent, int) or exponent < -_MOST_DIGITS or number.adjusted() > _MOST_DIGITS:
+        return None
+    product = Fraction(number) * factor
+    return int(product) if product.denominator == 1 and abs(product) <= MOST_PICODOLLARS else None

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -23,7 +23,6 @@ from gateway.pricing.money import exact_decimal, scaled
 from gateway.scopes import plain_model
 
 DEFAULT = "default"
-UNKNOWN = "unknown"
 _RATES = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 _ROW = {*_RATES, "model", "from", "above_prompt_tokens", "fast_factor", "us_factor", "source"}
 _FACTORS = ("fast_factor", "us_factor")
@@ -74,9 +73,10 @@ class Price:
 class PriceList:
     """Prices by model. Equal if they say the same."""
 
-    def __init__(self, prices: Iterable[Price], default: Price, web_search: int) -> None:
+    def __init__(self, prices: Iterable[Price], default: Price, web_search: int, tools_source: str) -> None:
         self.default = default
         self.web_search = web_search  # picodollars a call
+        self.tools_source = tools_source
         self._rows: dict[str, list[Price]] = {}
         for price in prices:
             self._rows.setdefault(price.model, []).append(price)
@@ -111,10 +111,13 @@ class PriceList:
             self._known[model] = rows
         return rows
 
+    def _told(self) -> tuple[object, ...]:
+        return self.rows, self.default, self.web_search, self.tools_source
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PriceList):
             return NotImplemented
-        return (self.rows, self.default, self.web_search) == (other.rows, other.default, other.web_search)
+        return self._told() == other._told()
 
     __hash__ = None  # type: ignore[assignment]  # nothing is looked up by them
 
@@ -131,12 +134,14 @@ def known_prices() -> PriceList:
 def read_prices(text: str, base: PriceList | None = None) -> PriceList:
     """Prices in the form of `prices.toml`, over those of `base`. Raises PriceError.
 
-    Without a base there must be a `[default]` and a price of `web_search` under `[tools]`.
+    Without a base there must be a `[default]` and `[tools]`.
     """
     try:
         document = tomllib.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise PriceError(f"not valid TOML: {error}") from error
+    except InvalidOperation as error:
+        raise PriceError("not valid TOML: a number that is too large or too small for any use") from error
     if unknown := sorted(document.keys() - _TABLES):
         raise PriceError(f"{unknown[0]}: expected `[[price]]`, `[default]` or `[tools]`")
     tables = document.get("price", [])
@@ -153,25 +158,26 @@ def read_prices(text: str, base: PriceList | None = None) -> PriceList:
         default = base.default
     else:
         raise PriceError("[default]: it is missing")
-    web_search = _web_search(document.get("tools", {}), base)
-    return PriceList([*inherited, *rows], default, web_search)
+    if base is not None and "tools" not in document:
+        web_search, tools_source = base.web_search, base.tools_source
+    else:
+        web_search, tools_source = _tools(document.get("tools", {}))
+    return PriceList([*inherited, *rows], default, web_search, tools_source)
 
 
 def _row(table: object, label: str) -> Price:
     if not isinstance(table, dict):
         raise PriceError(f"{label}: expected a table")
-    model, since, source = table.get("model"), table.get("from"), table.get("source", "")
+    model, since = table.get("model"), table.get("from")
     if not isinstance(model, str) or not model or model == DEFAULT:
         raise PriceError(f"{label}: model: expected the name of a model")
     label = f"{label} ({model[:64]})"
     if isinstance(since, datetime) or not isinstance(since, date):
         raise PriceError(f"{label}: from: expected a date like 2026-11-29")
-    if not isinstance(source, str):
-        raise PriceError(f"{label}: source: expected a text")
     above = table.get("above_prompt_tokens", 0)
     if isinstance(above, bool) or not isinstance(above, int) or above < 0:
         raise PriceError(f"{label}: above_prompt_tokens: expected a whole number, 0 or more")
-    return _priced(table, label, model=model, since=since.isoformat(), source=source, above_prompt_tokens=above)
+    return _priced(table, label, model=model, since=since.isoformat(), above_prompt_tokens=above)
 
 
 def _default(table: object) -> Price:
@@ -180,10 +186,7 @@ def _default(table: object) -> Price:
     for name in ("model", "from", "above_prompt_tokens"):
         if name in table:
             raise PriceError(f"[default]: {name}: a default holds for all models, dates and prompts")
-    source = table.get("source", "")
-    if not isinstance(source, str):
-        raise PriceError("[default]: source: expected a text")
-    return _priced(table, "[default]", model=DEFAULT, since="", source=source)
+    return _priced(table, "[default]", model=DEFAULT, since="")
 
 
 def _priced(table: Mapping[str, Any], label: str, **known: Any) -> Price:
@@ -191,7 +194,7 @@ def _priced(table: Mapping[str, Any], label: str, **known: Any) -> Price:
         raise PriceError(f"{label}: {unknown[0]}: there is no such member")
     rates = {name: _amount(table.get(name), f"{label}: {name}", _PICODOLLARS_A_TOKEN) for name in _RATES}
     fast, us = (_percent(table, name, label) for name in _FACTORS)
-    members: dict[str, Any] = {**known, **rates}
+    members: dict[str, Any] = {**known, **rates, "source": _source(table, label)}
     return Price(**members, fast_percent=fast, us_percent=us if us is not None else 100)
 
 
@@ -201,10 +204,10 @@ def _amount(value: object, label: str, unit: int) -> int:
     if number is None:
         raise PriceError(f"{label}: expected a number of dollars")
     if number < 0:
-        raise PriceError(f"{label}: a price cannot be negative ({number})")
+        raise PriceError(f"{label}: a price cannot be negative")
     picodollars = scaled(number, unit)
     if picodollars is None:
-        raise PriceError(f"{label}: {number} is too large, or has too many decimals")
+        raise PriceError(f"{label}: the price is too large, or has too many decimals")
     return picodollars
 
 
@@ -218,14 +221,20 @@ def _percent(table: Mapping[str, Any], name: str, label: str) -> int | None:
     return percent
 
 
-def _web_search(table: object, base: PriceList | None) -> int:
+def _tools(table: object) -> tuple[int, str]:
     if not isinstance(table, dict):
         raise PriceError("[tools]: expected a table")
     if unknown := sorted(table.keys() - {"web_search", "source"}):
         raise PriceError(f"[tools]: {unknown[0]}: there is no such member")
-    if "web_search" not in table and base is not None:
-        return base.web_search
-    return _amount(table.get("web_search"), "[tools]: web_search", _PICODOLLARS_A_CALL)
+    web_search = _amount(table.get("web_search"), "[tools]: web_search", _PICODOLLARS_A_CALL)
+    return web_search, _source(table, "[tools]")
+
+
+def _source(table: Mapping[str, Any], label: str) -> str:
+    source = table.get("source", "")
+    if not isinstance(source, str):
+        raise PriceError(f"{label}: source: expected a text")
+    return source
 
 
 def _refuse_doubles(rows: list[Price]) -> None:

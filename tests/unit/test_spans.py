@@ -34,6 +34,7 @@ CALL = Call("POST", "/v1/messages?beta=true", [("traceparent", CLIENTS), ("x-odd
 OK = Verdict(Outcome.OK, http_status=200)
 LIMITED = Verdict(Outcome.RATE_LIMITED, 5.0, 429)
 REFUSED = Verdict(Outcome.UNAUTHORIZED, http_status=401)
+USED = {"input_tokens": 10, "output_tokens": 7, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
 TOOL_OUTCOMES = {"add": ToolOutcome.OK, "fail": ToolOutcome.ERROR}
 RECORD = InterceptionRecord(
     id="req_gw_1",
@@ -156,7 +157,7 @@ def test_a_failover_is_one_walk_with_an_attempt_for_each_key(bench: Bench) -> No
     trace.attempt_began(CALL, "k0")
     trace.attempt_ended(LIMITED, REPLY, Tally(), False)
     tally = answered(trace)
-    tally.tokens.update(input=10, output=7, cache_read=5, cache_write=3)
+    tally.usage.take(USED)
     tally.model, tally.has_stopped = "claude-x-1", True
     trace.ended(RECORD)
     assert bench.names == ["chat claude-x", "chat claude-x", "walk", "POST /v1/messages"]
@@ -180,7 +181,7 @@ def test_an_attempt_says_what_the_conventions_want(bench: Bench) -> None:
     trace = bench.begin()
     trace.turn_began(has_walk=True)
     tally = answered(trace)
-    tally.tokens.update(input=10, output=7, cache_read=5, cache_write=3)
+    tally.usage.take(USED)
     tally.model, tally.has_stopped = "claude-x-1", True
     trace.ended(RECORD)
     attributes = dict(bench.span("chat claude-x").attributes or {})

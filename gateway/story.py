@@ -77,13 +77,13 @@ _PRICES = {
     "default": "the default price, for the model has none",
     "free": "free: the model declined",
 }
-# The kinds of inferences (`usage.BilledUsage.kind`), where it is not the plain one.
+# The kinds of inferences (`BilledUsage.kind`), where it is not the plain one.
 _KINDS = {
     "message": "",
     "compaction": " of the compaction",
     "fallback_message": " of the fallback",
     "advisor_message": " of the advisor",
-    "other": " of an inference of a kind that this gateway does not know",
+    "other": " of another kind",
 }
 
 
@@ -172,7 +172,7 @@ def _spent(usage: TurnUsage) -> str:
         words += f" (about {usage.guessed_output_tokens} by what was relayed)"
     for name, count in json.loads(usage.server_tools).items():
         words += f", {count} {name}"
-    for name, value in (("tier", usage.service_tier), ("speed", usage.speed), ("in", usage.inference_geo)):
+    for name, value in (("tier", usage.service_tier), ("speed", usage.speed), ("geo", usage.inference_geo)):
         words += f", {name} {value}" if value is not None else ""
     model = f"{usage.model}, " if usage.model is not None else ""
     return f"{model}{words}; {_CERTAINTIES.get(usage.certainty, usage.certainty)}{_priced(usage)}"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import record_words, story, usage
+from gateway import record_words, story
 from gateway.failover import Outcome
 from gateway.interception import StreamOutcome
 from gateway.interception_record import Attempt, PassedOver, ToolCall
+from gateway.pricing import iterations
 from gateway.story import tell
 from gateway.usage import Certainty
 from tests.record_samples import PLAIN, record_of, usage_of
@@ -36,7 +37,7 @@ def test_a_full_record_is_told_whole() -> None:
         "0.001 s key k0: rate limited (429) after 0.200 s, and rests for 30 s [req_first_1]",
         "0.201 s key k1: answered (200) after 0.300 s [req_up_1]",
         "usage: claude-a-1, 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
-        "2 web_search_requests, tier standard, speed fast, in us; final counts; "
+        "2 web_search_requests, tier standard, speed fast, geo us; final counts; "
         "0.001235 dollars (price claude-a from 2026-08-22)",
         "the client was asked to call Bash (120 bytes of input)",
         "the gateway's tool bmcp_time_now was called (2 bytes of input): ok in 0.100 s, 40 bytes of result",
@@ -154,4 +155,4 @@ def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     assert ends | source | {"rejected", "gateway_error"} <= set(story.ENDINGS)
     assert {outcome.value for outcome in Outcome} | {"abandoned"} == set(story._OUTCOMES)
     assert {certainty.value for certainty in Certainty} == set(story._CERTAINTIES)
-    assert {*usage._KINDS, usage.OTHER_KIND} == set(story._KINDS)
+    assert {*iterations._KINDS, iterations.OTHER_KIND} == set(story._KINDS)

@@ -108,6 +108,8 @@ def test_a_line_tells_what_a_request_came_to() -> None:
         "output_tokens": 5,
         "cache_read_tokens": 7,
         "cache_write_tokens": 3,
+        "cost": 0.000545,  # the simulated model has no price: 25 and 5 tokens at 10 and 50 dollars a million, and so on
+        "cost_estimated": True,
         "client": "127.0.0.1",
         "user_agent": "claude-code/2.1.0",
     }
@@ -153,10 +155,10 @@ def test_a_line_names_the_token_and_the_client_behind_the_proxy(
     gateway_process: Callable[..., GatewayProcess], tmp_path: Path
 ) -> None:
     """Given tokens, and a proxy on this machine that says for whom it asks, then the line has the token's name and
-    that client; a wrong token's line has no name.
+    group, that client, and a cost where the pool paid; a wrong token's line has no name.
     """
     tokens = tmp_path / "tokens"
-    tokens.write_text(token_line("alice", "gwt_alice"))
+    tokens.write_text(token_line("alice", "gwt_alice", "group=research"))
     with Simulator(any_key="ok") as simulator:
         gateway = gateway_process(simulator.url, ["sk-a"], log_format="json", client_tokens_file=str(tokens))
         forwarded = {"X-Forwarded-For": "6.6.6.6, 203.0.113.9"}
@@ -167,12 +169,14 @@ def test_a_line_names_the_token_and_the_client_behind_the_proxy(
         accesses(gateway, 2)
         assert gateway.request("POST", "/v1/messages", message(), {"x-api-key": "gwt_wrong"} | forwarded).status == 401
         lines = accesses(gateway, 3)
-    told = [(line.get("token"), line.get("credential"), line.get("key"), line["client"]) for line in lines]
+    told = [(line.get("token"), line.get("group"), line.get("credential"), line.get("key")) for line in lines]
     assert told == [
-        ("alice", "pooled", "key-1", "203.0.113.9"),
-        ("alice", "byok", None, "127.0.0.1"),
-        (None, None, None, "203.0.113.9"),
+        ("alice", "research", "pooled", "key-1"),
+        ("alice", "research", "byok", None),
+        (None, None, None, None),
     ]
+    assert [line["client"] for line in lines] == ["203.0.113.9", "127.0.0.1", "203.0.113.9"]
+    assert ["cost" in line for line in lines] == [True, False, False]
     assert (lines[2]["outcome"], lines[2]["error"]) == ("rejected", "authentication_error")
 
 
@@ -208,5 +212,5 @@ def test_the_access_log_comes_with_json_and_can_be_switched(settings: dict[str, 
     lines = [line for line in log.splitlines() if "gateway.access" in line]
     assert len(lines) == (2 if has_lines else 0)
     if has_lines and "log_format" not in settings:
-        assert "[INFO] gateway.access: request request_id=req_gw_" in lines[0]
-        assert " status=200 outcome=completed credential=pooled key=k0 attempts=1 " in lines[0]
+        assert all("[INFO] gateway.access: request request_id=req_gw_" in line for line in lines)
+        assert any(" status=200 outcome=completed credential=pooled key=k0 attempts=1 " in line for line in lines)

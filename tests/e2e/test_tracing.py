@@ -85,6 +85,8 @@ def test_a_clients_trace_arrives_whole_with_a_failover_in_it(collecting: OtlpRec
     assert good.attributes["gen_ai.response.model"] == "claude-simulated"
     assert (root.attributes["gateway.outcome"], root.attributes["gateway.attempts"]) == ("completed", 2)
     assert root.attributes["gateway.client_request_id"] == answer.header("request-id")
+    assert root.attributes["gateway.cost_dollars"] > 0
+    assert root.attributes["gateway.cost_estimated"] is True  # the simulated model has no price
     assert root.resource["service.name"] == "messages-gateway"
     assert root.resource["deployment.environment.name"] == "test"
     assert root.resource["service.version"]

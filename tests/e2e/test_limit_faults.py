@@ -17,19 +17,20 @@ from tests.e2e.clients import Client, Received, ask, message_body
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import token_line
 from tests.harness import wait_until
+from tests.stores.redis_server import RedisServer
 
 KEY = "x-api-key: gwt_carol"
 
 
 @contextmanager
-def fleet_with(limits: str, folder: Path) -> Iterator[Fleet]:
+def fleet_with(limits: str, folder: Path, **settings: object) -> Iterator[Fleet]:
     """A gateway of two workers, whose only client belongs to the group `research` with these limits."""
     (folder / "gateway.toml").write_text(f"[limits.groups.research]\n{limits}\n")
     (folder / "tokens").write_text(token_line("carol", "gwt_carol", "group=research"))
     with Simulator() as simulator:
         keys = KeysFile(simulator, folder)
         keys.renew("ok")
-        settings = {"config": folder / "gateway.toml", "client_tokens_file": folder / "tokens"}
+        settings = {"config": folder / "gateway.toml", "client_tokens_file": folder / "tokens", **settings}
         with Fleet(simulator, keys, folder / "data", workers=2, **settings) as fleet:
             yield fleet
 
@@ -127,3 +128,20 @@ def test_workers_count_by_themselves_while_another_process_keeps_the_counts(tmp_
         assert wait_until(lambda: fleet.total("limit_used_ratio", limit="requests_per_minute") >= 0.8, SOON_SECONDS)
         assert asked(fleet).status == 200
         assert asked(fleet).status == 429
+
+
+@pytest.mark.parametrize(("limits_fail", "status"), [("open", 200), ("closed", 529)])
+def test_while_redis_is_away_limits_do_what_they_are_set_to(tmp_path: Path, limits_fail: str, status: int) -> None:
+    """Given limits over several machines, when Redis dies, then requests go on, or are refused until it is back."""
+    server = RedisServer()
+    try:
+        limits = "requests_per_minute = 1000000\nconcurrent = 100"
+        with fleet_with(limits, tmp_path, state_url=server.url, limits_fail=limits_fail) as fleet:
+            assert soon(fleet, 200)
+            server.kill()
+            assert soon(fleet, status)
+            assert asked(fleet, is_streamed=True).status == status
+            server.start()
+            assert soon(fleet, 200)
+    finally:
+        server.stop()

@@ -12,7 +12,6 @@ import logging
 import mmap
 import os
 import ssl
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +22,8 @@ from gateway.file_store import FileStore
 from gateway.journal import FileJournal
 from gateway.limits.counters import MachineCounters
 from gateway.limits.limiter import Limiter, Used
-from gateway.limits.machine_file import FILE_NAME, PrivateMemory, read_slots
+from gateway.limits.reading import read_used
 from gateway.limits.shared_limiter import SharedLimiter
-from gateway.limits.used import used_of
-from gateway.machine_clock import machine_time
 from gateway.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.settings import Settings, SettingsError
 from gateway.settings_loader import ReadFile, load_settings
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
     from gateway.ledger import Database, Reader
 
 log = logging.getLogger(__name__)
-
-_COUNTS_PATIENCE_SECONDS = 2.0
 
 _settings: Settings | None = None
 _counts_folder: Path | None = None  # the master finds one, if there is any
@@ -204,17 +199,22 @@ def open_store(settings: Settings) -> Store:
 
 def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
-    limiter = SharedLimiter(MachineCounters(Path(settings.data_dir)))
+    counters, link = MachineCounters(Path(settings.data_dir)), None
+    if settings.state_url is not None:
+        from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
+
+        link = Link(settings.state_url, counters)
+    limiter = SharedLimiter(counters, link, fails_closed=settings.limits_fail == "closed")
     limiter.start()
     return limiter
 
 
 def read_limits(settings: Settings) -> tuple[list[Used], str]:
-    """What everybody who has limits has used, and what is wrong if some of that is not known. Raises OSError."""
-    path = Path(settings.data_dir) / FILE_NAME
-    slots = read_slots(path, _COUNTS_PATIENCE_SECONDS) or PrivateMemory().slots
-    wall_at = time.time() + slots.clock_offset_seconds
-    return used_of(slots, settings.limits.everybody(settings.tokens), machine_time(), wall_at), ""
+    """What everybody who has limits has used, and what is wrong if the other machines' part is not known.
+
+    Raises OSError.
+    """
+    return read_used(Path(settings.data_dir), settings.limits.everybody(settings.tokens), settings.state_url)
 
 
 def tell_doubts(settings: Settings) -> None:

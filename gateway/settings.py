@@ -117,6 +117,7 @@ class Settings:
         "open",
         values.choice("open", "closed"),
         "while the shared store is out of reach, go on by what is known here (`open`), or refuse (`closed`)",
+        restart=True,
     )
     ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
     connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")

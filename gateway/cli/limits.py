@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(f"the counts of limits cannot be read: {error.strerror or error}")
     uses = limit_uses(used)
     if trouble:
-        complain(trouble)
+        complain(f"{trouble}: what other machines have used is as this one heard last, or left out")
     if arguments.format == "json":
         say(*json.dumps([_described(use) for use in uses], indent=2).split("\n"))
     elif uses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 from gateway.access import ByokMode, parse_tokens
 from gateway.app import create_app
 from gateway.credential import Key, Secret
+from gateway.limit_rules import Limited, LimitRules, Limits
+from gateway.limits.limiter import Used
+from gateway.limits.no_limits import NoLimits
 from gateway.places import Place
 from gateway.service import Gateway
 from gateway.settings import Settings
@@ -204,6 +208,62 @@ def test_a_limited_scope_has_its_bar_and_the_place_is_shown(client):
     assert re.search(r'data-seconds="(89|90)\.\d\d" data-of="90\.00"', page)
     assert "organisation <code>org-a</code>, workspace <code>...HKfFUJ</code>" in page
     assert "tried late for messages/opus-4 (its organisation has a limited key)" in page
+
+
+class UsedLimiter(NoLimits):
+    """Says that everybody has used so much."""
+
+    def __init__(self, requests: int, picodollars: int) -> None:
+        self._requests = requests
+        self._picodollars = picodollars
+
+    def used(self, everybody: Sequence[Limited]) -> list[Used]:
+        spent = self._picodollars
+        return [Used(each, self._requests, 0, 0, spent, spent, 3600.0, 90_000.0) for each in everybody]
+
+
+def limits_shown(limiter: UsedLimiter, rules: LimitRules) -> str:
+    """The part of the page that changes, on an open gateway with these limits."""
+    gateway = Gateway(Settings(keys=(Key("primary", Secret(SECRET)),), limits=rules))
+    gateway.begin_limits(lambda: limiter)
+    return create_app(gateway=gateway).test_client().get("/status/live", headers=LOCAL).get_data(as_text=True)
+
+
+def test_limits_are_shown_with_what_is_used_of_them():
+    """Given limits that are used up, nearly, and hardly, then each has its state, its share and when it is free, and
+    who is refused now is named."""
+    rules = LimitRules(
+        groups={"research": Limits(requests_per_minute=40, concurrent=4, picodollars_per_day=10**12)},
+        default=Limits(requests_per_minute=30, picodollars_per_month=10**14),
+    )
+    page = limits_shown(UsedLimiter(30, 2 * 10**12), rules)
+    assert "Refused now: group research, the clients of this gateway." in page
+    shown = re.findall(r'data-limit="([^"]*)".*?class="state (\w+)">\s*(\w+)<.*?<span>([^<]*)</span>', page, re.DOTALL)
+    assert shown == [
+        ("group/research dollars_per_day", "bad", "reached", "2.00 of 1.00 dollars a day"),
+        ("token/ requests_per_minute", "bad", "reached", "30 of 30 requests a minute"),
+        ("group/research requests_per_minute", "warning", "near", "30 of 40 requests a minute"),
+        ("token/ dollars_per_month", "good", "free", "2.00 of 100.00 dollars a month"),
+        ("group/research concurrent", "good", "free", "0 of 4 requests at once"),
+    ]
+    assert [page.count(words) for words in ("in 1 h 00 min", "in 1 d 1 h", "within a minute")] == [1, 1, 2]
+
+
+def test_page_without_limits_has_no_word_of_them():
+    """Given no limits, then there is no section of them; given unused ones, then nobody is refused."""
+    assert "Refused now" not in (page := limits_shown(UsedLimiter(0, 0), LimitRules()))
+    assert 'id="limits"' not in page
+    page = limits_shown(UsedLimiter(0, 0), LimitRules(default=Limits(concurrent=1)))
+    assert "Nobody is refused now." in page
+
+
+def test_page_shows_the_nearest_hundred_limits_of_many():
+    """Given more limits than anybody reads, then the nearest to their end are shown, and how many more there are."""
+    rules = LimitRules(groups={f"g{number}": Limits(requests_per_minute=number) for number in range(1, 251)})
+    page = limits_shown(UsedLimiter(5, 0), rules)
+    assert page.count("data-limit=") == 100
+    assert 'data-limit="group/g1 requests_per_minute"' in page
+    assert "150 more, of which less is used" in page
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS"])

@@ -101,13 +101,15 @@ def _charged_iterations(message: Message, day: str, sent: Fraction) -> list[Char
 
 
 def _has_declined(hop: Iteration, later: Sequence[Iteration], message: Message) -> bool:
-    """Whether a model has declined without a token: another one takes over, or none does."""
+    """Whether a model has declined without a token: another one goes on, or the answer ends there in a refusal.
+
+    An entry of the model that goes on is a turn of its own tool loop, and has not declined.
+    """
     if hop.kind != MESSAGE or hop.counts.output:
         return False
-    others = [(other.kind, other.model or message.model) for other in later]
+    others = [other.model or message.model for other in later if other.kind in (MESSAGE, FALLBACK)]
     model = hop.model or message.model
-    goes_on = any(kind == FALLBACK or (kind == MESSAGE and other != model) for kind, other in others)
-    return goes_on or message.stop_reason == "refusal"
+    return any(other != model for other in others) or (not others and message.stop_reason == "refusal")
 
 
 def _cost(model: str, counts: Counts, usage: Usage, day: str, sent: Fraction) -> int | None:

@@ -133,7 +133,7 @@ def _iterations(dice: random.Random, models: list[str]) -> list[str]:
             "cache_creation": {"ephemeral_1h_input_tokens": hour, "ephemeral_5m_input_tokens": minutes},
         }
 
-    match dice.choice(["compaction", "fallback", "advisor", "tools"]):
+    match dice.choice(["compaction", "fallback", "advisor", "tools", "refusal"]):
         case "compaction":
             entries = [one("message"), one("compaction"), one("message")]
         case "fallback":
@@ -146,6 +146,8 @@ def _iterations(dice: random.Random, models: list[str]) -> list[str]:
             ]
         case "advisor":
             entries = [one("message"), one("advisor_message", dice.choice(models)), one("message")]
+        case "refusal":
+            return ["stop=refusal", f"iterations={json.dumps([one('message', has_output=dice.random() < 0.5)])}"]
         case _:
             entries = [one("message") for _ in range(dice.randint(1, 4))]
     return [f"iterations={json.dumps(entries)}"]
@@ -246,7 +248,13 @@ def storm(tmp_path: Path) -> Iterator[Storm]:
     with FaultServer(tmp_path) as tools, Simulator(KEYS) as simulator:
         config.write_text(f'[[mcp_servers]]\nname = "faults"\nurl = "{tools.url}"\n')
         data_dir = tmp_path / "data"
-        named = {"config": config, "client_tokens_file": tokens, "data_dir": data_dir, "workers": WORKERS}
+        named = {
+            "config": config,
+            "client_tokens_file": tokens,
+            "data_dir": data_dir,
+            "workers": WORKERS,
+            "threads": 64,
+        }
         keys = [f"k{number}={secret}" for number, secret in enumerate(KEYS)]
         gateway = GatewayProcess(simulator.url, keys, **{name: str(value) for name, value in named.items()})
         try:
@@ -267,7 +275,7 @@ def cost_of(lines: list[Line]) -> Decimal:
 @pytest.mark.parametrize(
     ("requests", "kills"),
     [
-        (REQUESTS, KILLS),
+        pytest.param(REQUESTS, KILLS, marks=pytest.mark.timeout(300)),
         pytest.param(ALL_REQUESTS, ALL_KILLS, marks=[pytest.mark.long, pytest.mark.timeout(1500)]),
     ],
 )

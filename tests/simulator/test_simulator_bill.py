@@ -143,6 +143,11 @@ OPUS, SONNET, HAIKU = "claude-opus-5", "claude-sonnet-5", "claude-haiku-4-5"
         pytest.param([hop("message", OPUS), hop("message", HAIKU), hop("fallback_message", SONNET)], 2, id="twice"),
         pytest.param([hop("message", OPUS, output=1), hop("fallback_message", SONNET)], 7.000025, id="declined late"),
         pytest.param([hop("message"), hop("message", output=1000)], 10.025, id="tool loop"),
+        pytest.param(
+            [hop("message", OPUS), hop("message", SONNET), hop("fallback_message", SONNET)],
+            4,
+            id="tool loop after a hop",
+        ),
     ],
 )
 def test_iterations_cost_each_at_its_own_model(entries: list[dict[str, Any]], dollars: float) -> None:

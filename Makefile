@@ -107,6 +107,7 @@ lock: venv-dev
 
 clean:
 	rm -rf .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
+	    tests/sdk/claude-code/node_modules \
 	    .bench/gateway .bench/litellm .bench/portkey
 
 .PHONY: venv venv-dev

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the environments of the SDK tests: one for each major version of the Python SDK under
-# .venv-sdk/ in the project's root, and node_modules beside node/package.json. What is already made
-# from the same pins is left alone, so it costs next to nothing to call this before every test run.
+# .venv-sdk/ in the project's root, and node_modules beside node/package.json and claude-code/package.json
+# (186 MB to download, 384 MB on disk). What is already made from the same pins is left alone, so it costs
+# next to nothing to call this before every test run.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh setup.sh`
 set -euo pipefail
 
@@ -64,14 +65,20 @@ make_python() { # NAME
   echo "$wanted" >"$folder/stamp" # last, so that what was broken off is made anew
 }
 
-make_node() {
-  local modules=$here/node/node_modules wanted
-  wanted=$(recipe "$(node --version)" "$here/node/package.json" "$here/node/package-lock.json")
-  is_made "$modules/.stamp" "$wanted" "$modules/@anthropic-ai/sdk" && return
-  echo "tests/sdk/setup.sh: making node"
+make_node() { # NAME PACKAGE
+  local folder=$here/$1 modules=$here/$1/node_modules wanted
+  wanted=$(recipe "$(node --version)" "$folder/package.json" "$folder/package-lock.json")
+  is_made "$modules/.stamp" "$wanted" "$modules/$2" && return
+  echo "tests/sdk/setup.sh: making $1"
   rm -f "$modules/.stamp"
-  (cd "$here/node" && npm ci --ignore-scripts --loglevel=error)
+  (cd "$folder" && npm ci --ignore-scripts --loglevel=error)
   echo "$wanted" >"$modules/.stamp"
+}
+
+make_claude_code() {
+  make_node claude-code @anthropic-ai/claude-code
+  local programs=("$here"/claude-code/node_modules/@anthropic-ai/claude-code-*/claude) # npm took this platform's alone
+  "${programs[0]}" --version
 }
 
 need_python
@@ -92,7 +99,10 @@ for requirements in "$here"/requirements-*.txt; do
   jobs+=($!)
 done
 names+=(node)
-(make_node 9>&-) >"$environments/node.log" 2>&1 &
+(make_node node @anthropic-ai/sdk 9>&-) >"$environments/node.log" 2>&1 &
+jobs+=($!)
+names+=(claude-code)
+(make_claude_code 9>&-) >"$environments/claude-code.log" 2>&1 &
 jobs+=($!)
 
 broken=

@@ -150,7 +150,7 @@ class MachineCounters:
         if refusal is not None and refusal.limit == CONCURRENT:
             memory.clear_dead()
             for one in held:
-                one.slot.recount()
+                self._memory.recount(memory, one.limited.subject, one.slot)
             refusal = first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
         if refusal is None:
             for one in held:

@@ -65,6 +65,7 @@ class PrivateMemory:
             slots = Slots(memoryview(content))
         self.slots = slots
         self.column = 0
+        slots.take_column(0)
 
     def make_room(self) -> None:
         """Double it, if it is full."""

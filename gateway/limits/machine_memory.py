@@ -68,6 +68,7 @@ class MachineMemory:
             try:
                 if memory is not self._private:
                     memory.clear_dead()
+                    self._recount_all(memory)
                     if self._private is not None:
                         merge(self._private, memory)
                     self._private = self._trouble = None
@@ -93,9 +94,18 @@ class MachineMemory:
 
     def run(self, memory: Memory, subject: str, slot: Slot, more: int) -> None:
         """This process runs so many more of a subject's requests."""
-        count = max(0, self._running.get(subject, 0) + more)
-        self._running[subject] = count
+        count = self._running.get(subject, 0) + more
+        if count > 0:
+            self._running[subject] = count
+        else:
+            count = 0
+            self._running.pop(subject, None)
         slot.run(memory.column, count)
+
+    def recount(self, memory: Memory, subject: str, slot: Slot) -> None:
+        """Add up once more what all processes run of a subject's requests."""
+        self.run(memory, subject, slot, 0)
+        slot.recount(memory.slots.taken_columns())
 
     # With the guard held
 
@@ -131,16 +141,19 @@ class MachineMemory:
             return
         self._is_aside = self._is_aside or file.has_set_aside
         try:
-            subjects = [subject for subject, count in self._running.items() if count]
-            for subject, slot in zip(subjects, slots_of(file, subjects), strict=True):
-                self.run(file, subject, slot, 0)
-                slot.save()
+            self._recount_all(file)
         except _TROUBLES as error:
             self._trouble = error
             file.close()
             return
         file.release()
         self._file = file
+
+    def _recount_all(self, memory: Memory) -> None:
+        subjects = list(self._running)
+        for subject, slot in zip(subjects, slots_of(memory, subjects), strict=True):
+            self.recount(memory, subject, slot)
+            slot.save()
 
     def _drop_file(self) -> None:
         if self._file is not None:

@@ -10,6 +10,7 @@ bits, but the columns, which have 16:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from gateway.limits.calendar import Today
 from gateway.limits.statements import NOBODY, Others, Statement
@@ -150,10 +151,10 @@ class Slot:
             *(self.day, self.picodollars_today, self.month, self.picodollars_this_month),
         )
 
-    def recount(self) -> None:
-        """Add up what all processes run."""
+    def recount(self, columns: Sequence[int]) -> None:
+        """Add up what all processes run, which have these columns."""
         begin = (self._at + COLUMNS_AT) * 4
-        self.running = sum(self._views.columns[begin : begin + COLUMNS])
+        self.running = sum([self._views.columns[begin + column] for column in columns])
 
     @property
     def others(self) -> Others:

@@ -49,12 +49,14 @@ class Slots(Views):
         self._by_name: dict[bytes, int] = {}
         self._read_count = 0  # so many names have been read
         self._room = _room_in(len(memory))
+        self._machine_word = self.words[_MACHINE_AT]
 
     @property
     def is_sound(self) -> bool:
-        """Whether this is what a gateway of this version has written."""
+        """Whether this is still what it was at first: counts of a gateway of this version."""
         words = self.words
-        return words[_MAGIC_AT] == _MAGIC and words[_VERSION_AT] == _VERSION and words[_COUNT_AT] <= self._room
+        is_same = words[_MAGIC_AT] == _MAGIC and words[_MACHINE_AT] == self._machine_word
+        return is_same and words[_COUNT_AT] <= self._room
 
     @property
     def machine(self) -> str:
@@ -171,7 +173,7 @@ class Slots(Views):
             if count:
                 slot = Slot(self, PAGE_BYTES // 8 + number * SLOT_WORDS)
                 slot.run(column, 0)
-                slot.recount()
+                slot.recount(self.taken_columns())
                 slot.save()
 
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, explain, keys, limits, report, tokens
+from gateway.cli import check, explain, keys, limits, prices, report, tokens
 from gateway.cli.output import complain
 from gateway.simulator import cli as simulate
 
@@ -23,6 +23,7 @@ _COMMANDS = (
     ("report", "say who used how much of which model, through which key", report.configure, report.run),
     ("explain", "tell the story of one request", explain.configure, explain.run),
     ("limits", "say how much of each limit is used, and when it is free again", limits.configure, limits.run),
+    ("prices", "say what tokens cost, and where the prices come from", prices.configure, prices.run),
     ("tokens", "make, list and revoke client tokens", tokens.configure, tokens.run),
     ("simulate", "be an Anthropic-compatible upstream to rehearse with", simulate.configure, simulate.run),
 )

@@ -11,7 +11,7 @@ in a file of their own replaces all of the package's rows for it.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -91,18 +91,20 @@ class PriceList:
 
     def price_of(self, model: str | None, day: str, prompt_tokens: int) -> Price:
         """The row that holds for an inference on that UTC day (2026-11-29); the default for a model that has none."""
-        rows = self._rows_of(model) if model is not None else None
-        if not rows:
-            return self.default
-        since = rows[-1].since
+        rows = self._rows_of(model) if model is not None else ()
+        since = rows[-1].since if rows else ""
         for row in rows:
-            if row.since <= day or row.since == since:
-                since = row.since
-                if prompt_tokens > row.above_prompt_tokens or not row.above_prompt_tokens:
-                    return row
-        return self.default  # not reached: each date has a row for short prompts
+            is_long_enough = prompt_tokens > row.above_prompt_tokens or not row.above_prompt_tokens
+            if is_long_enough and (row.since <= day or row.since == since):
+                return row
+        return self.default
 
-    def _rows_of(self, model: str) -> list[Price]:
+    def in_force(self, model: str, day: str) -> list[Price]:
+        """The rows that may hold for a model on that day: for short prompts, and for longer ones."""
+        holds = self.price_of(model, day, 0)
+        return [row for row in self._rows_of(model) if row.since == holds.since] or [holds]
+
+    def _rows_of(self, model: str) -> Sequence[Price]:
         rows = self._known.get(model)
         if rows is None:
             if len(self._known) > _MOST_KNOWN:

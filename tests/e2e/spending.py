@@ -181,12 +181,23 @@ class Stage:
             send(client, name, is_streamed=True)
             yield client, client.read_head()
 
-    def command(self, *words: str, machine: int = 0, status: int = 0) -> str:
+    def command(self, *words: str, machine: int = 0) -> str:
         """What a command prints that has the gateway's settings."""
+        done = self._run(*words, machine=machine)
+        assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def complaint(self, *words: str, machine: int = 0) -> str:
+        """What a command complains of that does not succeed."""
+        done = self._run(*words, machine=machine)
+        assert done.returncode == 1, done.stdout
+        return done.stderr
+
+    def _run(self, *words: str, machine: int) -> subprocess.CompletedProcess[str]:
         fleet = self.fleets[machine]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         named = {f"GATEWAY_{name.upper()}": str(value) for name, value in fleet._settings.items()}
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "gateway.cli", *words],
             cwd=ROOT,
             env=clean | named,
@@ -195,8 +206,6 @@ class Stage:
             timeout=60,
             check=False,
         )
-        assert done.returncode == status, f"status {done.returncode}: {done.stderr}"
-        return done.stdout
 
     def used(self, holder: str, limit: str, machine: int = 0) -> float:
         """How much of a limit is used, as `gateway limits` says."""

@@ -7,10 +7,12 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
 
 from tests.e2e.clients import Received
@@ -18,6 +20,7 @@ from tests.e2e.spending import (
     ANSWER,
     COST_DOLLARS,
     ENDLESS,
+    MODEL,
     PATIENCE_SECONDS,
     SLOW_ANSWER,
     TOKENS,
@@ -26,12 +29,14 @@ from tests.e2e.spending import (
     Stage,
     crowd,
     kind_of,
+    secret_of,
     send,
     words_of,
     wrongly_refused,
 )
 from tests.harness import wait_until
 from tests.mcp.servers import FaultServer
+from tests.stores.redis_server import RedisServer
 
 CLIENTS = 64
 LIMIT = 10
@@ -39,6 +44,7 @@ BUDGET_REQUESTS = round(1 / COST_DOLLARS)
 RESETS = r"resets \d{4}-\d\d-\d\d 00:00 UTC"
 # What a killed worker ran is free again within two seconds.
 FREE_SECONDS = 2.0
+SLACK_SECONDS = 1.0  # machines know of each other within it
 
 
 @pytest.fixture(scope="module")
@@ -447,3 +453,158 @@ def test_command_shows_the_nearest_to_its_limit_first(stage: Stage) -> None:
     assert (first["kind"], first["name"], first["limit"]) == ("group", "table", "dollars_per_day")
     assert (first["used"], first["most"], first["left"], first["ratio"]) == (0.05, 0.1, 0.05, 0.5)
     assert first["resets_at"].endswith("T00:00:00+00:00")
+
+
+# Several machines
+
+
+class Machines:
+    """Two gateways of two workers each that share a Redis."""
+
+    def __init__(self, folder: Path, stack: ExitStack, **settings: Any) -> None:
+        self.redis = RedisServer()
+        stack.callback(self.redis.stop)
+        self.stage = Stage(folder, stack, machines=2, workers=2, state_url=self.redis.url, **settings)
+
+    def all_hear(self, holder: str, limit: str, amount: float) -> bool:
+        """Whether the running gateways come to know soon that so much of a limit is used on all machines together."""
+        kind, _, name = holder.partition("/")
+        labels = frozenset({"limit": limit, "kind": kind, "name": name}.items())
+
+        def know() -> bool:
+            samples = [fleet.gateway.metrics() for fleet in self.stage.fleets]
+            return all(abs(each["gateway_limit_used_ratio", labels] - amount) < 1e-6 for each in samples)
+
+        return wait_until(know, PATIENCE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Two gateways for the module; each test has names of its own."""
+    with ExitStack() as stack:
+        yield Machines(tmp_path_factory.mktemp("machines"), stack)
+
+
+def test_running_requests_of_two_machines_never_pass_the_limit(machines: Machines) -> None:
+    """Given a limit of ten running requests, when 64 clients ask two machines again and again, then the upstream never
+    has more than ten at once, and nobody is refused while fewer have run for a second."""
+    stage = machines.stage
+    stage.given(f"[limits.groups.wide]\nconcurrent = {LIMIT}", SLOW_ANSWER, ann="wide", bob="wide")
+    attempts = crowd(stage, ["ann", "bob"] * (CLIENTS // 2), lambda made: len(made) >= 10, is_streamed=True)
+    assert {made.status for made in attempts} == {200, 429}
+    assert stage.upstream.most_at_once == LIMIT
+    assert wrongly_refused(attempts, stage.booked_at(), LIMIT, SLACK_SECONDS) == []
+    assert machines.all_hear("group/wide", "concurrent", 0)
+
+
+def test_budget_of_two_machines_is_passed_by_what_was_in_flight_alone(machines: Machines) -> None:
+    """Given a budget of a dollar, when 64 clients ask two machines until they are refused, then nobody is let in a
+    second after it was reached, and both machines tell the same sum, which is the upstream's."""
+    stage = machines.stage
+    stage.given("[limits.groups.joint]\ndollars_per_day = 1", SLOW_ANSWER, cid="joint", dan="joint")
+    before = len(stage.upstream.bill.lines())
+    attempts = crowd(stage, ["cid", "dan"] * (CLIENTS // 2), refused_twice)
+    served = sum(made.status == 200 for made in attempts)
+    assert served >= BUDGET_REQUESTS
+    assert late_admissions(stage, attempts, SLACK_SECONDS) == []
+    charged = sum(line.picodollars for line in stage.upstream.bill.lines()[before:]) / 10**12
+    assert charged == pytest.approx(served * COST_DOLLARS)
+    words = rf"group joint has spent {charged:.2f} of 1\.00 dollars"
+    for machine in (0, 1):
+        assert stage.comes_to_be_used("group/joint", "dollars_per_day", charged, machine)
+        assert wait_until(lambda machine=machine: f"{charged:.2f} of" in words_of(stage.ask("cid", machine)), 10)
+        assert is_refused_for_money(stage.ask("cid", machine), "daily", words)
+
+
+def test_what_a_killed_machine_ran_is_free_again(machines: Machines) -> None:
+    """Given four running requests of four on one machine, when all its processes are killed, then within some seconds
+    four may run on the other."""
+    stage = machines.stage
+    stage.given("[limits.tokens.lost]\nconcurrent = 4", ENDLESS, lost=None)
+    first, _ = stage.fleets
+    with ExitStack() as streams:
+        for _ in range(4):
+            assert streams.enter_context(stage.running("lost", 0))[1].status == 200
+        assert is_refused_for_pace(stage.ask("lost", 1), "token lost has used its 4 running requests")
+        for pid in [first.gateway.pid, *first.gateway.worker_pids]:
+            os.kill(pid, signal.SIGKILL)
+        stage.answers(ANSWER)
+        assert wait_until(lambda: stage.ask("lost", 1).status == 200, PATIENCE_SECONDS)
+    first.restart()
+
+
+@pytest.mark.parametrize("fail", ["open", "closed"])
+def test_limits_while_the_store_is_out_of_reach(tmp_path: Path, fail: str) -> None:
+    """Given a Redis that is killed, then open machines go on by what each knows, and refuse by it; closed ones refuse
+    whoever has limits and serve the others. When it is back, what each has counted meanwhile is everybody's."""
+    with ExitStack() as stack:
+        machines = Machines(tmp_path, stack, limits_fail=fail)
+        stage = machines.stage
+        stage.given(f"[limits.tokens.lim]\ndollars_per_day = {5 * COST_DOLLARS}", lim=None, free=None)
+        for machine in (0, 1):
+            assert stage.ask("lim", machine).status == 200
+        assert machines.all_hear("token/lim", "dollars_per_day", 0.4)
+        machines.redis.kill()
+        assert wait_until(lambda: stage.logged("limits go by what this machine has counted") >= 4, PATIENCE_SECONDS)
+        assert "does not answer" in stage.complaint("limits")
+        if fail == "closed":
+            refusal = stage.ask("lim")
+            assert (refusal.status, kind_of(refusal)) == (529, "overloaded_error")
+            assert [stage.ask("free", machine).status for machine in (0, 1)] == [200, 200]
+            used = 0.4
+        else:
+            assert [stage.ask("lim", 0).status for _ in range(2)] == [200, 200]
+            used = 0.8
+        machines.redis.start()
+        assert machines.all_hear("token/lim", "dollars_per_day", used)
+        for number in range(round(used * 5) + 1, 6):
+            assert wait_until(lambda: stage.ask("lim", 1).status == 200, PATIENCE_SECONDS)
+            assert machines.all_hear("token/lim", "dollars_per_day", number / 5)
+        for machine in (0, 1):
+            words = r"token lim has spent 0\.25 of 0\.25 dollars"
+            assert is_refused_for_money(stage.ask("lim", machine), "daily", words)
+
+
+# The official SDK
+
+
+def sdk_of(stage: Stage, name: str) -> anthropic.Anthropic:
+    """The official client with a token, which asks again up to five times."""
+    url = stage.fleet.gateway.url
+    return anthropic.Anthropic(base_url=url, api_key=secret_of(name), max_retries=5, timeout=60)
+
+
+def refusals(stage: Stage, name: str) -> float:
+    """How often a limit of a token's has refused."""
+    wanted = {("kind", "token"), ("name", name)}
+    return sum(
+        value
+        for (metric, labels), value in stage.fleet.gateway.metrics().items()
+        if metric == "gateway_limit_refusals_total" and wanted <= labels
+    )
+
+
+def create(client: anthropic.Anthropic) -> anthropic.types.Message:
+    return client.messages.create(model=MODEL, max_tokens=64, messages=[{"role": "user", "content": "hello"}])
+
+
+def test_sdk_stops_at_once_when_the_money_is_spent(stage: Stage) -> None:
+    """Given a spent budget, then the SDK asks once, and shows the gateway's words."""
+    stage.given("[limits.tokens.sdk-poor]\ndollars_per_day = 0", **{"sdk-poor": None})
+    with sdk_of(stage, "sdk-poor") as client, pytest.raises(anthropic.APIStatusError) as raised:
+        create(client)
+    assert (raised.value.status_code, raised.value.type) == (429, "billing_error")
+    assert "spend limit reached (daily; resets " in raised.value.message
+    assert refusals(stage, "sdk-poor") == 1
+
+
+def test_sdk_asks_again_where_waiting_helps(stage: Stage) -> None:
+    """Given as many running requests as may be, when one ends, then the SDK, which was refused, has its answer."""
+    stage.given("[limits.tokens.sdk-keen]\nconcurrent = 1", ENDLESS, **{"sdk-keen": None})
+    with sdk_of(stage, "sdk-keen") as client, ThreadPoolExecutor(1) as pool:
+        with stage.running("sdk-keen") as (_, answer):
+            assert answer.status == 200
+            asked = pool.submit(create, client)
+            assert wait_until(lambda: refusals(stage, "sdk-keen") >= 1, PATIENCE_SECONDS)
+            stage.answers(ANSWER)
+        assert asked.result(60).usage.output_tokens == 1000

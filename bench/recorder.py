@@ -136,7 +136,7 @@ def chronicle_microseconds() -> tuple[float, float]:
     """What is paid in any case, for the facts of a request, and what encoding its record costs."""
     caller, key, verdict = Caller("alice", is_operator=False), Key("a", Secret("sk-a")), Verdict(Outcome.OK, 0.0, 200)
     tally = Tally(has_stopped=True)
-    tally.usage.take({"input_tokens": 10, "output_tokens": 20})
+    tally.usage.take({"input_tokens": 10, "output_tokens": 20}, is_at_end=True)
 
     def facts() -> Chronicle:
         client = client_of(HEADERS)

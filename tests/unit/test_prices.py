@@ -25,7 +25,7 @@ RATES = {"input": "1", "cache_write_5m": "1.25", "cache_write_1h": "2", "cache_r
 
 def row(**changes: str | None) -> str:
     """A row as TOML; None leaves a member out."""
-    members = {"model": '"claude-own-1"', "from": "2026-11-01"} | RATES | {"from": "2026-11-01"} | changes
+    members = {"model": '"claude-own-1"', "from": "2026-11-01"} | RATES | changes
     return "\n".join(["[[price]]", *(f"{name} = {value}" for name, value in members.items() if value is not None), ""])
 
 
@@ -86,6 +86,14 @@ def test_own_rows_replace_all_of_a_model_s_and_the_rest_stays() -> None:
     assert (own.default, own.web_search) == (known_prices().default, known_prices().web_search)
     assert own != known_prices()
     assert read_prices("", known_prices()) == known_prices()
+
+
+def test_the_example_of_the_documentation_can_be_read() -> None:
+    """Given the file in docs/costs.md, then it is one, with both rows and the tools."""
+    example = (ROOT / "docs" / "costs.md").read_text().split("```toml\n")[1].split("```")[0]
+    own = read_prices(example, known_prices())
+    assert [each.above_prompt_tokens for each in own.in_force("claude-opus-5", "2026-12-01")] == [200_000, 0]
+    assert own.web_search == 8_000_000_000
 
 
 def test_an_own_name_goes_before_the_plain_one() -> None:

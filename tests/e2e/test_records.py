@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from gateway.interception_record import InterceptionRecord
 from tests.e2e.clients import Client, ask, events_of, message_body
-from tests.e2e.recorded import Records, Said
+from tests.e2e.recorded import Records, Said, run_command
 from tests.e2e.rig import Rig
 from tests.e2e.test_relay import BROKEN, GOOD
+from tests.mcp.servers import FaultServer
 
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
 USAGE = "input-tokens=11,output-tokens=22,cache-read=33,cache-write=44,cache-write-1h=55,web-searches=2"
@@ -129,3 +134,50 @@ def test_the_usage_of_a_whole_answer_is_what_the_client_got(
     assert not end.record.is_streamed
     assert Said.recorded(end.record) == Said.in_answer(end.sent, is_streamed=False)
     assert [usage.certainty for usage in end.record.usage] == ["exact"] * len(end.record.usage)
+
+
+def test_every_end_costs_what_its_counts_come_to(played: dict[tuple[str, bool], Played]) -> None:
+    """Given all these ends, of a model without a price; then each costs its counts, and for output that nobody has
+    counted the guess, at the default's rates; and is an estimate.
+    """
+    for end in played.values():
+        for used in end.record.usage:
+            written_5m = used.cache_write_tokens - used.cache_write_1h_tokens
+            microdollars = 10 * used.input_tokens + 50 * used.guessed_output_tokens + used.cache_read_tokens
+            microdollars += 12.5 * written_5m + 20 * used.cache_write_1h_tokens + 10_000 * used.server_tool_uses
+            assert (used.price, used.is_cost_estimated) == ("default", True)
+            assert used.cost_picodollars == microdollars * 10**6
+
+
+def test_hidden_turns_and_other_models_cost_each_for_themselves(tmp_path: Path) -> None:
+    """Given a request whose first turn the client never saw, and whose second a model declined and another took over;
+    then each inference has a row with its own model and cost, the report has them by model, and explain tells them.
+    """
+    hidden = 'tool_use:name=bmcp_faults_echo,input={"text":"tide"},input-tokens=200,output-tokens=10'
+    entries = [
+        {"type": "message", "input_tokens": 1000, "output_tokens": 0},
+        {"type": "fallback_message", "model": "claude-haiku-4-5", "input_tokens": 1000, "output_tokens": 100},
+    ]
+    config = tmp_path / "gateway.toml"
+    with FaultServer(tmp_path) as server:
+        config.write_text(f'[[mcp_servers]]\nname = "faults"\nurl = "{server.url}"\n')
+        with Rig(config=config) as rig:
+            rig.keys(f"{hidden},cache-read=0,cache-write=0 then ok:iterations={json.dumps(entries)}")
+            body = message_body(is_streamed=True, model="claude-opus-5")
+            assert ask(rig.gateway.url, body, headers=["x-session-id: turns"]).status == 200
+            record = Records.in_folder(rig.gateway.data_dir).of_session("turns")
+            report = run_command(rig.gateway.data_dir, "report", "--by", "model", "--format", "csv")
+            story = run_command(rig.gateway.data_dir, "explain", record.id).stdout
+    costs = [(used.turn, used.kind, used.model, used.cost_picodollars) for used in record.usage]
+    assert costs == [
+        (0, "message", "claude-opus-5", (200 * 5 + 10 * 25) * 10**6),
+        (1, "message", "claude-opus-5", 0),
+        (1, "fallback_message", "claude-haiku-4-5", (1000 * 1 + 100 * 5) * 10**6),
+    ]
+    assert [(row["model"], row["requests"], row["cost"]) for row in csv.DictReader(io.StringIO(report.stdout))] == [
+        ("claude-haiku-4-5", "1", "0.001500"),
+        ("claude-opus-5", "1", "0.001250"),
+    ]
+    assert "  cost     0.002750 dollars\n" in story
+    assert "usage of the fallback: claude-haiku-4-5" in story
+    assert "0.000000 dollars (free: the model declined)" in story

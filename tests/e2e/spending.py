@@ -209,10 +209,12 @@ class Stage:
 
     def used(self, holder: str, limit: str, machine: int = 0) -> float:
         """How much of a limit is used, as `gateway limits` says."""
-        for each in json.loads(self.command("limits", "--format", "json", machine=machine)):
-            if (f"{each['kind']}/{each['name']}", each["limit"]) == (holder, limit):
-                return float(each["used"])
-        raise AssertionError(f"{holder} has no {limit}")
+        return self.all_used(holder, machine)[limit]
+
+    def all_used(self, holder: str, machine: int = 0) -> dict[str, float]:
+        """The same of all limits of a group or a token, at one moment."""
+        uses = json.loads(self.command("limits", "--format", "json", machine=machine))
+        return {each["limit"]: each["used"] for each in uses if f"{each['kind']}/{each['name']}" == holder}
 
     def comes_to_be_used(self, holder: str, limit: str, amount: float, machine: int = 0) -> bool:
         """Whether so much of a limit is used soon: a client has its answer a moment before it is counted."""

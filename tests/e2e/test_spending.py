@@ -395,9 +395,8 @@ def test_hidden_turns_count_in_sum(own_stage: Callable[..., Stage], tools: str, 
     answer = stage.ask("looper", is_streamed=is_streamed)
     assert answer.status == 200
     assert len(stage.upstream.requests) == 2
-    assert stage.comes_to_be_used("token/looper", "dollars_per_day", 2 * COST_DOLLARS)
-    assert stage.used("token/looper", "requests_per_minute") == 1
-    assert stage.used("token/looper", "tokens_per_minute") == 2 * TOKENS
+    used = {"requests_per_minute": 1, "tokens_per_minute": 2 * TOKENS, "dollars_per_day": 2 * COST_DOLLARS}
+    assert wait_until(lambda: stage.all_used("token/looper") == used, PATIENCE_SECONDS)
     assert is_refused_for_money(stage.ask("looper"), "daily", r"token looper has spent 0\.10 of 0\.05 dollars")
 
 

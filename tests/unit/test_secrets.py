@@ -271,6 +271,7 @@ def test_metrics_name_keys_and_not_secrets(gateway):
 
 
 def test_errors_of_the_gateway_carry_no_credential():
-    """Given an error, then all that it carries is a message, a number and an id."""
+    """Given an error, then all that it carries is a message, a number, an id and a name."""
     error = GatewayError("message", retry_after_seconds=3)
-    assert vars(error) == {"message": "message", "retry_after_seconds": 3, "request_id": None}
+    carried = {"message": "message", "retry_after_seconds": 3, "request_id": None, "token_name": None}
+    assert vars(error) == carried

@@ -26,6 +26,7 @@ from gateway.machine_clock import machine_time
 
 _PATIENCE_SECONDS = 0.25
 _CLOCK_TOLERANCE_SECONDS = 0.05
+_MOST_TOKENS = 2**48  # an answer's; more of them than can be fit into a word
 
 
 class Entry(NamedTuple):
@@ -106,6 +107,10 @@ class MachineCounters:
         """What there is to say of these now, as far as there is anything."""
         return self._memory.use(lambda memory: self._report(memory, subjects))
 
+    def begin(self, subjects: Sequence[str]) -> None:
+        """Have a place for these, so that what others have used of them can be heard."""
+        self._memory.use(lambda memory: slots_of(memory, subjects))
+
     def active(self) -> list[str]:
         """The subjects of which something changes by itself, and who has to be told of it."""
         since = int(self._clock()) - WINDOW_SECONDS
@@ -173,6 +178,7 @@ class MachineCounters:
 
     def _settle(self, memory: Memory, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
         moment = self._moment(memory)
+        tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
         crossed: list[Crossing] = []
         for one in self._all_held(memory, limited, moment, asks=False):
             slot = one.slot

@@ -77,7 +77,7 @@ class Link:
         self._is_known.wait(_START_SECONDS)
 
     def close(self) -> None:
-        """Tell what others are to know at once, and end."""
+        """Tell what others do not know yet, and end."""
         self._thread.stop()
         self._thread.join(_CLOSING_SECONDS)
 
@@ -97,6 +97,14 @@ class Link:
     def hear(self, report: Report) -> None:
         """Hear what others have used of these now. Raises Unanswered."""
         self._asked("tell", report)
+
+    def hear_all(self, everybody: Sequence[Limited]) -> None:
+        """Hear what others have used of these, who may be idle here. Raises Unanswered."""
+        subjects = [one.subject for one in everybody]
+        for start in range(0, len(subjects), _MOST_AT_ONCE):
+            some = subjects[start : start + _MOST_AT_ONCE]
+            self._counters.begin(some)
+            self._asked("look", self._counters.report(some))
 
     def _asked(self, act: str, report: Report, limited: Sequence[Limited] = ()) -> Heard:
         deadline = time.monotonic() + self._ask_seconds
@@ -204,7 +212,7 @@ class Link:
     def _end(self) -> None:
         try:
             if self._is_up and self._connection is not None:
-                self._tell(sorted(self._dirty))
+                self._tell(sorted(self._dirty.union(self._counters.active())))
         except SERVER_ERRORS:
             pass  # it hears of it from another worker
         finally:

@@ -64,7 +64,7 @@ local function read(key, month)
 end
 
 local epoch = redis.pcall('GET', KEYS[1])
-if type(epoch) ~= 'string' then
+if type(epoch) ~= 'string' or not string.match(epoch, '^%d+$') or #epoch > 19 then
   epoch = ARGV[3]
   if act ~= 'look' then
     redis.call('DEL', KEYS[1])

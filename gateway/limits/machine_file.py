@@ -63,9 +63,9 @@ class PrivateMemory:
             content = bytearray(PAGE_BYTES + _FIRST_SLOTS * SLOT_BYTES)
             content[:PAGE_BYTES] = first_page(secrets.token_bytes(16))
             slots = Slots(memoryview(content))
+            slots.take_column(0)
         self.slots = slots
         self.column = 0
-        slots.take_column(0)
 
     def make_room(self) -> None:
         """Double it, if it is full."""

@@ -95,6 +95,9 @@ class SharedLimiter:
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """See Limiter."""
+        if self._link is not None and self._link.is_up:
+            with suppress(Unanswered):
+                self._link.hear_all(everybody)
         return self._counters.used(everybody)
 
     def close(self) -> None:

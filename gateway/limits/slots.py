@@ -34,6 +34,7 @@ _MAGIC = int.from_bytes(b"mgwlimit", "little")
 _VERSION = 1
 _MAGIC_AT, _VERSION_AT, _MACHINE_AT, _SEQUENCE_AT, _COUNT_AT, _OFFSET_AT, _EPOCH_AT, _ROUND_AT = 0, 1, 2, 4, 5, 6, 7, 8
 _TAKEN_AT_BYTE = 1024
+_LATEST = 2**52  # a clock may be wrong, and other machines compare numbers up to 2**53 exactly
 _MIDDLE = 2**62  # the clock's offset may be negative, and words are not
 
 
@@ -66,7 +67,7 @@ class Slots(Views):
     def next_sequence(self, at_least: int) -> int:
         """A number greater than all before: a change has one."""
         number: int = self.words[_SEQUENCE_AT] + 1
-        if number < at_least:
+        if number < at_least <= _LATEST:
             number = at_least
         self.words[_SEQUENCE_AT] = number
         return number
@@ -160,14 +161,14 @@ class Slots(Views):
     def take_column(self, column: int) -> None:
         """A process has this column from now on, and runs nothing yet."""
         self.memory[_TAKEN_AT_BYTE + column] = 1
-        self._clear(column)
+        self._empty(column)
 
     def drop_column(self, column: int) -> None:
         """Its process has ended."""
-        self._clear(column)
+        self._empty(column)
         self.memory[_TAKEN_AT_BYTE + column] = 0
 
-    def _clear(self, column: int) -> None:
+    def _empty(self, column: int) -> None:
         first = (PAGE_BYTES // 8 + COLUMNS_AT) * 4 + column
         for number, count in enumerate(self.columns[first :: SLOT_WORDS * 4].tolist()[: self.words[_COUNT_AT]]):
             if count:

@@ -68,6 +68,7 @@ class Chronicle:
         self._passed_over: list[PassedOver] = []
         self._attempts: list[Attempt] = []
         self._answers: list[tuple[int, str | None, Tally]] = []
+        self._usage: tuple[TurnUsage, ...] | None = None
         self._injected_calls: dict[tuple[int, str], tuple[str, int | None, float | None]] = {}
 
     @property
@@ -203,7 +204,7 @@ class Chronicle:
             error=self._error or upstreams_error,
             passed_over=tuple(self._passed_over),
             attempts=tuple(self._attempts),
-            usage=self._usage(),
+            usage=self.settled(),
             tool_calls=tuple(self._tool_calls()),
             token_group=self._caller.token_group,
         )
@@ -229,8 +230,13 @@ class Chronicle:
             )
         )
 
-    def _usage(self) -> tuple[TurnUsage, ...]:
-        """What is billed, at the prices of this day, on which the request ends."""
+    def settled(self) -> tuple[TurnUsage, ...]:
+        """What is billed, at the prices of this day. Nothing is added behind that: no turn follows."""
+        if self._usage is None:
+            self._usage = self._billed()
+        return self._usage
+
+    def _billed(self) -> tuple[TurnUsage, ...]:
         today = _day(self._wall_clock() // _DAY_SECONDS)
         return tuple(
             inference

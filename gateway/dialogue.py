@@ -28,6 +28,11 @@ class Dialogue(Protocol):
         """The next turn's call, handed out once: a body of megabytes must not live as long as its answer."""
         ...
 
+    @property
+    def is_last(self) -> bool:
+        """Whether no turn follows the one whose end was shown last."""
+        ...
+
     def show(self, batch: bytes) -> bytes:
         """What the client is shown of whole events; may be nothing. Raises UpstreamError if they make no message."""
         ...
@@ -68,6 +73,10 @@ class OneTurn:
         if call is None:
             raise RuntimeError("a call is handed out once")
         return call
+
+    @property
+    def is_last(self) -> bool:
+        return True
 
     def show(self, batch: bytes) -> bytes:
         return batch

@@ -55,6 +55,7 @@ class Exchange:
         self._client = f"{caller.token_name or 'somebody'} at {origin.address}"
         self._route = route
         self._admitted = admitted
+        self._is_settled = False
         self._is_finished = False
         gateway.metrics.requests_admitted.inc()
         gateway.metrics.requests_inflight.labels(route).inc()
@@ -101,13 +102,13 @@ class Exchange:
         self._is_finished = True
         gateway = self.gateway
         gateway.admission.leave()
+        self.settle()
         record = self._finished_record(status)
-        self._settle(record)
         gateway.metrics.requests.labels(self._route, self.caller.credential.value, status).inc()
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
         if record is not None:
-            gateway.metrics.count_cost(record)
+            gateway.metrics.count_usage(record)
         gateway.metrics.requests_inflight.labels(self._route).dec()  # last: nothing in flight, everything counted
         if record is not None:
             self._record(record)
@@ -119,10 +120,18 @@ class Exchange:
             log.exception("%s: its record is lost", self.chronicle.name)
             return None
 
-    def _settle(self, record: InterceptionRecord | None) -> None:
-        """Count for the client's limits what the request has used; without a record, that it has ended."""
-        tokens = sum(map(_limited_tokens, record.usage)) if record is not None else 0
-        picodollars = (record.cost_picodollars or 0) if record is not None else 0
+    def settle(self) -> None:
+        """The upstream has said its last: count for the client's limits what the request has used. Again: nothing."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        tokens = picodollars = 0
+        try:
+            for used in self.chronicle.settled():
+                tokens += _limited_tokens(used)
+                picodollars += used.cost_picodollars or 0
+        except Exception:
+            log.exception("%s: what it has used is not known", self.chronicle.name)
         try:
             self._admitted.settle(tokens, picodollars)
         except Exception:

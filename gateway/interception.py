@@ -53,7 +53,8 @@ class StreamOutcome(Enum):
 class Interception:
     """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head.
 
-    Without a `lender` its thread waits for every event itself.
+    Without a `lender` its thread waits for every event itself. `settle` is called before the client
+    is told the end of a turn: what the last one has used is counted by then.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Interception:
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
         lender: Lender | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._dialogue = dialogue
         self._turns = turns
@@ -75,6 +77,7 @@ class Interception:
         self._started_at = started_at
         self._clock = clock
         self._lender = lender
+        self._settle = settle
         self._has_relayed = False
 
     def run(self) -> Generator[Output, None, None]:
@@ -126,7 +129,6 @@ class Interception:
                     return (yield from self._whole(turn))
                 return (yield from self._streamed(turn.stream, turn.opening))
         finally:
-            self._metrics.count_usage(turn.tally.billed(self._chronicle.model))
             self._turns.ended(turn)
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
@@ -138,11 +140,13 @@ class Interception:
             return StreamOutcome.UPSTREAM_ERROR
         body = self._dialogue.show_whole(turn.body) if is_message else turn.body
         if body is not None:
+            self._settle()
             yield self._pace.whole(turn.reply, body)
         return StreamOutcome.COMPLETED
 
     def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
         shown = self._dialogue.show_whole(turn.body)
+        self._settle()
         yield from self._begun(turn.reply)
         if shown:
             yield self._pace.sent(shown)
@@ -150,13 +154,13 @@ class Interception:
 
     def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
         yield from self._begun(stream.reply)
-        yield from self._shown(opening, stream.reply)
+        yield from self._shown(opening, stream)
         while not stream.tally.has_ended:
             batch = stream.receive(self._patience_seconds(stream))
             if batch == b"":
                 raise UpstreamError("the upstream's stream ended before message_stop")
             if batch is not None:
-                yield from self._shown(batch, stream.reply)
+                yield from self._shown(batch, stream)
             else:
                 yield from self._silent(stream)
         self._linger(stream)
@@ -182,13 +186,15 @@ class Interception:
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
             self._chronicle.first_event()
 
-    def _shown(self, batch: bytes, reply: Reply) -> Generator[Output, None, None]:
+    def _shown(self, batch: bytes, stream: EventStream) -> Generator[Output, None, None]:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""
         shown = self._dialogue.show(batch)
+        if stream.tally.has_ended:
+            self._settle()
         if shown:
             yield self._pace.sent(shown)
         elif self._pace.left_seconds <= 0:
-            yield self._pace.signal(reply)
+            yield self._pace.signal(stream.reply)
 
     def _linger(self, stream: EventStream) -> None:
         """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.

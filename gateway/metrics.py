@@ -35,10 +35,8 @@ from gateway.moment import ASKED, Moment
 from gateway.overview import Statuses
 from gateway.pricing.money import PICODOLLARS
 from gateway.pricing.prices import DEFAULT
-from gateway.record_words import word
 from gateway.safe_text import safe_text
 from gateway.shared_counts import SharedCounts
-from gateway.usage import BilledUsage
 
 # Their `_created` series would double what Prometheus stores, and nothing here reads them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -262,30 +260,26 @@ class Metrics:
         self.pool_exhaustions.labels(outcome).inc()
         self.pool_exhausted_at.labels(outcome).set_to_current_time()
 
-    def count_usage(self, inferences: Iterable[BilledUsage]) -> None:
-        """Add the usage of one answer."""
-        for used in inferences:
+    def count_usage(self, record: InterceptionRecord) -> None:
+        """Add what a request has used, and what it cost where the pool paid."""
+        for used in record.usage:
             model = self._model_label(used.model)
             self.tokens.labels(model, "input").inc(used.input_tokens)
             self.tokens.labels(model, "output").inc(used.output_tokens)
             self.tokens.labels(model, "cache_read").inc(used.cache_read_tokens)
             self.tokens.labels(model, "cache_write").inc(used.cache_write_tokens)
-
-    def count_cost(self, record: InterceptionRecord) -> None:
-        """Add what a request cost, and its tokens that have no price; nothing where the pool did not pay."""
-        cost = record.cost_picodollars
-        if cost is None:
-            return
-        asker = self._askers.fold(record.token or _NOBODY)
-        self.token_cost_dollars.labels(asker, self._groups.fold(record.token_group or _NOBODY)).inc(cost / PICODOLLARS)
-        for used in record.usage:
-            model = self._model_label(used.model)
-            self.cost_dollars.labels(model).inc((used.cost_picodollars or 0) / PICODOLLARS)
+            if used.cost_picodollars is not None:
+                self.cost_dollars.labels(model).inc(used.cost_picodollars / PICODOLLARS)
             if used.price == DEFAULT:
                 self.unpriced_tokens.labels(model).inc(_charged_tokens(used))
+        cost = record.cost_picodollars
+        if cost is not None:
+            asker = self._askers.fold(record.token or _NOBODY)
+            group = self._groups.fold(record.token_group or _NOBODY)
+            self.token_cost_dollars.labels(asker, group).inc(cost / PICODOLLARS)
 
     def _model_label(self, model: str | None) -> str:
-        return self._models.fold(word(model)) if model is not None else "unknown"
+        return self._models.fold(model) if model is not None else "unknown"
 
     def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""

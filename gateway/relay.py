@@ -79,6 +79,8 @@ class _Loan:
             if not batch:
                 return batch is None and lender.watch.descriptors is not None  # unless TLS wants to write first
             shown = lender.show(batch)
+            if stream.tally.has_ended:
+                lender.settle()
             if shown and not lender.client.offer(lender.pace.sent(shown)):
                 self.has_sent_all = False
                 return False
@@ -231,16 +233,23 @@ class Relay:
 class Lender:
     """One interception's side of the relay: it belongs to the request's thread but for the time of a loan.
 
-    `show` says what the client is shown of whole events.
+    `show` says what the client is shown of whole events; `settle` is called before it is shown the last of them.
     """
 
     def __init__(
-        self, relay: Relay, client: ClientWriter, watch: Watch, pace: Pace, show: Callable[[bytes], bytes]
+        self,
+        relay: Relay,
+        client: ClientWriter,
+        watch: Watch,
+        pace: Pace,
+        show: Callable[[bytes], bytes],
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.client = client
         self.watch = watch
         self.pace = pace
         self.show = show
+        self.settle = settle
         self._relay = relay
         self._may_lend = True
 

@@ -18,7 +18,7 @@ A view returns once the response's head is known; what follows runs in the gener
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -80,6 +80,11 @@ def messages() -> Response:
         watch, narrator = _watch(exchange, environ), _narrator(exchange)
         turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
         dialogue = _dialogue(exchange, call, summary, watch, narrator)
+
+        def settle() -> None:
+            if dialogue.is_last:
+                exchange.settle()
+
         interception = Interception(
             dialogue,
             turns,
@@ -88,7 +93,8 @@ def messages() -> Response:
             exchange.chronicle,
             exchange.started_at,
             exchange.gateway.clock,
-            _lender(exchange, environ, watch, pace, dialogue),
+            _lender(exchange, environ, watch, pace, dialogue, settle),
+            settle,
         )
         return relayed(exchange, interception.run())
 
@@ -226,9 +232,13 @@ def _watch(exchange: Exchange, environ: Environ) -> Watch:
     return Watch(environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
 
 
-def _lender(exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dialogue: Dialogue) -> Lender | None:
+def _lender(
+    exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dialogue: Dialogue, settle: Callable[[], None]
+) -> Lender | None:
     client = environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
-    return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show) if client is not None else None
+    if client is None:
+        return None
+    return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show, settle)
 
 
 def _narrator(exchange: Exchange) -> Narrator:
@@ -283,6 +293,8 @@ def _passed_through(exchange: Exchange, environ: Environ, call: Call, scope: str
     turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
 
     def run() -> Generator[Output, None, None]:
-        yield relay_whole(call, turns, pace)
+        head = relay_whole(call, turns, pace)
+        exchange.settle()
+        yield head
 
     return relayed(exchange, run())

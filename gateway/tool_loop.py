@@ -90,6 +90,10 @@ class ToolLoop:
         self._turn_bytes = 0
         return replace(self._template, body=self._request.body())
 
+    @property
+    def is_last(self) -> bool:
+        return not self._splicer.continues or self._turns >= self._max_turns
+
     def show(self, batch: bytes) -> bytes:
         if self._turns > 1:
             batch = batch.removeprefix(BYTE_ORDER_MARK)  # in mid-stream it would be part of a name

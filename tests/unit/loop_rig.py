@@ -236,6 +236,7 @@ class Rig:
         self.chronicle = chronicle_of(clock=self.clock)
         self.policy = policy or ToolPolicy()
         self.lifecycle = Lifecycle()
+        self.settled = 0  # how often the request was settled
 
     def interception(self, is_streaming: bool, **members: object) -> Interception:
         """The interception of one request, with these `headers` of the rig's."""
@@ -254,7 +255,11 @@ class Rig:
         if request is not None:
             dialogue = ToolLoop(call, request, self.toolbox, self.policy, is_streaming, watch, narrator, self.clock)
         pace = Pace("req_gw_1", 10.0, self.clock)
-        return Interception(dialogue, turns, pace, self.metrics, self.chronicle, 0.0, self.clock)
+
+        def settle() -> None:
+            self.settled += dialogue.is_last
+
+        return Interception(dialogue, turns, pace, self.metrics, self.chronicle, 0.0, self.clock, settle=settle)
 
     def run(self, is_streaming: bool, **members: object) -> Ran:
         """Run one request to its end. Raises what the interception raises."""

@@ -60,13 +60,15 @@ def test_an_answer_with_an_odd_count_is_relayed_and_counts_nothing(count: object
     rig = Rig([Streamed(odd) if is_streaming else body], FakeToolbox())
     ran = rig.run(is_streaming)
     assert ran.stream == b"".join(odd) if is_streaming else ran.head.body == body
+    record = rig.chronicle.finished(200)
+    rig.metrics.count_usage(record)
     counted = {
         sample.labels["type"]: sample.value
         for family in rig.metrics.tokens.collect()
         for sample in family.samples
         if sample.name.endswith("_total")
     }
-    (turn,) = rig.chronicle.finished(200).usage
+    (turn,) = record.usage
     assert (turn.input_tokens, turn.cache_read_tokens) == (3, 0)
     assert counted.get("input") == 3
     assert all(0 <= value <= MOST for value in counted.values())

@@ -469,3 +469,27 @@ def test_spliced_stream_accumulates_to_the_message_of_whole_mode(answers: list[A
     for answer, (_, request) in zip(answers, streamed.upstream.calls[1:], strict=False):
         asked = [block["id"] for block in answer.blocks if block["type"] == "tool_use"]
         assert [result["tool_use_id"] for result in results_in(request)] == asked, "every call has its result"
+
+
+@pytest.mark.parametrize("is_streaming", [True, False], ids=["streamed", "whole"])
+def test_request_is_settled_before_the_client_is_told_the_end(is_streaming: bool) -> None:
+    """Given a turn with a hidden call and one without, then the request is settled before its end goes out, not before
+    the last turn."""
+    rig = Rig([Answer([tool_use("bmcp_box_now", "t1")], "tool_use"), Answer([text("noon")])], FakeToolbox("now"))
+    told = []
+    for output in rig.interception(is_streaming).run():
+        data = output if isinstance(output, bytes) else output.body or b""
+        told.append((b"message_stop" in data or (b"stop_reason" in data and not is_streaming), rig.settled))
+    rig.lifecycle.close()
+    assert [is_settled for is_end, is_settled in told if is_end] == [1]
+    assert not any(is_settled for is_end, is_settled in told[:-1])
+
+
+@pytest.mark.parametrize("is_streaming", [True, False], ids=["streamed", "whole"])
+def test_request_of_one_turn_is_settled_before_the_client_is_told_the_end(is_streaming: bool) -> None:
+    """Given an answer without hidden calls, then the request is settled once, before its last piece goes out."""
+    answer = Answer([text("noon")])
+    rig = Rig([answer], FakeToolbox())
+    *_, last = ((rig.settled, output) for output in rig.interception(is_streaming).run())
+    rig.lifecycle.close()
+    assert last[0] == rig.settled == 1

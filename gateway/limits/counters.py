@@ -93,7 +93,7 @@ class MachineCounters:
         )
 
     def tidy(self) -> None:
-        """To be called about once a second: what dead processes ran no longer counts, and a file that has gone or could
+        """To be called now and then: what dead processes ran no longer counts, and a file that has gone or could
         not be used is tried again."""
         self._memory.tidy(self._merge)
 
@@ -155,12 +155,12 @@ class MachineCounters:
         if refusal is not None and refusal.limit == CONCURRENT:
             memory.clear_dead()
             for one in held:
-                self._memory.recount(memory, one.limited.subject, one.slot)
+                self._memory.recount(memory, one.slot)
             refusal = first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
         if refusal is None:
             for one in held:
                 one.slot.count(1, 0)
-                self._memory.run(memory, one.limited.subject, one.slot, 1)
+                self._memory.run(memory, one.slot, 1)
                 one.slot.changed = moment.sequence
         for one in held:
             one.slot.save()
@@ -168,7 +168,7 @@ class MachineCounters:
             return refusal
         if not asks:
             return Entry(limited, int(moment.now))
-        report = self._by_machine(memory, [one.slot.statement(one.limited.subject) for one in held])
+        report = self._by_machine(memory, [one.slot.statement for one in held])
         return Entry(limited, int(moment.now), report, is_paid and any(one.is_guess(moment.now) for one in held))
 
     def _check(self, memory: Memory, limited: Sequence[Limited], is_paid: bool) -> Refusal | None:
@@ -183,7 +183,7 @@ class MachineCounters:
         for one in self._all_held(memory, limited, moment, asks=False):
             slot = one.slot
             slot.count(0, tokens)
-            self._memory.run(memory, one.limited.subject, one.slot, -1)
+            self._memory.run(memory, one.slot, -1)
             if picodollars:
                 slot.spend(picodollars, picodollars)
                 crossed += crossings(one)
@@ -195,7 +195,7 @@ class MachineCounters:
         moment = self._moment(memory)
         for one in self._all_held(memory, entry.limited, moment, asks=False):
             one.slot.uncount_request(entry.second)
-            self._memory.run(memory, one.limited.subject, one.slot, -1)
+            self._memory.run(memory, one.slot, -1)
             one.slot.changed = moment.sequence
             one.slot.save()
 
@@ -208,7 +208,7 @@ class MachineCounters:
                 slot.roll(int(moment.now), moment.day)
                 slot.changed = moment.sequence
                 slot.save()
-                found.append(slot.statement(subject))
+                found.append(slot.statement)
         return self._by_machine(memory, found)
 
     def _by_machine(self, memory: Memory, statements: list[Statement]) -> Report:
@@ -227,18 +227,24 @@ class MachineCounters:
         # By the clock, so that a file that is older than what others have heard goes on behind it.
         sequence = memory.slots.next_sequence(int(wall_at * 1e6))
         wall_at += memory.slots.clock_offset_seconds
-        if not self._day.begins_at <= wall_at < self._day.ends_at:
-            self._day = today(wall_at)
-        return Moment(self._clock(), wall_at, self._day, sequence)
+        day = self._day
+        if not day.begins_at <= wall_at < day.ends_at:
+            day = self._day = today(wall_at)
+        return Moment(self._clock(), wall_at, day, sequence)
 
     def _all_held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool) -> list[Held]:
-        second = int(moment.now)
+        now, second, day, find = moment.now, int(moment.now), moment.day, memory.slots.find
         held = []
-        for one, slot in zip(limited, slots_of(memory, [one.subject for one in limited]), strict=True):
-            slot.roll(second, moment.day)
+        for one in limited:
+            slot = find(one.subject)
+            if slot is None:
+                slots_of(memory, [each.subject for each in limited])
+                return self._all_held(memory, limited, moment, asks)  # all may lie elsewhere now
+            if slot.second != second or slot.day != day.day or slot.month != day.month:
+                slot.roll(second, day)
             others = slot.others
             if others is not NOBODY:
-                others = others.at(moment.now)
+                others = others.at(now)
                 others = others.amounts if asks else others
             held.append(Held(one, slot, others))
         return held
@@ -246,11 +252,11 @@ class MachineCounters:
     def _merge(self, own: PrivateMemory, memory: Memory) -> None:
         counted = own.slots.all()
         moment = self._moment(memory)
-        for (subject, mine), slot in zip(counted, slots_of(memory, [name for name, _ in counted]), strict=True):
+        for mine, slot in zip(counted, slots_of(memory, [one.subject for one in counted]), strict=True):
             for one in (mine, slot):
                 one.roll(int(moment.now), moment.day)
             slot.count(mine.requests, mine.tokens)
             slot.spend(mine.picodollars_today, mine.picodollars_this_month)
-            self._memory.run(memory, subject, slot, 0)
+            self._memory.run(memory, slot, 0)
             slot.changed = moment.sequence
             slot.save()

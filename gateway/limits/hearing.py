@@ -57,9 +57,9 @@ def _hear(
             for slot in slots_of(memory, some):
                 slot.roll(int(clock()), day)
                 slot.save()
-            statements = [slot.statement(name) for name, slot in zip(some, slots_of(memory, some), strict=True)]
+            statements = [slot.statement for slot in slots_of(memory, some)]
             heard = exchanger.exchange(connection, "look", Report(memory.slots.machine, statements))
-            for name, slot in zip(some, slots_of(memory, some), strict=True):
-                slot.hear(heard.others[name])
+            for slot in slots_of(memory, some):
+                slot.hear(heard.others[slot.subject])
     finally:
         connection.close()

@@ -92,7 +92,8 @@ class MachineFile:
         make_private(path.parent)
         self._descriptor, self.has_set_aside = _opened(path, patience_seconds)
         try:
-            self._memory = mmap.mmap(self._descriptor, os.fstat(self._descriptor).st_size)
+            self._size_bytes = os.fstat(self._descriptor).st_size
+            self._memory = mmap.mmap(self._descriptor, self._size_bytes)
             self.slots = Slots(memoryview(self._memory))
             self.column = self._taken_column()
         except BaseException:
@@ -113,8 +114,8 @@ class MachineFile:
         Called under the lock, before anything is read or written.
         """
         status = os.fstat(self._descriptor)
-        if status.st_size != len(self._memory):
-            if status.st_size < len(self._memory):
+        if status.st_size != self._size_bytes:
+            if status.st_size < self._size_bytes:
                 return False
             self._map(status.st_size)
         return status.st_nlink > 0 and self.slots.is_sound
@@ -129,7 +130,7 @@ class MachineFile:
     def make_room(self) -> None:
         """Let one more subject fit in. Under the lock. Raises OSError if the disk is full."""
         if self.slots.is_full:
-            size_bytes = PAGE_BYTES + 2 * (len(self._memory) - PAGE_BYTES)
+            size_bytes = PAGE_BYTES + 2 * (self._size_bytes - PAGE_BYTES)
             allocate(self._descriptor, size_bytes)
             self._map(size_bytes)
 
@@ -150,6 +151,7 @@ class MachineFile:
 
     def _map(self, size_bytes: int) -> None:
         self._memory = mmap.mmap(self._descriptor, size_bytes)
+        self._size_bytes = size_bytes
         self.slots = Slots(memoryview(self._memory), self.slots.places)
 
     def _taken_column(self) -> int:
@@ -226,9 +228,12 @@ def _is_usable(descriptor: int) -> bool:
 def _locked(descriptor: int, patience_seconds: float, kind: int = fcntl.LOCK_EX) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        return True
     except BlockingIOError:
-        pass
+        return _locked_later(descriptor, patience_seconds, kind)
+    return True
+
+
+def _locked_later(descriptor: int, patience_seconds: float, kind: int) -> bool:
     deadline = time.monotonic() + patience_seconds
     pause_seconds = _SHORTEST_PAUSE_SECONDS
     while time.monotonic() < deadline:

@@ -92,19 +92,19 @@ class MachineMemory:
         """Whether it is this process's own."""
         return memory is self._private
 
-    def run(self, memory: Memory, subject: str, slot: Slot, more: int) -> None:
+    def run(self, memory: Memory, slot: Slot, more: int) -> None:
         """This process runs so many more of a subject's requests."""
-        count = self._running.get(subject, 0) + more
+        count = self._running.get(slot.subject, 0) + more
         if count > 0:
-            self._running[subject] = count
+            self._running[slot.subject] = count
         else:
             count = 0
-            self._running.pop(subject, None)
+            self._running.pop(slot.subject, None)
         slot.run(memory.column, count)
 
-    def recount(self, memory: Memory, subject: str, slot: Slot) -> None:
+    def recount(self, memory: Memory, slot: Slot) -> None:
         """Add up once more what all processes run of a subject's requests."""
-        self.run(memory, subject, slot, 0)
+        self.run(memory, slot, 0)
         slot.recount(memory.slots.taken_columns())
 
     # With the guard held
@@ -150,9 +150,8 @@ class MachineMemory:
         self._file = file
 
     def _recount_all(self, memory: Memory) -> None:
-        subjects = list(self._running)
-        for subject, slot in zip(subjects, slots_of(memory, subjects), strict=True):
-            self.recount(memory, subject, slot)
+        for slot in slots_of(memory, list(self._running)):
+            self.recount(memory, slot)
             slot.save()
 
     def _drop_file(self) -> None:

@@ -7,7 +7,7 @@ asking again does not help there; then requests, tokens and running requests. Pu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -158,19 +158,21 @@ class Crossing:
         )
 
 
-def crossings(one: Held) -> Iterable[Crossing]:
+def crossings(one: Held) -> list[Crossing]:
     """The shares of money that somebody has spent by now and that nobody was told of; the slot notes that they were."""
     limits, slot, others = one.limited.limits, one.slot, one.others
+    found = []
     if limits.picodollars_per_day is not None:
         told = _percent(spent_today(slot, others), limits.picodollars_per_day)
         if told > slot.told_today:
-            yield Crossing(one.limited, DAY, told)
+            found.append(Crossing(one.limited, DAY, told))
         slot.told_today = told  # less than before if the limit was raised
     if limits.picodollars_per_month is not None:
         told = _percent(spent_this_month(slot, others), limits.picodollars_per_month)
         if told > slot.told_this_month:
-            yield Crossing(one.limited, MONTH, told)
+            found.append(Crossing(one.limited, MONTH, told))
         slot.told_this_month = told
+    return found
 
 
 def _percent(spent: int, most: int) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TIDY_SECONDS = 1.0
+_TIDY_SECONDS = 0.5
 _CLOSING_SECONDS = 1.0
 
 

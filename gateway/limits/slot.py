@@ -25,6 +25,7 @@ _FACTS = struct.Struct("=11Q")
 _OTHERS = struct.Struct("=8Q")
 FACTS_AT = NAME_BYTES // 8
 SECOND_FACT, RUNNING_FACT = 0, 3
+_FACTS_BYTE = FACTS_AT * 8
 _OTHERS_AT = FACTS_AT + 16
 _REQUESTS_AT = _OTHERS_AT + 8
 _TOKENS_AT = _REQUESTS_AT + _RING
@@ -48,7 +49,7 @@ class Slot:
 
     __slots__ = (
         *("_at", "_views", "changed", "day", "month", "picodollars_this_month", "picodollars_today", "requests"),
-        *("running", "second", "told_this_month", "told_today", "tokens"),
+        *("running", "second", "subject", "told_this_month", "told_today", "tokens"),
     )
 
     second: int  # the last in which anything was counted
@@ -63,21 +64,40 @@ class Slot:
     picodollars_this_month: int
     told_this_month: int
 
-    def __init__(self, views: Views, at: int) -> None:
+    def __init__(self, views: Views, at: int, subject: str) -> None:
+        self.subject = subject
         self._views = views
         self._at = at
-        facts = _FACTS.unpack_from(views.memory, (at + FACTS_AT) * 8)
-        self.second, self.requests, self.tokens, self.running, self.changed = facts[:5]
-        self.day, self.picodollars_today, self.told_today = facts[5:8]
-        self.month, self.picodollars_this_month, self.told_this_month = facts[8:]
+        (
+            self.second,
+            self.requests,
+            self.tokens,
+            self.running,
+            self.changed,
+            self.day,
+            self.picodollars_today,
+            self.told_today,
+            self.month,
+            self.picodollars_this_month,
+            self.told_this_month,
+        ) = _FACTS.unpack_from(views.memory, at * 8 + _FACTS_BYTE)
 
     def save(self) -> None:
         """Write the facts to the memory."""
         _FACTS.pack_into(
-            *(self._views.memory, (self._at + FACTS_AT) * 8),
-            *(self.second, self.requests, self.tokens, self.running, self.changed),
-            *(self.day, self.picodollars_today, self.told_today),
-            *(self.month, self.picodollars_this_month, self.told_this_month),
+            self._views.memory,
+            self._at * 8 + _FACTS_BYTE,
+            self.second,
+            self.requests,
+            self.tokens,
+            self.running,
+            self.changed,
+            self.day,
+            self.picodollars_today,
+            self.told_today,
+            self.month,
+            self.picodollars_this_month,
+            self.told_this_month,
         )
 
     def roll(self, second: int, today: Today) -> None:
@@ -144,10 +164,11 @@ class Slot:
         columns[place] = count
         self.running = running if running > 0 else 0
 
-    def statement(self, subject: str) -> Statement:
+    @property
+    def statement(self) -> Statement:
         """What is told of it to other machines."""
         return Statement(
-            *(subject, self.changed, self.running, self.requests, self.tokens),
+            *(self.subject, self.changed, self.running, self.requests, self.tokens),
             *(self.day, self.picodollars_today, self.month, self.picodollars_this_month),
         )
 

@@ -54,10 +54,8 @@ class Slots(Views):
 
     @property
     def is_sound(self) -> bool:
-        """Whether this is still what it was at first: counts of a gateway of this version."""
-        words = self.words
-        is_same = words[_MAGIC_AT] == _MAGIC and words[_MACHINE_AT] == self._machine_word
-        return is_same and words[_COUNT_AT] <= self._room
+        """Whether these are still the counts that they were at first."""
+        return self.words[_MACHINE_AT] == self._machine_word and self.words[_COUNT_AT] <= self._room
 
     @property
     def machine(self) -> str:
@@ -109,7 +107,7 @@ class Slots(Views):
             if at is None:
                 return None
             self.places[subject] = at
-        return Slot(self, at)
+        return Slot(self, at, subject)
 
     @property
     def is_full(self) -> bool:
@@ -125,7 +123,7 @@ class Slots(Views):
         self.memory[at * 8 : at * 8 + SLOT_BYTES] = name.ljust(SLOT_BYTES, b"\0")
         self.words[_COUNT_AT] = number + 1  # from here on it counts
         self.places[subject] = at
-        return Slot(self, at)
+        return Slot(self, at, subject)
 
     def _read_names(self) -> dict[bytes, int]:
         count = self.words[_COUNT_AT]
@@ -135,9 +133,9 @@ class Slots(Views):
         self._read_count = count
         return self._by_name
 
-    def all(self) -> list[tuple[str, Slot]]:
+    def all(self) -> list[Slot]:
         """Every subject; a name that was too long is its hash."""
-        return [(name.decode(errors="replace"), Slot(self, at)) for name, at in self._read_names().items()]
+        return [Slot(self, at, name.decode(errors="replace")) for name, at in self._read_names().items()]
 
     def active(self, since: int) -> list[str]:
         """The subjects that run something, or of which anything was counted since that second."""
@@ -172,7 +170,7 @@ class Slots(Views):
         first = (PAGE_BYTES // 8 + COLUMNS_AT) * 4 + column
         for number, count in enumerate(self.columns[first :: SLOT_WORDS * 4].tolist()[: self.words[_COUNT_AT]]):
             if count:
-                slot = Slot(self, PAGE_BYTES // 8 + number * SLOT_WORDS)
+                slot = Slot(self, PAGE_BYTES // 8 + number * SLOT_WORDS, "")
                 slot.run(column, 0)
                 slot.recount(self.taken_columns())
                 slot.save()

@@ -4,8 +4,8 @@ Owns: the counts and the decision. Edge layer. `limiter` is what the web layer k
 
 On this machine: `counters` count in memory that the workers share. `slot` and `slots` are its layout, `machine_file` is
 the file, `machine_memory` what happens while that cannot be used; `refusals` say which limit holds no longer, and
-`calendar` which day it is. Between machines: `link` exchanges `statements` through Redis in the words of `link_words` and
-`link_script`. For who only looks: `reading` and `hearing`; `used` and `uses` are what is shown.
+`calendar` which day it is. Between machines: `link` exchanges `statements` through Redis, in the words of `link_words`
+and `link_script`. For who only looks: `reading` and `hearing`; `used` and `uses` are what is shown.
 
 Whose limits hold for a request is `limit_rules`' to say.
 """

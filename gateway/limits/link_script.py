@@ -16,22 +16,23 @@ month are over.
 
 from __future__ import annotations
 
-# KEYS: the epoch; a hash a subject. ARGV: `tell`, `ask` or `look`; the machine's id; a new epoch; how long running and
-# the last minute count (microseconds); and for each subject: sequence, running, requests, the rest of the field, the
-# month, for how many seconds the hash is kept, and two limits, of running and of requests, or ''.
+# KEYS: the epoch; a hash a subject. ARGV, each one of words with spaces between: `tell`, `ask` or `look`, the machine's
+# id, a new epoch, how long running and the last minute count (microseconds); then for each subject: its numbers as in a
+# field, without the expiry; for how many seconds the hash is kept, and two limits, of running and of requests, or `-`.
 # `ask`: the statement counts one more request of each subject, which is let in if all limits hold; else it is stored
 # without that request. `look`: nothing is stored.
 # Answers the epoch, the clock; '', or which limit does not hold, as the number of the subject and its name; and for
 # each subject the other machines' fields.
 EXCHANGE = """
-local act, machine, lasts = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local act, machine, new_epoch, lasts = string.match(ARGV[1], '^(%S+) (%S+) (%S+) (%S+)$')
+lasts = tonumber(lasts)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local function numbers_of(field)
   local sequence, expiry, running, requests, month =
     string.match(field, '^(%d+) (%d+) (%d+) (%d+) %d+ %d+ %d+ (%d+) %d+$')
-  if not sequence then return nil end
+  if not sequence or #field > 200 then return nil end
   local left = tonumber(expiry) - now
   return {sequence = tonumber(sequence), running = tonumber(running), requests = tonumber(requests),
           month = tonumber(month), counts = left > 0 and left <= lasts}
@@ -51,7 +52,7 @@ local function read(key, month)
     local numbers = numbers_of(all[index + 1])
     if all[index] == machine then
       mine = numbers
-    elseif numbers and (numbers.counts or numbers.month >= month - 1) then
+    elseif numbers and (numbers.counts or math.abs(numbers.month - month) <= 1) then
       heard[#heard + 1] = all[index + 1]
       if numbers.counts then
         running, requests = running + numbers.running, requests + numbers.requests
@@ -65,7 +66,7 @@ end
 
 local epoch = redis.pcall('GET', KEYS[1])
 if type(epoch) ~= 'string' or not string.match(epoch, '^%d+$') or #epoch > 19 then
-  epoch = ARGV[3]
+  epoch = new_epoch
   if act ~= 'look' then
     redis.call('DEL', KEYS[1])
     redis.call('SET', KEYS[1], epoch)
@@ -74,15 +75,17 @@ end
 
 local over, told, answer = '', {}, {epoch, string.format('%.0f', now), ''}
 for number = 1, #KEYS - 1 do
-  local at = 5 + (number - 1) * 8
-  local tell = {key = KEYS[number + 1], sequence = ARGV[at], running = tonumber(ARGV[at + 1]),
-                requests = tonumber(ARGV[at + 2]), rest = ARGV[at + 3], keep = ARGV[at + 5]}
-  local mine, heard, running, requests = read(tell.key, tonumber(ARGV[at + 4]))
-  tell.is_late = mine and mine.sequence >= tonumber(tell.sequence)
+  local sequence, own_running, own_requests, rest, keep, most_running, most_requests =
+    string.match(ARGV[number + 1], '^(%d+) (%d+) (%d+) (%d+ %d+ %d+ %d+ %d+) (%d+) (%S+) (%S+)$')
+  local tell = {key = KEYS[number + 1], sequence = sequence, running = tonumber(own_running),
+                requests = tonumber(own_requests), rest = rest, keep = keep}
+  local month = tonumber(string.match(rest, '(%d+) %d+$'))
+  local mine, heard, running, requests = read(tell.key, month)
+  tell.is_late = mine and mine.sequence >= tonumber(sequence)
   running = running + (tell.is_late and mine.running or tell.running)
   requests = requests + (tell.is_late and mine.requests or tell.requests)
   if act == 'ask' and over == '' then
-    local most_running, most_requests = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+    most_running, most_requests = tonumber(most_running), tonumber(most_requests)
     if most_requests and requests > most_requests then over = number .. ' requests_per_minute'
     elseif most_running and running > most_running then over = number .. ' concurrent' end
   end

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limit_rules import Limited
+from gateway.limit_rules import Limited, Limits
 from gateway.limits.link_script import EXCHANGE
 from gateway.limits.slots import name_of
 from gateway.limits.statements import HEARD_SECONDS, Others, Report, Statement
@@ -17,6 +17,7 @@ from gateway.redis_wire import Connection, Server, understood
 
 _KEPT_SECONDS = 33 * 86_400  # past the end of the month, and some
 _LASTS_MICROSECONDS = round(HEARD_SECONDS * 1e6)
+_NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ class Exchanger:
         """
         keys = [self._server.key("limits-epoch")]
         keys += [self._server.key("limits", name_of(one.subject).decode()) for one in report.statements]
-        arguments: list[str | int] = [act, report.machine, secrets.randbits(63) | 1, _LASTS_MICROSECONDS]
+        arguments = [f"{act} {report.machine or '-'} {secrets.randbits(62) | 1} {_LASTS_MICROSECONDS}"]
         for place, statement in enumerate(report.statements):
-            arguments += _words_of(statement, limited[place] if limited else None)
+            arguments.append(_words_of(statement, limited[place].limits if limited else _NO_LIMITS))
         now, sent_at = self._clock(), self._wall_clock()
         if timeout_seconds is None:
             answer = connection.script(EXCHANGE, keys, arguments)
@@ -73,16 +74,11 @@ class Exchanger:
             return Heard(int(epoch), int(shown) / 1e6 - middle_at, others, broken)
 
 
-def _words_of(statement: Statement, limited: Limited | None) -> list[str | int]:
-    rest = (statement.tokens, statement.day, statement.picodollars_today, statement.month)
-    limits = limited.limits if limited is not None else None
-    return [
-        *(statement.sequence, statement.running, statement.requests),
-        " ".join(map(str, (*rest, statement.picodollars_this_month))),
-        *(statement.month, _KEPT_SECONDS),
-        "" if limits is None or limits.concurrent is None else limits.concurrent,
-        "" if limits is None or limits.requests_per_minute is None else limits.requests_per_minute,
-    ]
+def _words_of(statement: Statement, limits: Limits) -> str:
+    numbers = " ".join(map(str, statement[1:]))
+    running = "-" if limits.concurrent is None else limits.concurrent
+    requests = "-" if limits.requests_per_minute is None else limits.requests_per_minute
+    return f"{numbers} {_KEPT_SECONDS} {running} {requests}"
 
 
 def _sum_of(fields: Sequence[bytes], statement: Statement, server_now: int, heard_ms: int) -> Others:

@@ -244,10 +244,19 @@ def test_statement_that_comes_late_or_twice_changes_nothing(make: Maker, server:
         lambda client: client.hset(HASH, "f" * 32, "no statement"),
         lambda client: client.hset(HASH, "f" * 32, "1 2 3"),
         lambda client: client.hset(HASH, "f" * 32, "9 99999999999999999 10 10 10 1 1 1 1"),
+        lambda client: client.hset(HASH, "f" * 32, f"1 1 1 1 1 1 1 24300 {'9' * 5000}"),
         lambda client: client.hset("gateway:limits-epoch", "no", "string"),
         lambda client: client.set("gateway:limits-epoch", "no number"),
     ],
-    ids=["no hash", "odd field", "short field", "an expiry that cannot be", "odd epoch", "an epoch that is no number"],
+    ids=[
+        "no hash",
+        "odd field",
+        "short field",
+        "an expiry that cannot be",
+        "endless",
+        "odd epoch",
+        "an epoch that is no number",
+    ],
 )
 def test_what_no_gateway_has_written_holds_up_nothing(
     make: Maker, server: RedisServer, put: Callable[[object], object]

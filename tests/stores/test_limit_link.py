@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import LimitReached, Overloaded, SpendLimitReached
 from gateway.limit_rules import Limited, Limits
+from gateway.limits.calendar import today
 from gateway.limits.counters import MachineCounters
 from gateway.limits.limiter import Used
 from gateway.limits.link import Link
@@ -244,7 +245,7 @@ def test_statement_that_comes_late_or_twice_changes_nothing(make: Maker, server:
         lambda client: client.hset(HASH, "f" * 32, "no statement"),
         lambda client: client.hset(HASH, "f" * 32, "1 2 3"),
         lambda client: client.hset(HASH, "f" * 32, "9 99999999999999999 10 10 10 1 1 1 1"),
-        lambda client: client.hset(HASH, "f" * 32, f"1 1 1 1 1 1 1 24300 {'9' * 5000}"),
+        lambda client: client.hset(HASH, "f" * 32, f"1 1 1 1 1 1 1 {today(time.time()).month} {'9' * 5000}"),
         lambda client: client.hset("gateway:limits-epoch", "no", "string"),
         lambda client: client.set("gateway:limits-epoch", "no number"),
     ],

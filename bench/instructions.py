@@ -16,10 +16,12 @@ from gateway.app import create_app
 from gateway.service import Gateway
 from gateway.settings_loader import load_settings
 
-REQUEST = b'{"model":"claude-bench","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
+REQUEST = b'{"model":"claude-opus-5","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
 ANSWER = (
-    b'{"id":"msg_1","type":"message","role":"assistant","model":"claude-bench","content":[{"type":"text","text":"hi"}],'
-    b'"stop_reason":"end_turn","usage":{"input_tokens":8,"output_tokens":2}}'
+    b'{"id":"msg_1","type":"message","role":"assistant","model":"claude-opus-5","content":[{"type":"text","text":"hi"}],'
+    b'"stop_reason":"end_turn","usage":{"input_tokens":8,"cache_creation_input_tokens":3,"cache_read_input_tokens":4,'
+    b'"cache_creation":{"ephemeral_5m_input_tokens":3,"ephemeral_1h_input_tokens":0},"output_tokens":2,'
+    b'"service_tier":"standard"}}'
 )
 
 
@@ -51,6 +53,7 @@ def environ() -> dict[str, Any]:
     return {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/v1/messages",
+        "RAW_URI": "/v1/messages?beta=true",
         "QUERY_STRING": "beta=true",
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",

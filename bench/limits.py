@@ -1,4 +1,4 @@
-"""What prices and limits cost a request: the worker's CPU time, beside an earlier commit's, in interleaved rounds.
+"""What prices and limits cost a request: the worker's CPU time, beside an earlier commit's, in turns of a second.
 
 Run it with `make bench-limits REV=<commit before them>`; it prints a table for bench/RESULTS.md. Three real gateways in
 turn, each with one worker and a token file, before the same simulator: the earlier commit's; this one's without
@@ -8,16 +8,20 @@ limits; this one's with a token and a group that have all five limits each, none
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.against import BEHAVIOURS, CLIENTS, SECONDS, checkout, cpu_seconds, load
+from bench.against import BEHAVIOURS, CLIENTS, checkout, cpu_seconds, load
 from bench.workers import simulator
 from tests.harness import ROOT, GatewayProcess
 
-ROUNDS = 21
+LAUNCHES = 8
+TURNS = 8
+SECONDS = 1
 TOKEN = "gwt_bench"
 REQUEST = """
 wrk.method = "POST"
@@ -35,64 +39,74 @@ dollars_per_month = 9000000
 LIMITS = f"[limits.tokens.bench]\n{ALL_FIVE}\n[limits.groups.team]\n{ALL_FIVE}\n"
 
 
-def cost_us(root: Path, upstream: str, folder: Path, is_streamed: bool, with_limits: bool) -> float:
-    """The worker's CPU time a request, in microseconds, once it is warm."""
-    tokens, config, script = folder / "tokens", folder / "config.toml", folder / "request.lua"
+Variant = tuple[Path, bool]  # which checkout, and whether it has limits
+
+
+def started(variant: Variant, upstream: str, folder: Path) -> GatewayProcess:
+    """A gateway with a token, and with limits or none."""
+    root, with_limits = variant
+    tokens, config = folder / f"tokens-{with_limits}", folder / f"config-{with_limits}.toml"
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     tokens.write_text(f"bench sha256:{digest}{' group=team' if with_limits else ''}\n")
     config.write_text(LIMITS if with_limits else "")
-    script.write_text(REQUEST % (TOKEN, "true" if is_streamed else "false"))
     files = {"client_tokens_file": str(tokens), "config": str(config)}
-    gateway = GatewayProcess(upstream, ["sk-a"], root=root, threads="32", **files)
-    try:
-        load(gateway.url, script, 1)
-        (worker,) = gateway.worker_pids
-        before = cpu_seconds(worker)
-        requests = load(gateway.url, script, SECONDS)
-        return (cpu_seconds(worker) - before) / requests * 1e6
-    finally:
-        gateway.stop()
+    return GatewayProcess(upstream, ["sk-a"], root=root, threads="32", **files)
 
 
-def measured(earlier: Path, url: str, is_streamed: bool) -> list[tuple[float, float, float]]:
-    """A row a round: the earlier commit, here without limits, here with them."""
-    variants = [(earlier, False), (ROOT, False), (ROOT, True)]
-    rows = []
-    for number in range(ROUNDS):
-        costs: dict[tuple[Path, bool], float] = {}
-        for variant in variants[number % 3 :] + variants[: number % 3]:
-            with tempfile.TemporaryDirectory() as folder:
-                costs[variant] = cost_us(variant[0], url, Path(folder), is_streamed, variant[1])
-        rows.append((costs[variants[0]], costs[variants[1]], costs[variants[2]]))
-    return rows
+def cost_us(gateway: GatewayProcess, script: Path) -> float:
+    """The worker's CPU time a request, in microseconds."""
+    (worker,) = gateway.worker_pids
+    before = cpu_seconds(worker)
+    requests = load(gateway.url, script, SECONDS)
+    return (cpu_seconds(worker) - before) / requests * 1e6
 
 
-def quartiles(ratios: list[float]) -> str:
-    """The median, and the quartiles around it."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+def launch(variants: Sequence[Variant], upstream: str, script: Path, number: int) -> list[list[float]]:
+    """Start all gateways, warm them, and let them take turns: a row a turn, a column a variant."""
+    with tempfile.TemporaryDirectory() as folder:
+        gateways = [started(variant, upstream, Path(folder)) for variant in variants]
+        try:
+            for gateway in gateways:
+                load(gateway.url, script, SECONDS)
+            rows = []
+            for turn in range(number, number + TURNS):
+                order = [(turn + step) % len(gateways) for step in range(len(gateways))]
+                costs = {place: cost_us(gateways[place], script) for place in (order if turn % 2 else reversed(order))}
+                rows.append([costs[place] for place in range(len(gateways))])
+            return rows
+        finally:
+            for gateway in gateways:
+                gateway.stop()
+
+
+def ratio(rows: Sequence[Sequence[float]], place: int) -> str:
+    """How a variant compares with the first, turn by turn: the median, and its 95 % confidence interval."""
+    ratios = sorted(row[place] / row[0] for row in rows)
+    spread = 0.98 * math.sqrt(len(ratios))  # in ranks, by the sign test
+    middle = (len(ratios) - 1) / 2
+    low, high = ratios[max(0, math.floor(middle - spread))], ratios[min(len(ratios) - 1, math.ceil(middle + spread))]
+    return f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:
-    """Measure round by round and print medians."""
+    """Measure launch by launch and print medians."""
     revision = sys.argv[1]
-    with checkout(revision) as earlier:
-        print(f"CPU a request, {CLIENTS} clients, medians of {ROUNDS} rounds; quartiles of the ratio in brackets.\n")
-        print(f"| scenario | {revision}, µs | here, µs | ratio | here with limits, µs | ratio |")
+    with checkout(revision) as earlier, tempfile.TemporaryDirectory() as folder:
+        variants = [(earlier, False), (ROOT, False), (ROOT, True)]
+        print(f"CPU a request in µs, {CLIENTS} clients, medians of {LAUNCHES * TURNS} turns; ratios turn by turn.\n")
+        print(f"| scenario | {revision} | here | here with limits | here / {revision} | with limits / {revision} |")
         print("|---|---|---|---|---|---|")
         for name, (behaviour, is_streamed) in BEHAVIOURS.items():
-            with tempfile.TemporaryDirectory() as folder:
-                upstream, url = simulator(behaviour, Path(folder) / "simulator.log")
-                try:
-                    rows = measured(earlier, url, is_streamed)
-                finally:
-                    upstream.terminate()
-                    upstream.wait(10)
-            before, without, limited = (statistics.median(column) for column in zip(*rows, strict=True))
-            print(
-                f"| {name} | {before:.0f} | {without:.0f} | {quartiles([row[1] / row[0] for row in rows])} "
-                f"| {limited:.0f} | {quartiles([row[2] / row[0] for row in rows])} |"
-            )
+            script = Path(folder) / "request.lua"
+            script.write_text(REQUEST % (TOKEN, "true" if is_streamed else "false"))
+            upstream, url = simulator(behaviour, Path(folder) / "simulator.log")
+            try:
+                rows = [row for number in range(LAUNCHES) for row in launch(variants, url, script, number)]
+            finally:
+                upstream.terminate()
+                upstream.wait(10)
+            medians = " | ".join(f"{statistics.median(column):.0f}" for column in zip(*rows, strict=True))
+            print(f"| {name} | {medians} | {ratio(rows, 1)} | {ratio(rows, 2)} |", flush=True)
 
 
 if __name__ == "__main__":

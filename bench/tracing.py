@@ -27,7 +27,7 @@ import timeit
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.against import load
+from bench.against import cpu_seconds, load
 from bench.workers import REQUEST, simulator
 from gateway.messages import Tally
 from gateway.tracing import Tracing
@@ -79,12 +79,6 @@ def copied(folder: Path, cuts: tuple[tuple[str, str, str], ...]) -> Path:
         assert text.count(before) == 1, f"{name} no longer has, once: {before}"
         file.write_text(text.replace(before, after))
     return folder
-
-
-def cpu_seconds(pid: int) -> float:
-    """The time that all threads of a process have run so far; its threads live as long as it does."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def cost_us(gateway: GatewayProcess, script: Path) -> float:

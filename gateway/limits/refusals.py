@@ -20,6 +20,8 @@ from gateway.limits.statements import Others
 from gateway.pricing.money import PICODOLLARS, dollars
 
 TOLD_PERCENTS = (75, 95, 100)
+# A window may take a second longer; but at longer waits than a minute clients give up (Claude Code does at once).
+_LONGEST_WAIT_SECONDS = 60
 _PICODOLLARS_OF_A_CENT = PICODOLLARS // 100
 REQUESTS, TOKENS, CONCURRENT = "requests_per_minute", "tokens_per_minute", "concurrent"
 DAY, MONTH = "dollars_per_day", "dollars_per_month"
@@ -103,7 +105,7 @@ def seconds_to_wait(slot: Slot, others_count: int, surplus: int, *, is_tokens: b
         count = others_count + (slot.tokens if is_tokens else slot.requests)
         evenly = math.ceil(WINDOW_SECONDS * min(1.0, surplus / count))
         seconds = evenly if seconds is None else min(seconds, evenly)
-    return WINDOW_SECONDS if seconds is None else max(1, seconds)
+    return _LONGEST_WAIT_SECONDS if seconds is None else min(max(1, seconds), _LONGEST_WAIT_SECONDS)
 
 
 def spent_today(slot: Slot, others: Others) -> int:

@@ -1,8 +1,7 @@
 """Clients with limits, before gateways that share a TOML file and a token file; and a judge of what became of them.
 
-Owns: what a request costs here, the files, the crowd. The judge knows three clocks' worth of facts, all of them this
-machine's wall clock: when clients asked and were answered, when the upstream had a request and its last byte to send,
-and when the gateway had closed its books on a request, which its access log tells.
+Owns: what a request costs here, the files, the crowd. The judge knows facts by this machine's wall clock: when clients
+asked and were answered, and when the upstream had a request and its last byte to send.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,21 +215,8 @@ class Stage:
         return {each["limit"]: each["used"] for each in uses if f"{each['kind']}/{each['name']}" == holder}
 
     def comes_to_be_used(self, holder: str, limit: str, amount: float, machine: int = 0) -> bool:
-        """Whether so much of a limit is used soon: a client has its answer a moment before it is counted."""
+        """Whether so much of a limit is used soon."""
         return wait_until(lambda: abs(self.used(holder, limit, machine) - amount) < 1e-9, PATIENCE_SECONDS)
-
-    def booked_at(self) -> dict[str, float]:
-        """When gateways have closed their books on requests, by the upstream's ids for them."""
-        for fleet in self.fleets:
-            fleet.settle()
-        found = {}
-        for fleet in self.fleets:
-            for line in fleet.gateway.log.splitlines():
-                document = json.loads(line) if line.startswith('{"time"') else {}
-                if document.get("message") == "request" and "upstream_request_id" in document:
-                    at = datetime.fromisoformat(document["time"]).timestamp()
-                    found[document["upstream_request_id"]] = at + 0.001  # it is cut to milliseconds
-        return found
 
     def logged(self, text: str) -> int:
         """How often a text stands in the logs."""
@@ -302,16 +287,14 @@ def crowd(
     return [each for made in everybody for each in made]
 
 
-def wrongly_refused(
-    attempts: Iterable[Attempt], booked_at: Mapping[str, float], limit: int, slack_seconds: float = 0.0
-) -> list[Attempt]:
+def wrongly_refused(attempts: Iterable[Attempt], limit: int, slack_seconds: float = 0.0) -> list[Attempt]:
     """The refused attempts during which, at every moment, fewer than `limit` others may have run.
 
-    A request may run from the moment when its client asks to the moment when the gateway has closed its books on it;
-    with slack, so much longer.
+    A request may run from the moment when its client asks to the moment when it has the whole answer; with slack, so
+    much longer.
     """
     attempts = list(attempts)
-    spans = [Span(a.sent_at, booked_at[a.request_id] + slack_seconds) for a in attempts if a.status == 200]
+    spans = [Span(a.sent_at, a.answered_at + slack_seconds) for a in attempts if a.status == 200]
     wrong = []
     for refused in (a for a in attempts if a.status != 200):
         beside = [

@@ -15,6 +15,7 @@ from gateway.clients import Client
 from gateway.errors import ClientGone, GatewayError
 from gateway.interception_record import InterceptionRecord, TurnUsage
 from gateway.limits.limiter import Admitted
+from gateway.limits.no_limits import NO_LIMITS
 from gateway.origin import Origin
 from gateway.request_ids import new_request_id
 from gateway.service import Configuration, Gateway
@@ -125,6 +126,8 @@ class Exchange:
         if self._is_settled:
             return
         self._is_settled = True
+        if self._admitted is NO_LIMITS:
+            return
         tokens = picodollars = 0
         try:
             for used in self.chronicle.settled():

@@ -9,13 +9,10 @@ Points in time are epoch seconds; `after_seconds` counts from the interception's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class PassedOver:
+class PassedOver(msgspec.Struct, frozen=True):
     """A key that a walk did not try: its state at that moment, and the mark behind it.
 
     `concern` is whom the mark speaks of: `key`, `scope` (the key for requests of this kind), `workspace`,
@@ -31,8 +28,7 @@ class PassedOver:
     concern: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One upstream exchange. `key` is None for the client's own credential; `status` 0 when no answer came.
 
     It lasts until the walk knew what to do: to the first event of a stream, to the end of a whole answer.
@@ -48,8 +44,7 @@ class Attempt:
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class TurnUsage:
+class TurnUsage(msgspec.Struct, frozen=True):
     """One inference that a turn's answer is billed for, in the upstream's own counts, and its bill.
 
     Most answers are one inference; `kind` is `message` then. `certainty` says how far the counts can be trusted
@@ -83,8 +78,7 @@ class TurnUsage:
     is_cost_estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True):
     """A tool that an answer called: one of the client's own, or an injected one, of which the result is known too."""
 
     turn: int
@@ -96,8 +90,7 @@ class ToolCall:
     duration_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InterceptionRecord:
+class InterceptionRecord(msgspec.Struct, frozen=True):
     """One client request, from first byte in to last byte out.
 
     `id` is the gateway's own id for it, `request_id` the one that the client saw; `day` is the UTC date of its start.

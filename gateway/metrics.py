@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -105,6 +105,16 @@ class _Histogram(_Bound, Histogram):
     """A Histogram that remembers."""
 
 
+class _OfModel(NamedTuple):
+    """The counters of what answers of one model have used."""
+
+    name: str
+    input: Counter
+    output: Counter
+    cache_read: Counter
+    cache_write: Counter
+
+
 _READINGS = 5  # of the files of counts, for one that tells something
 
 
@@ -147,6 +157,8 @@ class Metrics:
         self._counts = counts
         self._moment: Moment | None = None
         self._models = BoundedLabels(limit=100)
+        self._of_model: dict[str | None, _OfModel] = {}
+        self._spenders: dict[tuple[str | None, str | None], Counter] = {}
         self._tools = BoundedLabels(limit=1000)
         self._scopes = BoundedLabels(limit=50)
         self._askers = BoundedLabels(limit=1000)
@@ -230,10 +242,29 @@ class Metrics:
         self._noted_limits: dict[tuple[str, str, str], str] = {}  # by key, scope and header; atomic likewise
         self.admission_limit = self._gauge("admission_limit", "Interceptions all workers serve at once.", "livesum")
         self.build_info = self._gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
-        _begin_at_zero(self.pool_exhaustions, "rate_limited", "auth_failed", "out_of_money", "forbidden")
-        _begin_at_zero(self.streams_ended, *_STREAM_OUTCOMES)
-        _begin_at_zero(self.rejections, "overloaded_error")
-        _begin_at_zero(self.recorder_dropped, "queue_full", "journal_full", "damaged", "refused")
+        for counter, shown in (
+            (
+                self.pool_exhaustions,
+                (
+                    "rate_limited",
+                    "auth_failed",
+                    "out_of_money",
+                    "forbidden",
+                ),
+            ),
+            (self.streams_ended, _STREAM_OUTCOMES),
+            (self.rejections, ("overloaded_error",)),
+            (
+                self.recorder_dropped,
+                (
+                    "queue_full",
+                    "journal_full",
+                    "damaged",
+                    "refused",
+                ),
+            ),
+        ):
+            _begin_at_zero(counter, *shown)
 
     def watch(
         self,
@@ -262,24 +293,42 @@ class Metrics:
 
     def count_usage(self, record: InterceptionRecord) -> None:
         """Add what a request has used, and what it cost where the pool paid."""
-        for used in record.usage:
-            model = self._model_label(used.model)
-            self.tokens.labels(model, "input").inc(used.input_tokens)
-            self.tokens.labels(model, "output").inc(used.output_tokens)
-            self.tokens.labels(model, "cache_read").inc(used.cache_read_tokens)
-            self.tokens.labels(model, "cache_write").inc(used.cache_write_tokens)
-            if used.cost_picodollars is not None:
-                self.cost_dollars.labels(model).inc(used.cost_picodollars / PICODOLLARS)
-            if used.price == DEFAULT:
-                self.unpriced_tokens.labels(model).inc(_charged_tokens(used))
         cost = record.cost_picodollars
+        for used in record.usage:
+            of_model = self._of_model.get(used.model) or self._bound_to_model(used.model)
+            of_model.input.inc(used.input_tokens)
+            of_model.output.inc(used.output_tokens)
+            of_model.cache_read.inc(used.cache_read_tokens)
+            of_model.cache_write.inc(used.cache_write_tokens)
+            if used.cost_picodollars is not None:
+                self.cost_dollars.labels(of_model.name).inc(used.cost_picodollars / PICODOLLARS)
+            if used.price == DEFAULT:
+                self.unpriced_tokens.labels(of_model.name).inc(_charged_tokens(used))
         if cost is not None:
-            asker = self._askers.fold(record.token or _NOBODY)
-            group = self._groups.fold(record.token_group or _NOBODY)
-            self.token_cost_dollars.labels(asker, group).inc(cost / PICODOLLARS)
+            who = (record.token, record.token_group)
+            (self._spenders.get(who) or self._bound_to_spender(*who)).inc(cost / PICODOLLARS)
 
-    def _model_label(self, model: str | None) -> str:
-        return self._models.fold(model) if model is not None else "unknown"
+    def _bound_to_model(self, model: str | None) -> _OfModel:
+        """The counters of a model; always the same ones for the same model, so races do no harm."""
+        name = self._models.fold(model) if model is not None else "unknown"
+        bound = _OfModel(
+            name,
+            self.tokens.labels(name, "input"),
+            self.tokens.labels(name, "output"),
+            self.tokens.labels(name, "cache_read"),
+            self.tokens.labels(name, "cache_write"),
+        )
+        if name != OTHER:  # so that these are no more than there are labels
+            self._of_model[model] = bound
+        return bound
+
+    def _bound_to_spender(self, token: str | None, group: str | None) -> Counter:
+        """The counter of what a token has spent; likewise."""
+        asker, of_group = self._askers.fold(token or _NOBODY), self._groups.fold(group or _NOBODY)
+        bound = self.token_cost_dollars.labels(asker, of_group)
+        if OTHER not in (asker, of_group):
+            self._spenders[token, group] = bound
+        return bound
 
     def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""

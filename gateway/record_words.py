@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 
 from gateway.errors import (
     AuthenticationExhausted,
@@ -26,7 +27,9 @@ from gateway.safe_text import safe_text
 from gateway.usage import BilledUsage
 
 UNEXPECTED = "unexpected"
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]{0,127}")
+_LONGEST_WORD = 128
+_TOO_LONG = _LONGEST_WORD + 1  # more need not be looked at, or remembered
+_WORD = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@/\[\]-]{{0,{_LONGEST_WORD - 1}}}")
 _LONGEST_ERROR = 300
 
 
@@ -47,8 +50,8 @@ def _inference(
     return TurnUsage(
         turn=turn,
         key=key,
-        model=_word_or_none(used.model),
-        service_tier=_word_or_none(used.service_tier),
+        model=_kept_word(used.model and used.model[:_TOO_LONG]),
+        service_tier=_kept_word(used.service_tier and used.service_tier[:_TOO_LONG]),
         certainty=certainty,
         input_tokens=used.input_tokens,
         output_tokens=used.output_tokens,
@@ -60,8 +63,8 @@ def _inference(
         server_tool_uses=sum(tools.values()),
         server_tools=json.dumps(tools) if tools else "{}",
         kind=used.kind,
-        inference_geo=_word_or_none(used.inference_geo),
-        speed=_word_or_none(used.speed),
+        inference_geo=_kept_word(used.inference_geo and used.inference_geo[:_TOO_LONG]),
+        speed=_kept_word(used.speed and used.speed[:_TOO_LONG]),
         cost_picodollars=billed.picodollars if billed is not None else None,
         price=billed.price if billed is not None else None,
         is_cost_estimated=billed is not None and billed.is_estimate,
@@ -90,7 +93,8 @@ def word(text: str) -> str:
     return text if _WORD.fullmatch(text) else UNEXPECTED
 
 
-def _word_or_none(text: str | None) -> str | None:
+@lru_cache(maxsize=1024)  # a gateway meets few models, tiers and places
+def _kept_word(text: str | None) -> str | None:
     return word(text) if text is not None else None
 
 

@@ -205,7 +205,7 @@ def _admitted(environ: Environ, route: str) -> Exchange:
 
 def _held_to_limits(gateway: Gateway, configuration: Configuration, caller: Caller, route: str) -> Admitted:
     """Count the request for whoever has limits. Raises LimitReached, SpendLimitReached, Overloaded."""
-    limited = configuration.settings.limits.of(caller.token_name, caller.token_group)
+    limited = configuration.limited(caller)
     if not limited:
         return NO_LIMITS
     return gateway.limiter.enter(limited, costs=route == "messages", is_own=bool(caller.own))

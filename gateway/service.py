@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from gateway import __version__
-from gateway.access import ClientToken
+from gateway.access import Caller, ClientToken
 from gateway.admission import Admission
 from gateway.affinity import Affinity, Pins, PinSeconds
 from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
 from gateway.lifecycle import Lifecycle
-from gateway.limit_rules import LimitUse
+from gateway.limit_rules import Limited, LimitUse
 from gateway.limits.limiter import Limiter
 from gateway.limits.no_limits import NO_LIMITS
 from gateway.limits.uses import limit_uses
@@ -60,6 +60,15 @@ class Configuration:
     upstream: Upstream
     token_file: TokenFile | None = field(repr=False)
     tool_policy: ToolPolicy
+    _limited: dict[tuple[str | None, str | None], tuple[Limited, ...]] = field(default_factory=dict, repr=False)
+
+    def limited(self, caller: Caller) -> tuple[Limited, ...]:
+        """Whose limits hold for a caller's requests. They are remembered: no more than there are tokens."""
+        who = (caller.token_name, caller.token_group)
+        found = self._limited.get(who)
+        if found is None:
+            found = self._limited[who] = self.settings.limits.of(*who)
+        return found
 
     def pins(self, affinity: Affinity, client: str | None, session: str | None, body: bytes) -> Pins | None:
         """Where a message's session stays, if it may stay anywhere."""

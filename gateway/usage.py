@@ -21,7 +21,6 @@ import msgspec
 
 from gateway.counts import count_or_none
 from gateway.pricing.iterations import (
-    KEPT,
     MESSAGE,
     OTHER_KIND,
     Iteration,
@@ -75,11 +74,6 @@ class BilledUsage(msgspec.Struct, frozen=True):
     is_exact: bool = True
     is_free: bool = False
 
-    @property
-    def billed_write_5m_tokens(self) -> int:
-        """Tokens written for five minutes; those of which no lifetime was said count as such."""
-        return max(self.cache_write_5m_tokens, self.cache_write_tokens - self.cache_write_1h_tokens)
-
 
 @dataclass(slots=True)
 class Usage:
@@ -113,22 +107,22 @@ class Usage:
 
         `is_at_end`: it counts what was put out, as all do but that of `message_start`.
         """
-        self.is_said = True
-        counts = dict(counts_in(said))
+        counts = counts_in(said)
         if is_at_end:
             self._at_end |= counts
             if "output_tokens" in counts and not self.has_counted_output:
                 self.has_counted_output, self.output_tokens = True, 0
         for kept, count in counts.items():
-            if count >= getattr(self, kept):
+            if not self.is_said or count >= getattr(self, kept):
                 setattr(self, kept, count)
             else:
                 self._has_fallen = True
-        self._take_tools(said.get("server_tool_use"))
+        self.is_said = True
+        if tools := said.get("server_tool_use"):
+            self._take_tools(tools)
         for name in _SAID_ONCE:
-            word = said.get(name)
-            if isinstance(word, str):
-                setattr(self, name, word)
+            if name in said and isinstance(said[name], str):
+                setattr(self, name, said[name])
         if iterations := said.get("iterations"):
             read = iterations_in(iterations)
             self._iterations = read or self._iterations
@@ -158,9 +152,8 @@ class Usage:
         output = self.guessed_output_tokens if certainty is Certainty.ESTIMATED else self.output_tokens
         is_exact = certainty is Certainty.EXACT and not self._is_doubtful
         if not self._iterations:
-            counts = {kept: getattr(self, kept) for kept in KEPT}
             is_free = is_refused and self.has_counted_output and output == 0
-            return [self._inference(MESSAGE, model, counts, output, is_exact and not self._has_fallen, is_free)]
+            return [self._whole(model, output, is_exact and not self._has_fallen, is_free)]
         entries = with_lifetimes(with_models(self._iterations, asked_model, model), self.cache_write_1h_tokens)
         inferences = [
             self._inference(
@@ -179,6 +172,28 @@ class Usage:
             guess = left_out["output_tokens"]
             inferences.append(self._inference(OTHER_KIND, model, left_out, guess, False, False, has_tools=False))
         return inferences
+
+    def _whole(self, model: str | None, billed_output_tokens: int, is_exact: bool, is_free: bool) -> BilledUsage:
+        """The answer as one inference, as most are."""
+        of_lifetimes = self.cache_write_5m_tokens + self.cache_write_1h_tokens
+        written = self.cache_write_tokens
+        return BilledUsage(
+            MESSAGE,
+            model,
+            self.input_tokens,
+            self.output_tokens,
+            self.cache_read_tokens,
+            written if written >= of_lifetimes else of_lifetimes,
+            self.cache_write_5m_tokens,
+            self.cache_write_1h_tokens,
+            billed_output_tokens,
+            self.server_tools,
+            self.service_tier,
+            self.inference_geo,
+            self.speed,
+            is_exact,
+            is_free,
+        )
 
     def _inference(
         self,

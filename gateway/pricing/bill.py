@@ -15,6 +15,13 @@ _US = "us"
 _KNOWN_TIERS = (None, "standard", "batch")  # what the priority tier costs is between the upstream and its customer
 _KNOWN_PLACES = (None, _US, "global", "not_available")
 _KNOWN_SPEEDS = (None, "standard", "fast")
+# Speed, place and tier of most answers: the row's own rates.
+_PLAIN = frozenset(
+    (speed, place, tier)
+    for speed in (None, "standard")
+    for place in (None, "global", "not_available")
+    for tier in (None, "standard")
+)
 _PERCENT = 100
 _FREE = "free"
 _ASSUMED_FAST_PERCENT = 200  # of a model that has no price for fast mode
@@ -37,8 +44,8 @@ def bill(used: BilledUsage, prices: PriceList, day: str) -> Bill:
     searches = used.server_tools.get(WEB_SEARCH, 0) * prices.web_search if used.server_tools else 0
     if used.is_free:
         return Bill(min(searches, MOST_PICODOLLARS), _FREE, not used.is_exact)
-    write_5m = used.billed_write_5m_tokens
-    prompt_tokens = used.input_tokens + used.cache_read_tokens + write_5m + used.cache_write_1h_tokens
+    write_5m = used.cache_write_tokens - used.cache_write_1h_tokens  # a write of no lifetime is one of five minutes
+    prompt_tokens = used.input_tokens + used.cache_read_tokens + used.cache_write_tokens
     price = prices.price_of(used.model, day, prompt_tokens)
     picodollars = (
         used.input_tokens * price.input
@@ -47,10 +54,15 @@ def bill(used: BilledUsage, prices: PriceList, day: str) -> Bill:
         + used.cache_read_tokens * price.cache_read
         + used.billed_output_tokens * price.output
     )
+    is_estimate = not used.is_exact or price.is_default
+    if (used.speed, used.inference_geo, used.service_tier) not in _PLAIN:
+        picodollars = _multiplied(picodollars, used, price)
+        is_estimate = is_estimate or not _has_known_price(used, price)
+    picodollars += searches
     return Bill(
-        min(_multiplied(picodollars, used, price) + searches, MOST_PICODOLLARS),
+        picodollars if picodollars < MOST_PICODOLLARS else MOST_PICODOLLARS,
         price.name,
-        not used.is_exact or price.is_default or not _has_known_price(used, price),
+        is_estimate,
         prompt_tokens + used.billed_output_tokens if price.is_default else 0,
     )
 

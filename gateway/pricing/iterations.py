@@ -52,18 +52,18 @@ class Iteration:
         return self.is_of_answer or self.kind == OTHER_KIND
 
 
-def counts_in(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def counts_in(said: Mapping[str, Any]) -> dict[str, int]:
     """The counts of a usage object, or of an entry, by the names that they are kept under."""
-    for name, kept in _COUNTS.items():
-        count = count_or_none(said.get(name))
-        if count is not None:
-            yield kept, count
-    lifetimes = said.get("cache_creation")
-    if isinstance(lifetimes, dict):
-        for name, kept in _LIFETIMES.items():
-            count = count_or_none(lifetimes.get(name))
-            if count is not None:
-                yield kept, count
+    counts = {}
+    for name, count in said.items():  # not by name: most members are counts
+        if name in _COUNTS and count_or_none(count) is not None:
+            counts[_COUNTS[name]] = count
+        elif name == "cache_creation" and isinstance(count, dict):
+            for lifetime, kept in _LIFETIMES.items():
+                tokens = count_or_none(count.get(lifetime))
+                if tokens is not None:
+                    counts[kept] = tokens
+    return counts
 
 
 def iterations_in(said: object) -> tuple[Iteration, ...]:
@@ -81,7 +81,7 @@ def _iteration(entry: object) -> Iteration:
         return Iteration(OTHER_KIND, None, {})
     kind, model = entry.get("type"), entry.get("model")
     return Iteration(
-        kind if kind in _KINDS else OTHER_KIND, model if isinstance(model, str) else None, dict(counts_in(entry))
+        kind if kind in _KINDS else OTHER_KIND, model if isinstance(model, str) else None, counts_in(entry)
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -56,18 +56,15 @@ class Price:
     fast_percent: int | None = None
     us_percent: int = 100
 
-    @property
-    def is_default(self) -> bool:
-        """Whether it stands for models that have no price."""
-        return self.model == DEFAULT
+    # Which row it is, `claude-opus-5 from 2026-08-22` or `default`; and whether it stands for models without a price.
+    name: str = field(init=False)
+    is_default: bool = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """Which row it is: `claude-opus-5 from 2026-08-22`, `default`."""
-        if self.is_default:
-            return DEFAULT
+    def __post_init__(self) -> None:
         above = f" above {self.above_prompt_tokens}" if self.above_prompt_tokens else ""
-        return f"{self.model} from {self.since}{above}"
+        is_default = self.model == DEFAULT
+        object.__setattr__(self, "name", DEFAULT if is_default else f"{self.model} from {self.since}{above}")
+        object.__setattr__(self, "is_default", is_default)
 
 
 class PriceList:

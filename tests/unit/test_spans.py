@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -215,7 +216,7 @@ def test_the_interception_says_who_asked_and_how_it_ended(bench: Bench) -> None:
     trace = bench.begin()
     trace.turn_began(has_walk=True)
     answered(trace).has_stopped = True
-    trace.ended(replace(RECORD, client="claude-code", client_version="2.1.0"))
+    trace.ended(structs.replace(RECORD, client="claude-code", client_version="2.1.0"))
     root = bench.span("POST /v1/messages")
     assert dict(root.attributes or {}) == {
         "http.request.method": "POST",
@@ -301,7 +302,7 @@ def test_with_a_clients_own_credential_there_is_no_walk(bench: Bench) -> None:
     trace.turn_began(has_walk=False)
     trace.attempt_began(CALL, None)
     trace.attempt_ended(LIMITED, REPLY, Tally(), False)
-    trace.ended(replace(RECORD, credential="byok", status=429, outcome="upstream_error"))
+    trace.ended(structs.replace(RECORD, credential="byok", status=429, outcome="upstream_error"))
     attempt, root = bench.span("chat claude-x"), bench.span("POST /v1/messages")
     assert bench.names == ["chat claude-x", "POST /v1/messages"]
     assert parent_id(attempt) == id_of(root)
@@ -327,7 +328,7 @@ def test_exhaustion_marks_the_walk(bench: Bench) -> None:
     for key_name, verdict in (("k0", LIMITED), ("k1", REFUSED)):
         trace.attempt_began(CALL, key_name)
         trace.attempt_ended(verdict, REPLY, Tally(), False)
-    trace.ended(replace(RECORD, status=502, outcome="auth_failed", error="api_error: all keys failed"))
+    trace.ended(structs.replace(RECORD, status=502, outcome="auth_failed", error="api_error: all keys failed"))
     assert [error_of(bench.span("chat claude-x", place)) for place in (0, 1)] == ["429", "401"]
     assert error_of(bench.span("walk")) == "auth_failed"
     assert error_of(bench.span("POST /v1/messages")) == "502"
@@ -358,7 +359,7 @@ def test_spans_tell_how_a_stream_ended(
     trace.turn_began(has_walk=True)
     tally = answered(trace)
     tally.has_stopped, tally.error_kind = has_stopped, error_kind
-    trace.ended(replace(RECORD, outcome=outcome))
+    trace.ended(structs.replace(RECORD, outcome=outcome))
     attempt, walk, root = bench.span("chat claude-x"), bench.span("walk"), bench.span("POST /v1/messages")
     assert (error_of(attempt), error_of(walk), error_of(root)) == (attempts_error, None, requests_error)
     assert root.attributes is not None
@@ -437,7 +438,7 @@ def test_everything_that_began_has_ended_with_the_request(bench: Bench) -> None:
     trace = bench.begin()
     trace.turn_began(has_walk=True)
     trace.attempt_began(CALL, "k0")
-    trace.ended(replace(RECORD, status=499, outcome="client_disconnected"))
+    trace.ended(structs.replace(RECORD, status=499, outcome="client_disconnected"))
     assert sorted(bench.names) == ["POST /v1/messages", "chat claude-x", "walk"]
 
 
@@ -483,7 +484,7 @@ def test_a_route_without_a_model_is_named_by_its_method(bench: Bench) -> None:
     trace.turn_began(has_walk=True)
     trace.attempt_began(Call("GET", "/v1/models/claude-x", []), "k0")
     trace.attempt_failed(ClientGone())
-    trace.ended(replace(RECORD, route="model"))
+    trace.ended(structs.replace(RECORD, route="model"))
     attempt, root = bench.span("GET"), bench.span("GET /v1/models/{model_id}")
     assert attempt.attributes is not None
     assert "gen_ai.operation.name" not in attempt.attributes

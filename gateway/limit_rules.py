@@ -76,11 +76,10 @@ class Limited:
     kind: str  # "group" or "token"
     name: str
     limits: Limits
+    subject: str = field(init=False)  # what it is counted under: `group/research`
 
-    @property
-    def subject(self) -> str:
-        """What it is counted under: `group/research`."""
-        return f"{self.kind}/{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", f"{self.kind}/{self.name}")
 
     def __str__(self) -> str:
         if not self.name:

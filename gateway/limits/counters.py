@@ -72,19 +72,19 @@ class MachineCounters:
         `is_paid`: money and tokens matter. `asks`: the store is asked next about what runs and the last minute's
         requests, so what other machines had of these does not count here.
         """
-        return self._memory.use(lambda memory: self._enter(memory, limited, is_paid, asks))
+        return self._memory.use(self._enter, limited, is_paid, asks)
 
     def settle(self, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
         """A request that was counted has ended, and has used so much. Tells whose money comes to its end by that."""
-        return self._memory.use(lambda memory: self._settle(memory, limited, tokens, picodollars))
+        return self._memory.use(self._settle, limited, tokens, picodollars)
 
     def check(self, limited: Sequence[Limited], *, is_paid: bool) -> Refusal | None:
         """Which limit would let no further request in, by what is known here."""
-        return self._memory.use(lambda memory: self._check(memory, limited, is_paid))
+        return self._memory.use(self._check, limited, is_paid)
 
     def undo(self, entry: Entry) -> None:
         """A request that was counted does not take place."""
-        self._memory.use(lambda memory: self._undo(memory, entry))
+        self._memory.use(self._undo, entry)
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """What each of these has used."""
@@ -105,7 +105,7 @@ class MachineCounters:
 
     def report(self, subjects: Sequence[str]) -> Report:
         """What there is to say of these now, as far as there is anything."""
-        return self._memory.use(lambda memory: self._report(memory, subjects))
+        return self._memory.use(self._report, subjects)
 
     def begin(self, subjects: Sequence[str]) -> None:
         """Have a place for these, so that what others have used of them can be heard."""
@@ -122,7 +122,7 @@ class MachineCounters:
 
     def hear(self, heard: Mapping[str, Others], ahead_seconds: float) -> None:
         """Other machines have used this, and the store's clock is ahead of the wall clock by so much."""
-        self._memory.use(lambda memory: self._hear(memory, heard, ahead_seconds))
+        self._memory.use(self._hear, heard, ahead_seconds)
 
     def claim_round(self, every_seconds: float) -> bool:
         """Whether it is time to tell all other machines of all that is active; then it is the caller's to do."""
@@ -159,12 +159,10 @@ class MachineCounters:
             refusal = first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
         if refusal is None:
             for one in held:
-                one.slot.count(1, 0)
-                self._memory.run(memory, one.slot, 1)
-                one.slot.changed = moment.sequence
-        for one in held:
-            one.slot.save()
-        if refusal is not None:
+                one.slot.begin(memory.column, self._memory.running(one.limited.subject, 1), moment.sequence)
+        else:
+            for one in held:
+                one.slot.save()
             return refusal
         if not asks:
             return Entry(limited, int(moment.now))
@@ -181,23 +179,18 @@ class MachineCounters:
         tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
         crossed: list[Crossing] = []
         for one in self._all_held(memory, limited, moment, asks=False):
-            slot = one.slot
-            slot.count(0, tokens)
-            self._memory.run(memory, one.slot, -1)
             if picodollars:
-                slot.spend(picodollars, picodollars)
+                one.slot.spend(picodollars, picodollars)
                 crossed += crossings(one)
-            slot.changed = moment.sequence
-            slot.save()
+            running = self._memory.running(one.limited.subject, -1)
+            one.slot.end(memory.column, running, tokens, moment.sequence)
         return crossed
 
     def _undo(self, memory: Memory, entry: Entry) -> None:
         moment = self._moment(memory)
         for one in self._all_held(memory, entry.limited, moment, asks=False):
             one.slot.uncount_request(entry.second)
-            self._memory.run(memory, one.slot, -1)
-            one.slot.changed = moment.sequence
-            one.slot.save()
+            one.slot.end(memory.column, self._memory.running(one.limited.subject, -1), 0, moment.sequence)
 
     def _report(self, memory: Memory, subjects: Sequence[str]) -> Report:
         moment = self._moment(memory)
@@ -223,10 +216,7 @@ class MachineCounters:
                 slot.hear(others)
 
     def _moment(self, memory: Memory) -> Moment:
-        wall_at = self._wall_clock()
-        # By the clock, so that a file that is older than what others have heard goes on behind it.
-        sequence = memory.slots.next_sequence(int(wall_at * 1e6))
-        wall_at += memory.slots.clock_offset_seconds
+        sequence, wall_at = memory.slots.next_change(self._wall_clock())
         day = self._day
         if not day.begins_at <= wall_at < day.ends_at:
             day = self._day = today(wall_at)
@@ -257,6 +247,4 @@ class MachineCounters:
                 one.roll(int(moment.now), moment.day)
             slot.count(mine.requests, mine.tokens)
             slot.spend(mine.picodollars_today, mine.picodollars_this_month)
-            self._memory.run(memory, slot, 0)
-            slot.changed = moment.sequence
-            slot.save()
+            slot.end(memory.column, self._memory.running(slot.subject, 0), 0, moment.sequence)

@@ -36,6 +36,7 @@ _TRIES = 3
 _FIRST_COLUMN_BYTE = 1 << 40
 _SHORTEST_PAUSE_SECONDS = 0.00005
 _LONGEST_PAUSE_SECONDS = 0.001
+_LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
 _LOCK = struct.Struct("hhqqi4x")  # struct flock, see fcntl(2)
 
 
@@ -102,7 +103,11 @@ class MachineFile:
 
     def lock(self, patience_seconds: float) -> bool:
         """Wait for the lock; False if another process keeps it for so long."""
-        return _locked(self._descriptor, patience_seconds)
+        try:
+            fcntl.flock(self._descriptor, _LOCK_NOW)
+        except BlockingIOError:
+            return _locked_later(self._descriptor, patience_seconds, fcntl.LOCK_EX)
+        return True
 
     def release(self) -> None:
         """Give the lock back."""
@@ -113,15 +118,15 @@ class MachineFile:
 
         Called under the lock, before anything is read or written.
         """
-        status = os.fstat(self._descriptor)
-        if status.st_size != self._size_bytes:
-            if status.st_size < self._size_bytes:
+        size_bytes = os.lseek(self._descriptor, 0, os.SEEK_END)  # nobody reads or writes by way of the descriptor
+        if size_bytes != self._size_bytes:
+            if size_bytes < self._size_bytes:
                 return False
-            self._map(status.st_size)
-        return status.st_nlink > 0 and self.slots.is_sound
+            self._map(size_bytes)
+        return self.slots.is_sound
 
     def stands(self) -> bool:
-        """Whether it is still what stands under its name."""
+        """Whether it is still what stands under its name; one that was removed holds counts that nobody finds."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except OSError:

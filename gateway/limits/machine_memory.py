@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from gateway.limits.machine_file import ASIDE_NAME, MachineFile, Memory, PrivateMemory
 from gateway.limits.slot import Slot
@@ -24,6 +24,7 @@ _STUCK_PATIENCE_SECONDS = 0.002
 # There is no room; or a number is there that no gateway has written.
 _TROUBLES = (OSError, ValueError, struct.error)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,19 +43,19 @@ class MachineMemory:
         self._is_aside = False  # a file was set aside, and nobody was told
         self._is_told = False  # that there is trouble
 
-    def use(self, act: Callable[[Memory], T]) -> T:
+    def use(self, act: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the counts, with nobody between. It takes microseconds, and neither logs nor waits."""
         with self._guard:
             memory = self._usable()
             try:
-                return act(memory)
+                return act(memory, *args, **kwargs)
             except _TROUBLES as error:
                 if memory is self._private:
                     raise
                 self._trouble = error
             finally:
                 memory.release()
-            return act(self._own())
+            return act(self._own(), *args, **kwargs)
 
     def tidy(self, merge: Callable[[PrivateMemory, Memory], None]) -> None:
         """Clear what dead processes ran; look whether the file is still there, and can be used if it could not.
@@ -92,19 +93,18 @@ class MachineMemory:
         """Whether it is this process's own."""
         return memory is self._private
 
-    def run(self, memory: Memory, slot: Slot, more: int) -> None:
-        """This process runs so many more of a subject's requests."""
-        count = self._running.get(slot.subject, 0) + more
+    def running(self, subject: str, more: int) -> int:
+        """How many of a subject's requests this process runs, now that there are so many more."""
+        count = self._running.get(subject, 0) + more
         if count > 0:
-            self._running[slot.subject] = count
-        else:
-            count = 0
-            self._running.pop(slot.subject, None)
-        slot.run(memory.column, count)
+            self._running[subject] = count
+            return count
+        self._running.pop(subject, None)
+        return 0
 
     def recount(self, memory: Memory, slot: Slot) -> None:
         """Add up once more what all processes run of a subject's requests."""
-        self.run(memory, slot, 0)
+        slot.run(memory.column, self.running(slot.subject, 0))
         slot.recount(memory.slots.taken_columns())
 
     # With the guard held
@@ -120,11 +120,12 @@ class MachineMemory:
         return self._own()
 
     def _is_locked(self, file: MachineFile) -> bool:
-        is_locked = file.lock(_STUCK_PATIENCE_SECONDS if self._is_stuck else self._patience_seconds)
-        self._is_stuck = not is_locked
-        if self._is_stuck:
-            self._trouble = TimeoutError("another process holds its lock and does not let go")
-        return is_locked
+        if file.lock(_STUCK_PATIENCE_SECONDS if self._is_stuck else self._patience_seconds):
+            self._is_stuck = False
+            return True
+        self._is_stuck = True
+        self._trouble = TimeoutError("another process holds its lock and does not let go")
+        return False
 
     def _own(self) -> PrivateMemory:
         if self._private is None:
@@ -171,11 +172,19 @@ class MachineMemory:
 
 def slots_of(memory: Memory, subjects: Sequence[str]) -> list[Slot]:
     """The counts of these, which are begun if there are none. Raises OSError if there is no room for them."""
-    found = [memory.slots.find(subject) for subject in subjects]
-    if None in found:
-        for subject in subjects:
-            if memory.slots.find(subject) is None:
-                memory.make_room()
-                memory.slots.add(subject)
-        found = [memory.slots.find(subject) for subject in subjects]  # all may lie elsewhere now
+    found = []
+    for subject in subjects:
+        slot = memory.slots.find(subject)
+        if slot is None:
+            return _begun(memory, subjects)
+        found.append(slot)
+    return found
+
+
+def _begun(memory: Memory, subjects: Sequence[str]) -> list[Slot]:
+    for subject in subjects:
+        if memory.slots.find(subject) is None:
+            memory.make_room()
+            memory.slots.add(subject)
+    found = (memory.slots.find(subject) for subject in subjects)  # all may lie elsewhere now
     return [slot for slot in found if slot is not None]

@@ -105,7 +105,7 @@ def seconds_to_wait(slot: Slot, others_count: int, surplus: int, *, is_tokens: b
         count = others_count + (slot.tokens if is_tokens else slot.requests)
         evenly = math.ceil(WINDOW_SECONDS * min(1.0, surplus / count))
         seconds = evenly if seconds is None else min(seconds, evenly)
-    return _LONGEST_WAIT_SECONDS if seconds is None else min(max(1, seconds), _LONGEST_WAIT_SECONDS)
+    return WINDOW_SECONDS if seconds is None else max(1, seconds)
 
 
 def spent_today(slot: Slot, others: Others) -> int:
@@ -136,9 +136,10 @@ def error_of(refusal: Refusal) -> LimitReached:
         TOKENS: f"{limits.tokens_per_minute} tokens a minute",
         CONCURRENT: f"{limits.concurrent} running requests",
     }[refusal.limit]
+    wait_seconds = min(refusal.retry_after_seconds, _LONGEST_WAIT_SECONDS)
     return LimitReached(
-        f"{limited} {_has(limited)} used {_its(limited)} {allowed}; try again in {refusal.retry_after_seconds} s",
-        retry_after_seconds=refusal.retry_after_seconds,
+        f"{limited} {_has(limited)} used {_its(limited)} {allowed}; try again in {wait_seconds} s",
+        retry_after_seconds=wait_seconds,
         **names,
     )
 
@@ -162,15 +163,17 @@ class Crossing:
 
 def crossings(one: Held) -> list[Crossing]:
     """The shares of money that somebody has spent by now and that nobody was told of; the slot notes that they were."""
-    limits, slot, others = one.limited.limits, one.slot, one.others
+    limits, slot = one.limited.limits, one.slot
     found = []
-    if limits.picodollars_per_day is not None:
-        told = _percent(spent_today(slot, others), limits.picodollars_per_day)
+    if (most := limits.picodollars_per_day) is not None:
+        spent = spent_today(slot, one.others)
+        told = _percent(spent, most) if spent * 100 >= TOLD_PERCENTS[0] * most else 0
         if told > slot.told_today:
             found.append(Crossing(one.limited, DAY, told))
         slot.told_today = told  # less than before if the limit was raised
-    if limits.picodollars_per_month is not None:
-        told = _percent(spent_this_month(slot, others), limits.picodollars_per_month)
+    if (most := limits.picodollars_per_month) is not None:
+        spent = spent_this_month(slot, one.others)
+        told = _percent(spent, most) if spent * 100 >= TOLD_PERCENTS[0] * most else 0
         if told > slot.told_this_month:
             found.append(Crossing(one.limited, MONTH, told))
         slot.told_this_month = told
@@ -178,8 +181,6 @@ def crossings(one: Held) -> list[Crossing]:
 
 
 def _percent(spent: int, most: int) -> int:
-    if spent * 100 < TOLD_PERCENTS[0] * most:
-        return 0
     return [percent for percent in TOLD_PERCENTS if spent * 100 >= percent * most][-1]
 
 

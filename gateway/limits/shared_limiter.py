@@ -6,7 +6,6 @@ Owns: the order of the checks. Edge layer; thread-safe.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -123,23 +122,21 @@ def _matters(limits: Limits, is_paid: bool) -> bool:
 
 
 class Admission:
-    """A request that was let in by its limits."""
+    """A request that was let in by its limits. It belongs to whoever has the request, one thread at a time."""
 
-    __slots__ = ("_entry", "_is_paid", "_is_settled", "_limiter", "_lock")
+    __slots__ = ("_entry", "_is_paid", "_is_settled", "_limiter")
 
     def __init__(self, limiter: SharedLimiter, entry: Entry, is_paid: bool) -> None:
         self._limiter = limiter
         self._entry = entry
         self._is_paid = is_paid
-        self._lock = threading.Lock()  # guards the next
         self._is_settled = False
 
     def settle(self, tokens: int, picodollars: int) -> None:
         """See Admitted."""
-        with self._lock:
-            if self._is_settled:
-                return
-            self._is_settled = True
+        if self._is_settled:
+            return
+        self._is_settled = True
         if not self._is_paid:
             tokens = picodollars = 0
         try:

@@ -82,6 +82,25 @@ class Slot:
             self.told_this_month,
         ) = _FACTS.unpack_from(views.memory, at * 8 + _FACTS_BYTE)
 
+    def begin(self, column: int, running: int, sequence: int) -> None:
+        """A request begins in a process, which now runs so many; all is saved."""
+        words, place = self._views.words, self._at + self.second % _RING + _REQUESTS_AT
+        words[place] += 1
+        self.requests += 1
+        self.run(column, running)
+        self.changed = sequence
+        self.save()
+
+    def end(self, column: int, running: int, tokens: int, sequence: int) -> None:
+        """A request of a process has ended, which now runs so many, and has used tokens; all is saved."""
+        if tokens:
+            words, place = self._views.words, self._at + self.second % _RING + _TOKENS_AT
+            words[place] += tokens
+            self.tokens += tokens
+        self.run(column, running)
+        self.changed = sequence
+        self.save()
+
     def save(self) -> None:
         """Write the facts to the memory."""
         _FACTS.pack_into(

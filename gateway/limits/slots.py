@@ -62,13 +62,16 @@ class Slots(Views):
         """The id under which other machines know this one."""
         return bytes(self.memory[_MACHINE_AT * 8 : _MACHINE_AT * 8 + 16]).hex()
 
-    def next_sequence(self, at_least: int) -> int:
-        """A number greater than all before: a change has one."""
-        number: int = self.words[_SEQUENCE_AT] + 1
+    def next_change(self, wall_at: float) -> tuple[int, float]:
+        """A number greater than all before, which a change has, and the time by the store's clock."""
+        words = self.words
+        # By the clock, so that a file that is older than what others have heard goes on behind it.
+        number, at_least = words[_SEQUENCE_AT] + 1, int(wall_at * 1e6)
         if number < at_least <= _LATEST:
             number = at_least
-        self.words[_SEQUENCE_AT] = number
-        return number
+        words[_SEQUENCE_AT] = number
+        offset = words[_OFFSET_AT]
+        return number, wall_at + (offset - _MIDDLE) / 1e6 if offset else wall_at
 
     @property
     def clock_offset_seconds(self) -> float:

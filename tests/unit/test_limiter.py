@@ -59,14 +59,14 @@ REFUSALS = [
     (
         group(requests_per_minute=2),
         (0, 0),
-        "group research has used its 2 requests a minute; try again in 61 s",
-        ("requests_per_minute", 61),
+        "group research has used its 2 requests a minute; try again in 60 s",
+        ("requests_per_minute", 60),
     ),
     (
         group(tokens_per_minute=1000),
         (600, 0),
-        "group research has used its 1000 tokens a minute; try again in 61 s",
-        ("tokens_per_minute", 61),
+        "group research has used its 1000 tokens a minute; try again in 60 s",
+        ("tokens_per_minute", 60),
     ),
     (
         group(picodollars_per_day=50 * PICODOLLARS),

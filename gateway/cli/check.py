@@ -1,7 +1,8 @@
 """`gateway check`: is this configuration good?
 
-Owns: a report in words. Web layer. MCP servers are asked for their tools; nothing else is sent anywhere, but with
-`--upstream` each key is shown to the upstream once, in a request that costs nothing.
+Owns: a report in words. Web layer. MCP servers are asked for their tools, and where there are limits the shared store
+for what is used of them; nothing else is sent anywhere, but with `--upstream` each key is shown to the upstream once,
+in a request that costs nothing.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="count an MCP server that is down, a tool that is refused or a limit for nobody as a fault",
+        help="count warnings of limits, an MCP server that is down and a tool that is refused as faults",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Report on the configuration; 1 if the gateway would not start with it, or a key is refused.
 
-    It starts without MCP servers that are down and tools that are refused, and with limits for nobody, so those count
-    with `--strict` only.
+    It starts without MCP servers that are down and tools that are refused, with limits for nobody, and with limits that
+    cannot be held over all machines now, so those count with `--strict` only.
     """
     try:
         settings = launch.read_settings()
@@ -63,10 +64,25 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"key {position:<5} {key.name} ({key.hint}){words}")
     accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
     say(*_warnings(accepted))
-    doubts = settings.limits.doubts(settings.tokens)
+    doubts = _doubts_of_limits(settings)
     say(*(f"warning   {line}" for line in doubts))
     troubles = _report_tools(settings) + len(doubts)
     return 1 if len(accepted) < len(findings) or (arguments.strict and troubles) else 0
+
+
+def _doubts_of_limits(settings: Settings) -> list[str]:
+    """Which limits hold for nobody, and what keeps limits from being held over all machines now."""
+    doubts = settings.limits.doubts(settings.tokens)
+    if not settings.limits.are_any:
+        return doubts
+    try:
+        _, trouble = launch.read_limits(settings)
+    except OSError as error:
+        trouble = f"the counts of limits cannot be read: {error.strerror or error}"
+    if not trouble:
+        return doubts
+    waiting = "are refused" if settings.limits_fail == "closed" else "are held to what this machine knows"
+    return [*doubts, f"{trouble}: until it can be had, requests that have limits {waiting}"]
 
 
 def _warnings(places: dict[Key, Place]) -> list[str]:

@@ -140,6 +140,21 @@ def test_limits_for_nobody_are_warned_of(check):
     assert check.run("--strict") == 1
 
 
+@pytest.mark.parametrize(
+    ("fail", "what"), [("open", "are held to what this machine knows"), ("closed", "are refused")]
+)
+def test_limits_without_their_store_are_warned_of(check, fail, what):
+    """Given limits, and a shared store that does not answer, then a warning says what that means; with `--strict` it is
+    a fault."""
+    given_limits(check, "[limits.default]\nconcurrent = 4", "ann ")
+    check.given(state_url="redis://127.0.0.1:9", limits_fail=fail)
+    assert check.run() == 0
+    (warning,) = [line for line in check.out.splitlines() if line.startswith("warning")]
+    assert "127.0.0.1:9" in warning
+    assert warning.endswith(f"until it can be had, requests that have limits {what}")
+    assert check.run("--strict") == 1
+
+
 def test_faults_of_limits_are_all_told(check):
     """Given tables with faults, then each is a line with its place, and the gateway would not start."""
     given_limits(check, '[limits.groups."a b"]\n[limits.default]\nconcurrent = 0\ndollars_per_day = -1', "ann ")

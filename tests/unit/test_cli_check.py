@@ -140,9 +140,7 @@ def test_limits_for_nobody_are_warned_of(check):
     assert check.run("--strict") == 1
 
 
-@pytest.mark.parametrize(
-    ("fail", "what"), [("open", "are held to what this machine knows"), ("closed", "are refused")]
-)
+@pytest.mark.parametrize(("fail", "what"), [("open", "are held to what this machine knows"), ("closed", "are refused")])
 def test_limits_without_their_store_are_warned_of(check, fail, what):
     """Given limits, and a shared store that does not answer, then a warning says what that means; with `--strict` it is
     a fault."""

@@ -20,6 +20,7 @@ from gateway.limits.machine_file import FILE_NAME, Memory, PrivateMemory
 from gateway.limits.machine_memory import MachineMemory, slots_of
 from gateway.limits.refusals import CONCURRENT, Crossing, Held, Refusal, crossings, first_refusal
 from gateway.limits.slot import WINDOW_SECONDS
+from gateway.limits.slots import Slots
 from gateway.limits.statements import NOBODY, Others, Report, Statement
 from gateway.limits.used import used_of
 from gateway.machine_clock import machine_time
@@ -88,9 +89,8 @@ class MachineCounters:
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """What each of these has used."""
-        return self._memory.use(
-            lambda memory: used_of(memory.slots, everybody, self._clock(), self._moment(memory).wall_at)
-        )
+        content, wall_at = self._memory.use(self._copied)  # reckoning with it takes longer than others should wait
+        return used_of(Slots(memoryview(bytearray(content))), everybody, self._clock(), wall_at)
 
     def tidy(self) -> None:
         """To be called now and then: what dead processes ran no longer counts, and a file that has gone or could
@@ -148,6 +148,9 @@ class MachineCounters:
 
     # With the guard held
 
+    def _copied(self, memory: Memory) -> tuple[bytes, float]:
+        return memory.slots.memory.tobytes(), self._moment(memory).wall_at
+
     def _enter(self, memory: Memory, limited: Sequence[Limited], is_paid: bool, asks: bool) -> Entry | Refusal:
         moment = self._moment(memory)
         held = self._all_held(memory, limited, moment, asks)
@@ -200,7 +203,8 @@ class MachineCounters:
             if slot is not None:
                 slot.roll(int(moment.now), moment.day)
                 slot.changed = moment.sequence
-                slot.save()
+                if slot.is_active:  # else being told would keep it so
+                    slot.save()
                 found.append(slot.statement)
         return self._by_machine(memory, found)
 

@@ -29,7 +29,9 @@ from gateway.redis_wire import SERVER_ERRORS, Connection, Server
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 0.02
-_CONNECTIONS = 4
+_CONNECTIONS = 8
+_QUEUE_SECONDS = 0.5  # how long a question waits for its turn
+_LOOK_SECONDS = 1.0  # what a look may take, for which no request waits
 _TICK_SECONDS = 0.2
 _ROUND_SECONDS = 0.4
 _TOGETHER_SECONDS = 0.02  # what is told within this goes together
@@ -104,19 +106,15 @@ class Link:
         for start in range(0, len(subjects), _MOST_AT_ONCE):
             some = subjects[start : start + _MOST_AT_ONCE]
             self._counters.begin(some)
-            self._asked("look", self._counters.report(some))
+            self._asked("look", self._counters.report(some), seconds=_LOOK_SECONDS)
 
-    def _asked(self, act: str, report: Report, limited: Sequence[Limited] = ()) -> Heard:
-        deadline = time.monotonic() + self._ask_seconds
+    def _asked(self, act: str, report: Report, limited: Sequence[Limited] = (), seconds: float | None = None) -> Heard:
         if not report.machine:
             raise Unanswered
+        connection = self._free_connection()
         try:
-            connection = self._ready.get(timeout=self._ask_seconds)
-        except queue.Empty:
-            raise self._doubted() from None
-        try:
-            left_seconds = max(0.0, deadline - time.monotonic())
-            heard = self._exchanger.exchange(connection, act, report, limited, left_seconds)
+            answer_seconds = self._ask_seconds if seconds is None else seconds
+            heard = self._exchanger.exchange(connection, act, report, limited, answer_seconds)
         except BaseException as error:
             connection.close()
             with self._lock:
@@ -127,6 +125,16 @@ class Link:
         self._ready.put(connection)
         self._counters.hear(heard.others, heard.ahead_seconds)
         return heard
+
+    def _free_connection(self) -> Connection:
+        """One that no other question has. Raises Unanswered, which says nothing against the server."""
+        ends_at = time.monotonic() + _QUEUE_SECONDS
+        while True:
+            try:
+                return self._ready.get(timeout=self._ask_seconds)
+            except queue.Empty:
+                if not self.is_up or time.monotonic() >= ends_at:
+                    raise Unanswered from None
 
     def _doubted(self) -> Unanswered:
         with self._lock:

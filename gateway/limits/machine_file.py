@@ -68,6 +68,12 @@ class PrivateMemory:
         self.slots = slots
         self.column = 0
 
+    def hear(self, other: Memory) -> None:
+        """Know what is counted there, but for what the process that has its column runs."""
+        for counted in other.slots.all():
+            self.make_room()
+            self.slots.add(counted.subject).hear(counted.known(other.column))
+
     def make_room(self) -> None:
         """Double it, if it is full."""
         if self.slots.is_full:

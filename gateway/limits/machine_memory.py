@@ -12,6 +12,7 @@ import logging
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -110,14 +111,21 @@ class MachineMemory:
     # With the guard held
 
     def _usable(self) -> Memory:
-        if self._file is not None and self._is_locked(self._file):
-            if self._file.follow():
-                return self._file
-            self._file.release()
-            self._open()
+        try:
             if self._file is not None and self._is_locked(self._file):
-                return self._file
-        return self._own()
+                if self._file.follow():
+                    return self._file
+                self._file.release()
+                self._open()
+                if self._file is not None and self._is_locked(self._file):
+                    return self._file
+        except OSError as error:  # no memory to map it with, or no locks
+            self._trouble = error
+            with suppress(OSError):
+                if self._file is not None:
+                    self._file.release()  # what is mapped keeps it open, and so the lock
+            self._drop_file()
+        return self._own(self._file if self._is_stuck else None)
 
     def _is_locked(self, file: MachineFile) -> bool:
         if file.lock(_STUCK_PATIENCE_SECONDS if self._is_stuck else self._patience_seconds):
@@ -127,9 +135,12 @@ class MachineMemory:
         self._trouble = TimeoutError("another process holds its lock and does not let go")
         return False
 
-    def _own(self) -> PrivateMemory:
+    def _own(self, known: MachineFile | None = None) -> PrivateMemory:
         if self._private is None:
             self._private = PrivateMemory()
+            if known is not None:  # it can be read without its lock; else what was spent would be forgotten
+                with suppress(*_TROUBLES):
+                    self._private.hear(known)
         return self._private
 
     def _open(self) -> None:

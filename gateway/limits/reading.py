@@ -1,4 +1,4 @@
-"""What has been used of limits, for who takes no part in counting: a command beside the running gateway.
+"""What has been used of limits, as a command beside the running gateway reads it.
 
 Owns: reading this machine's counts, and asking the store once for the other machines'. Edge layer.
 """

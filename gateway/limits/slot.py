@@ -83,7 +83,7 @@ class Slot:
         ) = _FACTS.unpack_from(views.memory, at * 8 + _FACTS_BYTE)
 
     def begin(self, column: int, running: int, sequence: int) -> None:
-        """A request begins in a process, which now runs so many; all is saved."""
+        """A request begins in a process, which runs so many of them then. Saves the facts."""
         words, place = self._views.words, self._at + self.second % _RING + _REQUESTS_AT
         words[place] += 1
         self.requests += 1
@@ -92,7 +92,7 @@ class Slot:
         self.save()
 
     def end(self, column: int, running: int, tokens: int, sequence: int) -> None:
-        """A request of a process has ended, which now runs so many, and has used tokens; all is saved."""
+        """A request has ended in a process, which runs so many of them then, and has used tokens. Saves the facts."""
         if tokens:
             words, place = self._views.words, self._at + self.second % _RING + _TOKENS_AT
             words[place] += tokens
@@ -144,6 +144,25 @@ class Slot:
             words[at + _REQUESTS_AT : at + _TOKENS_AT] = words[at + _TOKENS_AT : at + COLUMNS_AT] = _NO_SECONDS
             self.requests = self.tokens = 0
         self.second = second
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything runs, or was counted within the last minute."""
+        return bool(self.running or self.requests or self.tokens)
+
+    def known(self, column: int) -> Others:
+        """All that is counted here but what one process runs, as another machine would tell it."""
+        others, running = self.others, self.running - self._views.columns[(self._at + COLUMNS_AT) * 4 + column]
+        return Others(
+            self.second * 1000,
+            max(0, running) + others.running,
+            self.requests + others.requests,
+            self.tokens + others.tokens,
+            self.day,
+            self.picodollars_today + (others.picodollars_today if others.day == self.day else 0),
+            self.month,
+            self.picodollars_this_month + (others.picodollars_this_month if others.month == self.month else 0),
+        )
 
     def count(self, requests: int, tokens: int) -> None:
         """Add to the second that runs."""

@@ -1,4 +1,4 @@
-"""What has been used of limits, for who shows it.
+"""What has been used of limits, as it is shown.
 
 Owns: reading that off the counts. Edge layer.
 """

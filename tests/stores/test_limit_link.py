@@ -111,6 +111,24 @@ def test_running_requests_of_all_machines_are_counted_at_every_moment(make: Make
         machines[0].enter(who)
 
 
+def test_question_that_finds_no_connection_free_says_nothing_against_the_server(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given that other questions have all connections, then a request goes by what is known here, and the server is
+    asked again by the next."""
+    monkeypatch.setattr("gateway.limits.link._QUEUE_SECONDS", 0.0)
+    machine, who = make(ask_seconds=0.01), group(concurrent=10)
+    assert machine.is_up()
+    lent = []
+    while not machine.link._ready.empty():
+        lent.append(machine.link._ready.get())
+    machine.enter(who)
+    assert machine.link.is_up
+    for connection in lent:
+        machine.link._ready.put(connection)
+    assert machine.used(who).running == 1
+
+
 def can_enter(machine: Machine, who: Limited) -> bool:
     try:
         machine.enter(who)

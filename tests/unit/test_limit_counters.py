@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.limit_rules import Limited, Limits
 from gateway.limits.counters import Entry, MachineCounters
-from gateway.limits.machine_file import FILE_NAME, read_slots
+from gateway.limits.machine_file import FILE_NAME, MachineFile, read_slots
 from gateway.limits.refusals import Refusal
 from gateway.limits.slots import PAGE_BYTES
 from gateway.limits.used import used_of
@@ -152,6 +154,20 @@ def test_clock_that_begins_again_empties_the_minute_and_keeps_the_money(rig: Rig
     assert enter(restarted, who)
     (used,) = restarted.used([who])
     assert (used.requests, used.tokens, used.picodollars_today) == (1, 0, 60)
+
+
+def test_what_is_over_is_no_longer_told(rig: Rig) -> None:
+    """Given a request that has ended, then it is active for a minute, however often it is told meanwhile and after."""
+    counters, who = rig.open(), group(requests_per_minute=9)
+    assert enter(counters, who)
+    counters.settle([who], 5, 60)
+    rig.advance(59)
+    assert counters.active() == [who.subject]
+    for _ in range(200):
+        assert [statement.subject for statement in counters.report([who.subject]).statements] == [who.subject]
+        rig.advance(0.4)
+    assert counters.active() == []
+    assert counters.used([who])[0].picodollars_today == 60
 
 
 # --- all or none
@@ -456,6 +472,42 @@ def judge() -> Iterator[Judge]:
     made = Judge()
     yield made
     made.close()
+
+
+def test_what_was_spent_counts_while_the_lock_cannot_be_had(rig: Rig) -> None:
+    """Given a spent budget, when another process keeps the lock, then it is spent all the same; what is counted
+    meanwhile is added once the lock is free."""
+    counters = MachineCounters(rig.folder, rig.clock, rig.wall, patience_seconds=0.01)
+    poor, rich = group("poor", picodollars_per_day=100), group("rich", picodollars_per_day=1000, concurrent=2)
+    assert enter(counters, poor)
+    assert enter(counters, rich)
+    counters.settle([poor], 0, 100)
+    counters.settle([rich], 0, 100)
+    descriptor = os.open(rig.folder / FILE_NAME, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert refusal(counters, poor).limit == "dollars_per_day"
+    assert enter(counters, rich)
+    counters.settle([rich], 0, 7)
+    assert counters.used([rich])[0].picodollars_today == 107
+    os.close(descriptor)
+    counters.tidy()
+    assert [used.picodollars_today for used in counters.used([poor, rich])] == [100, 107]
+    counters.close()
+
+
+def test_memory_that_cannot_be_mapped_keeps_nobody_from_the_lock(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a file that grew and no memory to map it with, then the process counts by itself, and others go on."""
+    counters, others, who = rig.open(), rig.open(), group(concurrent=5)
+
+    def fail(self: MachineFile) -> bool:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MachineFile, "follow", fail)
+        assert enter(counters, who)
+    assert enter(others, who)
+    counters.tidy()
+    assert [used.running for used in others.used([who])] == [2]
 
 
 def test_limit_holds_over_processes_that_are_killed(tmp_path: Path, judge: Judge) -> None:

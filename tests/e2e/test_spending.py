@@ -502,15 +502,22 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         yield Machines(tmp_path_factory.mktemp("machines"), stack)
 
 
-def test_running_requests_of_two_machines_never_pass_the_limit(machines: Machines) -> None:
+def test_running_requests_of_two_machines_never_pass_the_limit(tmp_path: Path) -> None:
     """Given a limit of ten running requests, when 64 clients ask two machines again and again, then the upstream never
-    has more than ten at once, and nobody is refused while fewer have run for a second."""
+    has more than ten at once, and nobody is refused while fewer have run for a second. A store that is too slow for a
+    moment lets nobody in (`closed`)."""
+    with ExitStack() as stack:
+        never_pass_the_limit(Machines(tmp_path, stack, limits_fail="closed"))
+
+
+def never_pass_the_limit(machines: Machines) -> None:
     stage = machines.stage
     stage.given(f"[limits.groups.wide]\nconcurrent = {LIMIT}", SLOW_ANSWER, ann="wide", bob="wide")
     attempts = crowd(stage, ["ann", "bob"] * (CLIENTS // 2), lambda made: len(made) >= 10, is_streamed=True)
-    assert {made.status for made in attempts} == {200, 429}
+    assert {200, 429} <= {made.status for made in attempts} <= {200, 429, 529}
     assert stage.upstream.most_at_once == LIMIT
-    assert wrongly_refused(attempts, LIMIT, SLACK_SECONDS) == []
+    by_limits = [made for made in attempts if made.status != 529]
+    assert wrongly_refused(by_limits, LIMIT, SLACK_SECONDS) == []
     assert machines.all_hear("group/wide", "concurrent", 0)
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from gateway.limit_rules import Limited
 from gateway.limits.calendar import Today, today
 from gateway.limits.limiter import Used
 from gateway.limits.machine_file import FILE_NAME, Memory, PrivateMemory
 from gateway.limits.machine_memory import MachineMemory, slots_of
-from gateway.limits.refusals import CONCURRENT, Crossing, Held, Refusal, crossings, first_refusal
-from gateway.limits.slot import WINDOW_SECONDS
-from gateway.limits.slots import Slots
+from gateway.limits.refusals import CONCURRENT, Crossing, Held, Refusal, crossings, first_refusal, may_be_told
+from gateway.limits.slot import MOST, Facts, least_change
+from gateway.limits.slots import CLOCK_OFFSET_AT, Slots
 from gateway.limits.statements import NOBODY, Others, Report, Statement
 from gateway.limits.used import used_of
 from gateway.machine_clock import machine_time
@@ -30,7 +31,7 @@ _CLOCK_TOLERANCE_SECONDS = 0.05
 _MOST_TOKENS = 2**48  # an answer's; more of them than can be fit into a word
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """A request that was counted: for whom, in which second, and what there is to say of them since.
 
     `is_guess`: what other machines have used of money or tokens was heard too long ago.
@@ -42,13 +43,12 @@ class Entry(NamedTuple):
     is_guess: bool = False
 
 
-class Moment(NamedTuple):
-    """When a call takes place, by the machine's clock and the store's, and the number of its changes."""
+class Moment(msgspec.Struct, frozen=True):
+    """When a call takes place, by the machine's clock and by the store's."""
 
     now: float
     wall_at: float
     day: Today
-    sequence: int
 
 
 class MachineCounters:
@@ -113,12 +113,11 @@ class MachineCounters:
 
     def active(self) -> list[str]:
         """The subjects of which something changes by itself, and who has to be told of it."""
-        since = int(self._clock()) - WINDOW_SECONDS
-        return self._memory.use(lambda memory: memory.slots.active(since))
+        return self._memory.use(lambda memory: memory.slots.active())
 
     def everybody(self) -> list[str]:
         """All subjects."""
-        return self._memory.use(lambda memory: memory.slots.active(0))
+        return self._memory.use(lambda memory: memory.slots.names())
 
     def hear(self, heard: Mapping[str, Others], ahead_seconds: float) -> None:
         """Other machines have used this, and the store's clock is ahead of the wall clock by so much."""
@@ -153,24 +152,28 @@ class MachineCounters:
 
     def _enter(self, memory: Memory, limited: Sequence[Limited], is_paid: bool, asks: bool) -> Entry | Refusal:
         moment = self._moment(memory)
+        now, wall_at, day = moment.now, moment.wall_at, moment.day
         held = self._all_held(memory, limited, moment, asks)
-        refusal = first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
+        refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
         if refusal is not None and refusal.limit == CONCURRENT:
             memory.clear_dead()
-            for one in held:
-                self._memory.recount(memory, one.slot)
-            refusal = first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
-        if refusal is None:
-            for one in held:
-                one.slot.begin(memory.column, self._memory.running(one.limited.subject, 1), moment.sequence)
-        else:
-            for one in held:
-                one.slot.save()
+            for each in held:
+                self._memory.recount(memory, each.slot)
+            held = self._all_held(memory, limited, moment, asks)
+            refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
+        if refusal is not None:
             return refusal
+        running, column, change = self._memory.running, memory.column, least_change(wall_at)
+        counts = {}
+        for one in held:
+            subject = one.limited.subject
+            count = counts[subject] = running.get(subject, 0) + 1
+            one.slot.begin(one.facts, column, count, change)
+        running.update(counts)  # the memory has all of them, and has not failed
         if not asks:
-            return Entry(limited, int(moment.now))
+            return Entry(limited, int(now))
         report = self._by_machine(memory, [one.slot.statement for one in held])
-        return Entry(limited, int(moment.now), report, is_paid and any(one.is_guess(moment.now) for one in held))
+        return Entry(limited, int(now), report, is_paid and any(one.is_guess(now) for one in held))
 
     def _check(self, memory: Memory, limited: Sequence[Limited], is_paid: bool) -> Refusal | None:
         moment = self._moment(memory)
@@ -181,19 +184,26 @@ class MachineCounters:
         moment = self._moment(memory)
         tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
         crossed: list[Crossing] = []
+        running, column, change = self._memory.running, memory.column, least_change(moment.wall_at)
+        counts = {}
         for one in self._all_held(memory, limited, moment, asks=False):
-            if picodollars:
-                one.slot.spend(picodollars, picodollars)
+            subject = one.limited.subject
+            count = counts[subject] = (running.get(subject) or 1) - 1
+            one.slot.end(one.facts, column, count, tokens, picodollars, change)
+            if picodollars and may_be_told(one, picodollars):
                 crossed += crossings(one)
-            running = self._memory.running(one.limited.subject, -1)
-            one.slot.end(memory.column, running, tokens, moment.sequence)
+        running.update(counts)
         return crossed
 
     def _undo(self, memory: Memory, entry: Entry) -> None:
-        moment = self._moment(memory)
+        moment, running = self._moment(memory), self._memory.running
+        counts = {}
         for one in self._all_held(memory, entry.limited, moment, asks=False):
-            one.slot.uncount_request(entry.second)
-            one.slot.end(memory.column, self._memory.running(one.limited.subject, -1), 0, moment.sequence)
+            subject = one.limited.subject
+            count = counts[subject] = (running.get(subject) or 1) - 1
+            facts = one.slot.without_request(Facts._make(one.facts), entry.second)
+            one.slot.end(facts, memory.column, count, 0, 0, least_change(moment.wall_at))
+        running.update(counts)
 
     def _report(self, memory: Memory, subjects: Sequence[str]) -> Report:
         moment = self._moment(memory)
@@ -201,10 +211,8 @@ class MachineCounters:
         for subject in subjects:
             slot = memory.slots.find(subject)
             if slot is not None:
-                slot.roll(int(moment.now), moment.day)
-                slot.changed = moment.sequence
-                if slot.is_active:  # else being told would keep it so
-                    slot.save()
+                facts = Facts._make(slot.facts_at(int(moment.now), moment.day))
+                slot.write(facts._replace(changed=max(facts.changed + 1, least_change(moment.wall_at))))
                 found.append(slot.statement)
         return self._by_machine(memory, found)
 
@@ -220,35 +228,38 @@ class MachineCounters:
                 slot.hear(others)
 
     def _moment(self, memory: Memory) -> Moment:
-        sequence, wall_at = memory.slots.next_change(self._wall_clock())
-        day = self._day
+        wall_at, day, slots = self._wall_clock(), self._day, memory.slots
+        if slots.words[CLOCK_OFFSET_AT]:
+            wall_at += slots.clock_offset_seconds
         if not day.begins_at <= wall_at < day.ends_at:
             day = self._day = today(wall_at)
-        return Moment(self._clock(), wall_at, day, sequence)
+        return Moment(self._clock(), wall_at, day)
 
     def _all_held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool) -> list[Held]:
-        now, second, day, find = moment.now, int(moment.now), moment.day, memory.slots.find
-        held = []
+        second, day, slots = int(moment.now), moment.day, memory.slots
+        known, words, held = slots.known, slots.words, []
         for one in limited:
-            slot = find(one.subject)
+            slot = known.get(one.subject) or slots.find(one.subject)
             if slot is None:
                 slots_of(memory, [each.subject for each in limited])
                 return self._all_held(memory, limited, moment, asks)  # all may lie elsewhere now
-            if slot.second != second or slot.day != day.day or slot.month != day.month:
-                slot.roll(second, day)
-            others = slot.others
-            if others is not NOBODY:
-                others = others.at(now)
+            others = NOBODY
+            if words[slot.others_at]:
+                others = slot.others.at(moment.now)
                 others = others.amounts if asks else others
-            held.append(Held(one, slot, others))
+            held.append(Held(one, slot, slot.facts_at(second, day), others))
         return held
 
     def _merge(self, own: PrivateMemory, memory: Memory) -> None:
-        counted = own.slots.all()
-        moment = self._moment(memory)
+        counted, moment = own.slots.all(), self._moment(memory)
+        second, day = int(moment.now), moment.day
         for mine, slot in zip(counted, slots_of(memory, [one.subject for one in counted]), strict=True):
-            for one in (mine, slot):
-                one.roll(int(moment.now), moment.day)
-            slot.count(mine.requests, mine.tokens)
-            slot.spend(mine.picodollars_today, mine.picodollars_this_month)
-            slot.end(memory.column, self._memory.running(slot.subject, 0), 0, moment.sequence)
+            more, facts = Facts._make(mine.facts_at(second, day)), Facts._make(slot.facts_at(second, day))
+            facts = slot.count(facts, more.requests, more.tokens)
+            slot.write(
+                facts._replace(
+                    changed=max(facts.changed + 1, least_change(moment.wall_at)),
+                    picodollars_today=min(MOST, facts.picodollars_today + more.picodollars_today),
+                    picodollars_this_month=min(MOST, facts.picodollars_this_month + more.picodollars_this_month),
+                )
+            )

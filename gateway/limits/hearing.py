@@ -55,8 +55,7 @@ def _hear(
         for start in range(0, len(subjects), _MOST_AT_ONCE):
             some = subjects[start : start + _MOST_AT_ONCE]
             for slot in slots_of(memory, some):
-                slot.roll(int(clock()), day)
-                slot.save()
+                slot.facts_at(int(clock()), day)
             statements = [slot.statement for slot in slots_of(memory, some)]
             heard = exchanger.exchange(connection, "look", Report(memory.slots.machine, statements))
             for slot in slots_of(memory, some):

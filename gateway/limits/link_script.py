@@ -11,7 +11,7 @@ Money is never added up here, for numbers in Lua are doubles.
 
 What a machine runs, and its last minute, count until the expiry (microseconds of the server's clock). One that is
 further away than it can be was written before the clock was set back, and has passed. Money counts until its day and
-month are over.
+month are over. A field that nobody renews goes when it is of no use: at once if it holds no money, else after 32 days.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local function numbers_of(field)
-  local sequence, expiry, running, requests, month =
-    string.match(field, '^(%d+) (%d+) (%d+) (%d+) %d+ %d+ %d+ (%d+) %d+$')
+  local sequence, expiry, running, requests, today, this_month =
+    string.match(field, '^(%d+) (%d+) (%d+) (%d+) %d+ %d+ (%d+) %d+ (%d+)$')
   if not sequence or #field > 200 then return nil end
   local left = tonumber(expiry) - now
+  local has_money = tonumber(today) > 0 or tonumber(this_month) > 0
+  local counts = left > 0 and left <= lasts
   return {sequence = tonumber(sequence), running = tonumber(running), requests = tonumber(requests),
-          month = tonumber(month), counts = left > 0 and left <= lasts}
+          counts = counts, is_kept = counts or has_money and left > -2764800000000}
 end
 
 local function fields_of(key)
@@ -46,13 +48,13 @@ local function fields_of(key)
   return {}
 end
 
-local function read(key, month)
+local function read(key)
   local all, mine, heard, running, requests = fields_of(key), nil, {}, 0, 0
   for index = 1, #all, 2 do
     local numbers = numbers_of(all[index + 1])
     if all[index] == machine then
       mine = numbers
-    elseif numbers and (numbers.counts or math.abs(numbers.month - month) <= 1) then
+    elseif numbers and numbers.is_kept then
       heard[#heard + 1] = all[index + 1]
       if numbers.counts then
         running, requests = running + numbers.running, requests + numbers.requests
@@ -79,8 +81,7 @@ for number = 1, #KEYS - 1 do
     string.match(ARGV[number + 1], '^(%d+) (%d+) (%d+) (%d+ %d+ %d+ %d+ %d+) (%d+) (%S+) (%S+)$')
   local tell = {key = KEYS[number + 1], sequence = sequence, running = tonumber(own_running),
                 requests = tonumber(own_requests), rest = rest, keep = keep}
-  local month = tonumber(string.match(rest, '(%d+) %d+$'))
-  local mine, heard, running, requests = read(tell.key, month)
+  local mine, heard, running, requests = read(tell.key)
   tell.is_late = mine and mine.sequence >= tonumber(sequence)
   running = running + (tell.is_late and mine.running or tell.running)
   requests = requests + (tell.is_late and mine.requests or tell.requests)

@@ -107,13 +107,23 @@ class MachineFile:
             os.close(self._descriptor)
             raise
 
-    def lock(self, patience_seconds: float) -> bool:
-        """Wait for the lock; False if another process keeps it for so long."""
+    def take(self) -> bool:
+        """Take the lock, and follow, as is to be done nearly always; False, without the lock, if there is more to it.
+
+        Raises OSError.
+        """
         try:
             fcntl.flock(self._descriptor, _LOCK_NOW)
         except BlockingIOError:
-            return _locked_later(self._descriptor, patience_seconds, fcntl.LOCK_EX)
-        return True
+            return False
+        if os.lseek(self._descriptor, 0, os.SEEK_END) == self._size_bytes and self.slots.is_sound:
+            return True
+        self.release()
+        return False
+
+    def lock(self, patience_seconds: float) -> bool:
+        """Wait for the lock; False if another process keeps it for so long."""
+        return _locked(self._descriptor, patience_seconds)
 
     def release(self) -> None:
         """Give the lock back."""

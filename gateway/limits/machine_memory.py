@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from gateway.limits.machine_file import ASIDE_NAME, MachineFile, Memory, PrivateMemory
 from gateway.limits.slot import Slot
@@ -25,8 +25,8 @@ _STUCK_PATIENCE_SECONDS = 0.002
 # There is no room; or a number is there that no gateway has written.
 _TROUBLES = (OSError, ValueError, struct.error)
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class MachineMemory:
@@ -38,25 +38,25 @@ class MachineMemory:
         self._guard = threading.Lock()  # guards what follows, and all that is done with a memory
         self._file: MachineFile | None = None
         self._private: PrivateMemory | None = None  # if this process has counted by itself
-        self._running: dict[str, int] = {}  # what this process runs, by subject
+        self.running: dict[str, int] = {}  # what this process runs, by subject; to be changed within `use`
         self._trouble: Exception | None = None
         self._is_stuck = False
         self._is_aside = False  # a file was set aside, and nobody was told
         self._is_told = False  # that there is trouble
 
-    def use(self, act: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def use(self, act: Callable[[Memory, *Ts], T], *args: *Ts) -> T:
         """Do something with the counts, with nobody between. It takes microseconds, and neither logs nor waits."""
         with self._guard:
             memory = self._usable()
             try:
-                return act(memory, *args, **kwargs)
+                return act(memory, *args)
             except _TROUBLES as error:
                 if memory is self._private:
                     raise
                 self._trouble = error
             finally:
                 memory.release()
-            return act(self._own(), *args, **kwargs)
+            return act(self._own(), *args)
 
     def tidy(self, merge: Callable[[PrivateMemory, Memory], None]) -> None:
         """Clear what dead processes ran; look whether the file is still there, and can be used if it could not.
@@ -94,28 +94,22 @@ class MachineMemory:
         """Whether it is this process's own."""
         return memory is self._private
 
-    def running(self, subject: str, more: int) -> int:
-        """How many of a subject's requests this process runs, now that there are so many more."""
-        count = self._running.get(subject, 0) + more
-        if count > 0:
-            self._running[subject] = count
-            return count
-        self._running.pop(subject, None)
-        return 0
-
     def recount(self, memory: Memory, slot: Slot) -> None:
         """Add up once more what all processes run of a subject's requests."""
-        slot.run(memory.column, self.running(slot.subject, 0))
+        slot.run(memory.column, self.running.get(slot.subject, 0))
         slot.recount(memory.slots.taken_columns())
 
     # With the guard held
 
     def _usable(self) -> Memory:
+        file = self._file
         try:
-            if self._file is not None and self._is_locked(self._file):
-                if self._file.follow():
-                    return self._file
-                self._file.release()
+            if file is not None and not self._is_stuck and file.take():
+                return file
+            if file is not None and self._is_locked(file):
+                if file.follow():
+                    return file
+                file.release()
                 self._open()
                 if self._file is not None and self._is_locked(self._file):
                     return self._file
@@ -162,9 +156,8 @@ class MachineMemory:
         self._file = file
 
     def _recount_all(self, memory: Memory) -> None:
-        for slot in slots_of(memory, list(self._running)):
+        for slot in slots_of(memory, [subject for subject, count in self.running.items() if count]):
             self.recount(memory, slot)
-            slot.save()
 
     def _drop_file(self) -> None:
         if self._file is not None:

@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from gateway.errors import LimitReached, SpendLimitReached
-from gateway.limit_rules import Limited
+from gateway.limit_rules import Limited, Limits
 from gateway.limits.calendar import Today, seconds_until
-from gateway.limits.slot import WINDOW_SECONDS, Slot
-from gateway.limits.statements import Others
+from gateway.limits.slot import WINDOW_SECONDS, Facts, Slot, spent_this_month, spent_today
+from gateway.limits.statements import NOBODY, Others
 from gateway.pricing.money import PICODOLLARS, dollars
 
 TOLD_PERCENTS = (75, 95, 100)
@@ -27,11 +28,13 @@ REQUESTS, TOKENS, CONCURRENT = "requests_per_minute", "tokens_per_minute", "conc
 DAY, MONTH = "dollars_per_day", "dollars_per_month"
 
 
-class Held(NamedTuple):
-    """Somebody who has limits, their counts here, and those of other machines as far as they are to be looked at."""
+class Held(msgspec.Struct, frozen=True):
+    """Somebody who has limits, where their counts lie, the facts of them (see `Facts`) as they are now, and the counts
+    of other machines as far as they are to be looked at."""
 
     limited: Limited
     slot: Slot
+    facts: tuple[int, ...]
     others: Others
 
     def is_guess(self, now: float) -> bool:
@@ -53,69 +56,73 @@ class Refusal:
 
 
 def first_refusal(held: Sequence[Held], today: Today, wall_at: float, *, is_paid: bool) -> Refusal | None:
-    """The first limit that lets no further request in; None if all hold. `is_paid`: money and tokens matter."""
-    if is_paid:
-        for one in held:
-            if (refusal := _money(one, today, wall_at)) is not None:
-                return refusal
+    """The first limit that lets no further request in, money before the others; None if all hold.
+
+    `is_paid`: money and tokens matter.
+    """
+    first: tuple[Held, str] | None = None
     for one in held:
-        if (refusal := _pace(one, is_paid)) is not None:
-            return refusal
-    return None
+        limit = _reached(one.limited.limits, one.facts, one.others, is_paid)
+        if limit is not None:
+            if limit in (MONTH, DAY):
+                return _refusal(one, limit, today, wall_at)
+            first = first or (one, limit)
+    return None if first is None else _refusal(*first, today, wall_at)
 
 
-def _money(one: Held, today: Today, wall_at: float) -> Refusal | None:
-    limits = one.limited.limits
-    # The month first: when it is over, so is the day.
-    if limits.picodollars_per_month is not None:
-        spent = spent_this_month(one.slot, one.others)
-        if spent >= limits.picodollars_per_month:
-            return _spent_out(one, MONTH, spent, today.month_ends, wall_at)
-    if limits.picodollars_per_day is not None:
-        spent = spent_today(one.slot, one.others)
-        if spent >= limits.picodollars_per_day:
-            return _spent_out(one, DAY, spent, today.day_ends, wall_at)
-    return None
+def _reached(limits: Limits, facts: tuple[int, ...], others: Others, is_paid: bool) -> str | None:
+    """The first limit that is reached. The month comes before the day: when it is over, so is the day."""
+    _, requests, tokens, running, _, day, today, _, month, this_month, _, _, _, _, _ = facts
+    if others is not NOBODY:
+        requests, tokens, running = requests + others.requests, tokens + others.tokens, running + others.running
+        today += others.picodollars_today if others.day == day else 0
+        this_month += others.picodollars_this_month if others.month == month else 0
+    if is_paid:
+        most = limits.picodollars_per_month
+        if most is not None and this_month >= most:
+            return MONTH
+        most = limits.picodollars_per_day
+        if most is not None and today >= most:
+            return DAY
+    most = limits.requests_per_minute
+    if most is not None and requests >= most:
+        return REQUESTS
+    if is_paid:
+        most = limits.tokens_per_minute
+        if most is not None and tokens >= most:
+            return TOKENS
+    most = limits.concurrent
+    return CONCURRENT if most is not None and running >= most else None
 
 
-def _spent_out(one: Held, limit: str, spent: int, resets: datetime, wall_at: float) -> Refusal:
-    return Refusal(one.limited, limit, max(1, math.ceil(seconds_until(resets, wall_at))), spent, resets)
-
-
-def _pace(one: Held, is_paid: bool) -> Refusal | None:
-    limits, slot, others = one.limited.limits, one.slot, one.others
-    if limits.requests_per_minute is not None:
-        surplus = slot.requests + others.requests + 1 - limits.requests_per_minute
-        if surplus > 0:
-            return Refusal(one.limited, REQUESTS, seconds_to_wait(slot, others.requests, surplus, is_tokens=False))
-    if is_paid and limits.tokens_per_minute is not None:
-        surplus = slot.tokens + others.tokens + 1 - limits.tokens_per_minute
-        if surplus > 0:
-            return Refusal(one.limited, TOKENS, seconds_to_wait(slot, others.tokens, surplus, is_tokens=True))
-    if limits.concurrent is not None and slot.running + others.running >= limits.concurrent:
+def _refusal(one: Held, limit: str, today: Today, wall_at: float) -> Refusal:
+    """What is to be said of a limit that is reached."""
+    limits, others, facts = one.limited.limits, one.others, Facts._make(one.facts)
+    if limit == MONTH:
+        return _spent_out(one.limited, MONTH, spent_this_month(facts, others), today.month_ends, wall_at)
+    if limit == DAY:
+        return _spent_out(one.limited, DAY, spent_today(facts, others), today.day_ends, wall_at)
+    if limit == CONCURRENT:
         return Refusal(one.limited, CONCURRENT)
-    return None
+    is_tokens = limit == TOKENS
+    own, foreign = (facts.tokens, others.tokens) if is_tokens else (facts.requests, others.requests)
+    most = (limits.tokens_per_minute if is_tokens else limits.requests_per_minute) or 0
+    surplus = own + foreign + 1 - most
+    seconds = one.slot.seconds_until_fewer(facts.second, surplus, is_tokens=is_tokens)
+    return Refusal(one.limited, limit, _seconds_to_wait(seconds, own, foreign, surplus))
 
 
-def seconds_to_wait(slot: Slot, others_count: int, surplus: int, *, is_tokens: bool) -> int:
-    """How long until so many have left the window. When those of other machines leave is not known: they may have come
-    evenly."""
-    seconds = slot.seconds_until_fewer(surplus, is_tokens=is_tokens)
-    if others_count:
-        count = others_count + (slot.tokens if is_tokens else slot.requests)
-        evenly = math.ceil(WINDOW_SECONDS * min(1.0, surplus / count))
+def _spent_out(limited: Limited, limit: str, spent: int, resets: datetime, wall_at: float) -> Refusal:
+    return Refusal(limited, limit, max(1, math.ceil(seconds_until(resets, wall_at))), spent, resets)
+
+
+def _seconds_to_wait(seconds: int | None, own: int, foreign: int, surplus: int) -> int:
+    """How long until so many have left the window, if by their own `seconds` would do. When those of other machines
+    leave is not known: they may have come evenly."""
+    if foreign:
+        evenly = math.ceil(WINDOW_SECONDS * min(1.0, surplus / (own + foreign)))
         seconds = evenly if seconds is None else min(seconds, evenly)
     return WINDOW_SECONDS if seconds is None else max(1, seconds)
-
-
-def spent_today(slot: Slot, others: Others) -> int:
-    """The day's picodollars on all machines."""
-    return slot.picodollars_today + (others.picodollars_today if others.day == slot.day else 0)
-
-
-def spent_this_month(slot: Slot, others: Others) -> int:
-    """The month's picodollars on all machines."""
-    return slot.picodollars_this_month + (others.picodollars_this_month if others.month == slot.month else 0)
 
 
 def error_of(refusal: Refusal) -> LimitReached:
@@ -161,26 +168,40 @@ class Crossing:
         )
 
 
+def may_be_told(one: Held, picodollars: int) -> bool:
+    """Whether `crossings` may have something to tell or to note, now that so much more is spent."""
+    limits, others = one.limited.limits, one.others
+    _, _, _, _, _, _, today, told_today, _, this_month, told_this_month, _, _, _, _ = one.facts
+    if told_today or told_this_month:
+        return True
+    of_day, of_month, first = limits.picodollars_per_day, limits.picodollars_per_month, TOLD_PERCENTS[0]
+    today, this_month = today + picodollars, this_month + picodollars
+    if others is not NOBODY:
+        today, this_month = today + others.picodollars_today, this_month + others.picodollars_this_month
+    return (of_day is not None and today * 100 >= first * of_day) or (
+        of_month is not None and this_month * 100 >= first * of_month
+    )
+
+
 def crossings(one: Held) -> list[Crossing]:
     """The shares of money that somebody has spent by now and that nobody was told of; the slot notes that they were."""
-    limits, slot = one.limited.limits, one.slot
+    limited, slot, others, facts = one.limited, one.slot, one.others, one.slot.facts
+    of_day = _told_share(spent_today(facts, others), limited.limits.picodollars_per_day)
+    of_month = _told_share(spent_this_month(facts, others), limited.limits.picodollars_per_month)
     found = []
-    if (most := limits.picodollars_per_day) is not None:
-        spent = spent_today(slot, one.others)
-        told = _percent(spent, most) if spent * 100 >= TOLD_PERCENTS[0] * most else 0
-        if told > slot.told_today:
-            found.append(Crossing(one.limited, DAY, told))
-        slot.told_today = told  # less than before if the limit was raised
-    if (most := limits.picodollars_per_month) is not None:
-        spent = spent_this_month(slot, one.others)
-        told = _percent(spent, most) if spent * 100 >= TOLD_PERCENTS[0] * most else 0
-        if told > slot.told_this_month:
-            found.append(Crossing(one.limited, MONTH, told))
-        slot.told_this_month = told
+    if of_day > facts.told_today:
+        found.append(Crossing(limited, DAY, of_day))
+    if of_month > facts.told_this_month:
+        found.append(Crossing(limited, MONTH, of_month))
+    if of_day != facts.told_today or of_month != facts.told_this_month:  # less than before if a limit was raised
+        slot.write(facts._replace(told_today=of_day, told_this_month=of_month))
     return found
 
 
-def _percent(spent: int, most: int) -> int:
+def _told_share(spent: int, most: int | None) -> int:
+    """The largest share, in percent, that is told of and is spent; 0 if none is."""
+    if most is None or spent * 100 < TOLD_PERCENTS[0] * most:
+        return 0
     return [percent for percent in TOLD_PERCENTS if spent * 100 >= percent * most][-1]
 
 

@@ -56,7 +56,10 @@ class SharedLimiter:
                     return Admission(self, self._asked(self._link, limited, is_paid), is_paid)
             if self._fails_closed and any(_matters(one.limits, is_paid) for one in limited):
                 raise Overloaded("the store that limits are shared by is out of reach", retry_after_seconds=1)
-        return Admission(self, self._entered(limited, is_paid), is_paid)
+        entered = self._counters.enter(limited, is_paid=is_paid)
+        if isinstance(entered, Refusal):
+            raise error_of(entered)
+        return Admission(self, entered, is_paid)
 
     def settle(self, entry: Entry, tokens: int, picodollars: int) -> None:
         """For Admission."""
@@ -67,11 +70,11 @@ class SharedLimiter:
 
     def _asked(self, link: Link, limited: Sequence[Limited], is_paid: bool) -> Entry:
         """Count a request, if its limits hold over all machines. Raises LimitReached, and Unanswered."""
-        entry = self._entered(limited, is_paid, asks=True)
+        entry = self._entered(limited, is_paid)
         if entry.is_guess:
             self._counters.undo(entry)
             link.hear(self._counters.report([one.subject for one in limited]))
-            entry = self._entered(limited, is_paid, asks=True)
+            entry = self._entered(limited, is_paid)
         if not _must_ask(limited):
             return entry
         try:
@@ -86,8 +89,8 @@ class SharedLimiter:
         place, limit = over
         raise error_of(self._counters.check(limited, is_paid=is_paid) or Refusal(limited[place], limit))
 
-    def _entered(self, limited: Sequence[Limited], is_paid: bool, *, asks: bool = False) -> Entry:
-        entered = self._counters.enter(limited, is_paid=is_paid, asks=asks)
+    def _entered(self, limited: Sequence[Limited], is_paid: bool) -> Entry:
+        entered = self._counters.enter(limited, is_paid=is_paid, asks=True)
         if isinstance(entered, Refusal):
             raise error_of(entered)
         return entered

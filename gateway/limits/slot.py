@@ -5,12 +5,15 @@ bits, but the columns, which have 16:
 
     the subject's name, facts, what other machines have used, 64 seconds of requests, 64 seconds of tokens, and a column
     a process: how many of the requests it runs
+
+Every request reads and writes the facts of all who limit it, so they travel as one tuple.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gateway.limits.calendar import Today
 from gateway.limits.statements import NOBODY, Others, Statement
@@ -19,13 +22,16 @@ COLUMNS = 256
 NAME_BYTES = 128
 WINDOW_SECONDS = 61  # the second that runs, and the sixty before it: any minute lies within
 MOST = 2**63 - 1
+_LATEST = 2**52  # a clock may be wrong, and other machines compare numbers up to 2**53 exactly
 
 _RING = 64
-_FACTS = struct.Struct("=11Q")
+_FACTS = struct.Struct("=15Q")
+_unpack_facts = _FACTS.unpack_from
+_PART = struct.Struct("=5Q")  # the first five facts, and the next, are written most often
+_pack_pace = _pack_money = _PART.pack_into
 _OTHERS = struct.Struct("=8Q")
 FACTS_AT = NAME_BYTES // 8
-SECOND_FACT, RUNNING_FACT = 0, 3
-_FACTS_BYTE = FACTS_AT * 8
+ACTIVE_FACTS = (1, 2, 3)  # the places of requests, tokens and running
 _OTHERS_AT = FACTS_AT + 16
 _REQUESTS_AT = _OTHERS_AT + 8
 _TOKENS_AT = _REQUESTS_AT + _RING
@@ -44,185 +50,222 @@ class Views:
         self.columns = memory.cast("H")
 
 
+class Facts(NamedTuple):
+    """A subject's counts but for the single seconds and processes, as they were at `second`.
+
+    `changed` is the number of the last change. `told_today` and `told_this_month` are the shares of a budget, in
+    percent, of which the log was told. The day and the month before are kept: a wall clock that is wrong for a moment
+    comes back to them.
+    """
+
+    second: int = 0  # the last in which anything was counted
+    requests: int = 0
+    tokens: int = 0
+    running: int = 0
+    changed: int = 0
+    day: int = 0
+    picodollars_today: int = 0
+    told_today: int = 0
+    month: int = 0
+    picodollars_this_month: int = 0
+    told_this_month: int = 0
+    earlier_day: int = 0
+    picodollars_earlier_day: int = 0
+    earlier_month: int = 0
+    picodollars_earlier_month: int = 0
+
+    def on(self, today: Today) -> Facts:
+        """The same on another day: its money is what it was when it last was that day, if that was the one before."""
+        facts = self._replace(
+            day=today.day,
+            picodollars_today=self.picodollars_earlier_day if self.earlier_day == today.day else 0,
+            told_today=0,
+            earlier_day=self.day,
+            picodollars_earlier_day=self.picodollars_today,
+        )
+        if self.month == today.month:
+            return facts
+        return facts._replace(
+            month=today.month,
+            picodollars_this_month=self.picodollars_earlier_month if self.earlier_month == today.month else 0,
+            told_this_month=0,
+            earlier_month=self.month,
+            picodollars_earlier_month=self.picodollars_this_month,
+        )
+
+
 class Slot:
-    """A subject's counts, read from the memory; `save` writes its facts back, the rest is written at once."""
+    """Where a subject's counts lie. What is written is there at once."""
 
     __slots__ = (
-        *("_at", "_views", "changed", "day", "month", "picodollars_this_month", "picodollars_today", "requests"),
-        *("running", "second", "subject", "told_this_month", "told_today", "tokens"),
+        *("_columns", "_columns_at", "_memory", "_money_byte", "_pace_byte", "_requests_at", "_words"),
+        *("others_at", "subject"),
     )
-
-    second: int  # the last in which anything was counted
-    requests: int
-    tokens: int
-    running: int
-    changed: int  # the number of the last change
-    day: int
-    picodollars_today: int
-    told_today: int  # the share of a limit, in percent, of which the log was told
-    month: int
-    picodollars_this_month: int
-    told_this_month: int
 
     def __init__(self, views: Views, at: int, subject: str) -> None:
         self.subject = subject
-        self._views = views
-        self._at = at
-        (
-            self.second,
-            self.requests,
-            self.tokens,
-            self.running,
-            self.changed,
-            self.day,
-            self.picodollars_today,
-            self.told_today,
-            self.month,
-            self.picodollars_this_month,
-            self.told_this_month,
-        ) = _FACTS.unpack_from(views.memory, at * 8 + _FACTS_BYTE)
-
-    def begin(self, column: int, running: int, sequence: int) -> None:
-        """A request begins in a process, which runs so many of them then. Saves the facts."""
-        words, place = self._views.words, self._at + self.second % _RING + _REQUESTS_AT
-        words[place] += 1
-        self.requests += 1
-        self.run(column, running)
-        self.changed = sequence
-        self.save()
-
-    def end(self, column: int, running: int, tokens: int, sequence: int) -> None:
-        """A request has ended in a process, which runs so many of them then, and has used tokens. Saves the facts."""
-        if tokens:
-            words, place = self._views.words, self._at + self.second % _RING + _TOKENS_AT
-            words[place] += tokens
-            self.tokens += tokens
-        self.run(column, running)
-        self.changed = sequence
-        self.save()
-
-    def save(self) -> None:
-        """Write the facts to the memory."""
-        _FACTS.pack_into(
-            self._views.memory,
-            self._at * 8 + _FACTS_BYTE,
-            self.second,
-            self.requests,
-            self.tokens,
-            self.running,
-            self.changed,
-            self.day,
-            self.picodollars_today,
-            self.told_today,
-            self.month,
-            self.picodollars_this_month,
-            self.told_this_month,
-        )
-
-    def roll(self, second: int, today: Today) -> None:
-        """It is this second, and this day: what is over no longer counts."""
-        if second != self.second:
-            self._roll_seconds(second)
-        # A clock that was wrong may have left a day to come. One day is what clocks may differ by at midnight.
-        if self.day != today.day and self.day != today.day + 1:
-            self.day, self.picodollars_today, self.told_today = today.day, 0, 0
-        if self.month != today.month and self.month != today.tomorrows_month:
-            self.month, self.picodollars_this_month, self.told_this_month = today.month, 0, 0
-
-    def _roll_seconds(self, second: int) -> None:
-        passed = second - self.second
-        if passed == -1:  # read before another process's
-            return
-        words, at = self._views.words, self._at
-        if 0 < passed < WINDOW_SECONDS:
-            # The seconds that have begun, and the three places of the ring that are older than the window.
-            for begun in range(self.second + 1, second + 1 + _RING - WINDOW_SECONDS):
-                words[at + _REQUESTS_AT + begun % _RING] = words[at + _TOKENS_AT + begun % _RING] = 0
-            self.requests = sum(words[at + _REQUESTS_AT : at + _TOKENS_AT])
-            self.tokens = sum(words[at + _TOKENS_AT : at + COLUMNS_AT])
-        else:  # all is older; or the clock has begun again, with the machine
-            words[at + _REQUESTS_AT : at + _TOKENS_AT] = words[at + _TOKENS_AT : at + COLUMNS_AT] = _NO_SECONDS
-            self.requests = self.tokens = 0
-        self.second = second
+        self._memory, self._words, self._columns = views.memory, views.words, views.columns
+        self._pace_byte = (at + FACTS_AT) * 8
+        self._money_byte = self._pace_byte + _PART.size
+        self.others_at = at + _OTHERS_AT
+        self._requests_at = at + _REQUESTS_AT
+        self._columns_at = (at + COLUMNS_AT) * 4
 
     @property
-    def is_active(self) -> bool:
-        """Whether anything runs, or was counted within the last minute."""
-        return bool(self.running or self.requests or self.tokens)
+    def facts(self) -> Facts:
+        """As they were written last."""
+        return Facts._make(_unpack_facts(self._memory, self._pace_byte))
 
-    def known(self, column: int) -> Others:
-        """All that is counted here but what one process runs, as another machine would tell it."""
-        others, running = self.others, self.running - self._views.columns[(self._at + COLUMNS_AT) * 4 + column]
-        return Others(
-            self.second * 1000,
-            max(0, running) + others.running,
-            self.requests + others.requests,
-            self.tokens + others.tokens,
-            self.day,
-            self.picodollars_today + (others.picodollars_today if others.day == self.day else 0),
-            self.month,
-            self.picodollars_this_month + (others.picodollars_this_month if others.month == self.month else 0),
-        )
+    def write(self, facts: tuple[int, ...]) -> None:
+        """Replace the facts."""
+        _FACTS.pack_into(self._memory, self._pace_byte, *facts)
 
-    def count(self, requests: int, tokens: int) -> None:
-        """Add to the second that runs."""
-        words, place = self._views.words, self._at + self.second % _RING
-        if requests:
-            words[place + _REQUESTS_AT] += requests
-            self.requests += requests
+    def facts_at(self, second: int, today: Today) -> tuple[int, ...]:
+        """The facts, in their order, at this second of this day: what is over no longer counts."""
+        facts: tuple[int, ...] = _unpack_facts(self._memory, self._pace_byte)
+        if facts[0] == second and facts[5] == today.day:
+            return facts
+        rolled = Facts._make(facts)
+        if rolled.second != second:
+            rolled = self._at_second(rolled, second)
+        if rolled.day != today.day:
+            rolled = rolled.on(today)
+        self.write(rolled)
+        return rolled
+
+    def _at_second(self, facts: Facts, second: int) -> Facts:
+        passed = second - facts.second
+        if passed == -1:  # read before another process's
+            return facts
+        words, requests_at, tokens_at = self._words, self._requests_at, self._requests_at + _RING
+        end = tokens_at + _RING
+        if not 0 < passed < WINDOW_SECONDS:  # all is older; or the clock has begun again, with the machine
+            words[requests_at:tokens_at] = words[tokens_at:end] = _NO_SECONDS
+            return facts._replace(second=second, requests=0, tokens=0)
+        # The seconds that have begun, and the three places of the ring that are older than the window.
+        for begun in range(facts.second + 1, second + 1 + _RING - WINDOW_SECONDS):
+            words[requests_at + begun % _RING] = words[tokens_at + begun % _RING] = 0
+        requests, tokens = sum(words[requests_at:tokens_at]), sum(words[tokens_at:end])
+        return facts._replace(second=second, requests=requests, tokens=tokens)
+
+    def begin(self, facts: tuple[int, ...], column: int, count: int, least_change: int) -> None:
+        """A request begins in a process, which runs `count` of them then. `facts` are those of now."""
+        second, requests, tokens, running, changed = facts[:5]
+        self._words[self._requests_at + second % _RING] += 1
+        columns, place = self._columns, self._columns_at + column
+        running += count - columns[place]
+        columns[place] = count
+        change = least_change if changed < least_change else changed + 1
+        _pack_pace(self._memory, self._pace_byte, second, requests + 1, tokens, running if running > 0 else 0, change)
+
+    def end(
+        self, facts: tuple[int, ...], column: int, count: int, tokens: int, picodollars: int, least_change: int
+    ) -> None:
+        """A request has ended in a process, which runs `count` of them then, and has used so much."""
+        second, requests, spoken, running, changed = facts[:5]
         if tokens:
-            words[place + _TOKENS_AT] += tokens
-            self.tokens += tokens
+            self._words[self._requests_at + _RING + second % _RING] += tokens
+            spoken += tokens
+        if picodollars:
+            day, today, told, month, this_month = facts[5:10]
+            today, this_month = today + picodollars, this_month + picodollars
+            if this_month > MOST:
+                today, this_month = min(today, MOST), MOST
+            _pack_money(self._memory, self._money_byte, day, today, told, month, this_month)
+        columns, place = self._columns, self._columns_at + column
+        running += count - columns[place]
+        columns[place] = count
+        change = least_change if changed < least_change else changed + 1
+        _pack_pace(self._memory, self._pace_byte, second, requests, spoken, running if running > 0 else 0, change)
 
-    def uncount_request(self, second: int) -> None:
-        """Take a request of that second back, unless it no longer counts."""
-        place = self._at + _REQUESTS_AT + second % _RING
-        if 0 <= self.second - second < WINDOW_SECONDS and self._views.words[place]:
-            self._views.words[place] -= 1
-            self.requests = max(0, self.requests - 1)
+    def count(self, facts: Facts, requests: int, tokens: int) -> Facts:
+        """Add to the second of these facts; they are not written."""
+        place = self._requests_at + facts.second % _RING
+        if requests:
+            self._words[place] += requests
+        if tokens:
+            self._words[place + _RING] += tokens
+        return facts._replace(requests=facts.requests + requests, tokens=facts.tokens + tokens)
 
-    def spend(self, today: int, this_month: int) -> None:
-        """Add money to the day and to the month, in picodollars."""
-        self.picodollars_today = min(MOST, self.picodollars_today + today)
-        self.picodollars_this_month = min(MOST, self.picodollars_this_month + this_month)
+    def without_request(self, facts: Facts, second: int) -> Facts:
+        """Take a request of that second back, unless it no longer counts; the facts are not written."""
+        place = self._requests_at + second % _RING
+        if 0 <= facts.second - second < WINDOW_SECONDS and self._words[place]:
+            self._words[place] -= 1
+            return facts._replace(requests=max(0, facts.requests - 1))
+        return facts
 
-    def seconds_until_fewer(self, count: int, *, is_tokens: bool) -> int | None:
-        """How many seconds it takes until so many of these requests or tokens have left the window; None: too many."""
-        at = self._at + (_TOKENS_AT if is_tokens else _REQUESTS_AT)
-        for second in range(self.second - WINDOW_SECONDS + 1, self.second + 1):
-            count -= self._views.words[at + second % _RING]
+    def seconds_until_fewer(self, last_second: int, count: int, *, is_tokens: bool) -> int | None:
+        """How many seconds after the last one it takes until so many of these requests or tokens have left the window;
+        None: too many."""
+        at = self._requests_at + (_RING if is_tokens else 0)
+        for second in range(last_second - WINDOW_SECONDS + 1, last_second + 1):
+            count -= self._words[at + second % _RING]
             if count <= 0:
-                return second + WINDOW_SECONDS - self.second
+                return second + WINDOW_SECONDS - last_second
         return None
 
     def run(self, column: int, count: int) -> None:
         """A process runs so many of its requests."""
-        columns, place = self._views.columns, (self._at + COLUMNS_AT) * 4 + column
-        running = self.running + count - columns[place]
-        columns[place] = count
-        self.running = running if running > 0 else 0
+        facts, place = self.facts, self._columns_at + column
+        running = facts.running + count - self._columns[place]
+        self._columns[place] = count
+        self.write(facts._replace(running=max(0, running)))
+
+    def recount(self, columns: Sequence[int]) -> None:
+        """Add up what all processes run, which have these columns."""
+        running = sum([self._columns[self._columns_at + column] for column in columns])
+        self.write(self.facts._replace(running=running))
 
     @property
     def statement(self) -> Statement:
         """What is told of it to other machines."""
+        facts = self.facts
         return Statement(
-            *(self.subject, self.changed, self.running, self.requests, self.tokens),
-            *(self.day, self.picodollars_today, self.month, self.picodollars_this_month),
+            *(self.subject, facts.changed, facts.running, facts.requests, facts.tokens),
+            *(facts.day, facts.picodollars_today, facts.month, facts.picodollars_this_month),
         )
 
-    def recount(self, columns: Sequence[int]) -> None:
-        """Add up what all processes run, which have these columns."""
-        begin = (self._at + COLUMNS_AT) * 4
-        self.running = sum([self._views.columns[begin + column] for column in columns])
+    def known(self, column: int) -> Others:
+        """All that is counted here but what one process runs, as another machine would tell it."""
+        facts, others = self.facts, self.others
+        running = facts.running - self._columns[self._columns_at + column]
+        return Others(
+            facts.second * 1000,
+            max(0, running) + others.running,
+            facts.requests + others.requests,
+            facts.tokens + others.tokens,
+            facts.day,
+            spent_today(facts, others),
+            facts.month,
+            spent_this_month(facts, others),
+        )
 
     @property
     def others(self) -> Others:
         """What other machines have used."""
-        if not self._views.words[self._at + _OTHERS_AT]:
+        if not self._words[self.others_at]:
             return NOBODY
-        return Others._make(_OTHERS.unpack_from(self._views.memory, (self._at + _OTHERS_AT) * 8))
+        return Others._make(_OTHERS.unpack_from(self._memory, self.others_at * 8))
 
     def hear(self, others: Others) -> None:
         """Other machines have used this."""
         capped = [min(MOST, value) for value in others]
-        _OTHERS.pack_into(self._views.memory, (self._at + _OTHERS_AT) * 8, *capped)
+        _OTHERS.pack_into(self._memory, self.others_at * 8, *capped)
+
+
+def least_change(wall_at: float) -> int:
+    """The least number of a change that is made now. By the clock, so that a file that is older than what others have
+    heard goes on behind it."""
+    number = int(wall_at * 1e6)
+    return number if number <= _LATEST else 0
+
+
+def spent_today(facts: Facts, others: Others) -> int:
+    """The day's picodollars on all machines."""
+    return facts.picodollars_today + (others.picodollars_today if others.day == facts.day else 0)
+
+
+def spent_this_month(facts: Facts, others: Others) -> int:
+    """The month's picodollars on all machines."""
+    return facts.picodollars_this_month + (others.picodollars_this_month if others.month == facts.month else 0)

@@ -2,8 +2,8 @@
 
 Owns: the layout. Edge layer; whoever holds the memory's lock. Words of 64 bits:
 
-    a page    magic, version, the machine's id (2), the sequence number, how many slots, the clock's offset, which data
-              of the store have been filled, when all was last told; then a byte a column: whether it is taken
+    a page    magic, version, the machine's id (2), an unused word, how many slots, the clock's offset, which data of
+              the store have been filled, when all was last told; then a byte a column: whether it is taken
     a slot    a subject's counts (see `slot`)
 
 A process may be killed between any two words. So a slot counts when the number of slots says so, a column is written
@@ -16,12 +16,11 @@ import struct
 from hashlib import sha256
 
 from gateway.limits.slot import (
+    ACTIVE_FACTS,
     COLUMNS,
     COLUMNS_AT,
     FACTS_AT,
     NAME_BYTES,
-    RUNNING_FACT,
-    SECOND_FACT,
     SLOT_BYTES,
     SLOT_WORDS,
     Slot,
@@ -32,9 +31,8 @@ PAGE_BYTES = 4096
 
 _MAGIC = int.from_bytes(b"mgwlimit", "little")
 _VERSION = 1
-_MAGIC_AT, _VERSION_AT, _MACHINE_AT, _SEQUENCE_AT, _COUNT_AT, _OFFSET_AT, _EPOCH_AT, _ROUND_AT = 0, 1, 2, 4, 5, 6, 7, 8
+_MAGIC_AT, _VERSION_AT, _MACHINE_AT, _COUNT_AT, CLOCK_OFFSET_AT, _EPOCH_AT, _ROUND_AT = 0, 1, 2, 5, 6, 7, 8
 _TAKEN_AT_BYTE = 1024
-_LATEST = 2**52  # a clock may be wrong, and other machines compare numbers up to 2**53 exactly
 _MIDDLE = 2**62  # the clock's offset may be negative, and words are not
 
 
@@ -47,6 +45,7 @@ class Slots(Views):
     def __init__(self, memory: memoryview, places: dict[str, int] | None = None) -> None:
         super().__init__(memory)
         self.places = {} if places is None else places
+        self.known: dict[str, Slot] = {}  # what `find` has found
         self._by_name: dict[bytes, int] = {}
         self._read_count = 0  # so many names have been read
         self._room = _room_in(len(memory))
@@ -62,26 +61,15 @@ class Slots(Views):
         """The id under which other machines know this one."""
         return bytes(self.memory[_MACHINE_AT * 8 : _MACHINE_AT * 8 + 16]).hex()
 
-    def next_change(self, wall_at: float) -> tuple[int, float]:
-        """A number greater than all before, which a change has, and the time by the store's clock."""
-        words = self.words
-        # By the clock, so that a file that is older than what others have heard goes on behind it.
-        number, at_least = words[_SEQUENCE_AT] + 1, int(wall_at * 1e6)
-        if number < at_least <= _LATEST:
-            number = at_least
-        words[_SEQUENCE_AT] = number
-        offset = words[_OFFSET_AT]
-        return number, wall_at + (offset - _MIDDLE) / 1e6 if offset else wall_at
-
     @property
     def clock_offset_seconds(self) -> float:
         """How far the store's clock is ahead of the wall clock here."""
-        written: int = self.words[_OFFSET_AT]
+        written: int = self.words[CLOCK_OFFSET_AT]
         return (written - _MIDDLE) / 1e6 if written else 0.0
 
     def set_clock_offset(self, seconds: float) -> None:
         """The store's clock is ahead by so much."""
-        self.words[_OFFSET_AT] = _MIDDLE + round(seconds * 1e6) if seconds else 0
+        self.words[CLOCK_OFFSET_AT] = _MIDDLE + round(seconds * 1e6) if seconds else 0
 
     @property
     def epoch(self) -> int:
@@ -103,6 +91,9 @@ class Slots(Views):
 
     def find(self, subject: str) -> Slot | None:
         """A subject's counts, if there are any."""
+        slot = self.known.get(subject)
+        if slot is not None:
+            return slot
         at = self.places.get(subject)
         if at is None:
             name = name_of(subject)
@@ -110,7 +101,8 @@ class Slots(Views):
             if at is None:
                 return None
             self.places[subject] = at
-        return Slot(self, at, subject)
+        slot = self.known[subject] = Slot(self, at, subject)
+        return slot
 
     @property
     def is_full(self) -> bool:
@@ -140,16 +132,16 @@ class Slots(Views):
         """Every subject; a name that was too long is its hash."""
         return [Slot(self, at, name.decode(errors="replace")) for name, at in self._read_names().items()]
 
-    def active(self, since: int) -> list[str]:
-        """The subjects that run something, or of which anything was counted since that second."""
-        names = list(self._read_names())
-        seconds = self._facts(SECOND_FACT, len(names))
-        running = self._facts(RUNNING_FACT, len(names))
-        return [
-            name.decode(errors="replace")
-            for name, second, count in zip(names, seconds, running, strict=True)
-            if second >= since or count
-        ]
+    def names(self) -> list[str]:
+        """All subjects; a name that was too long is its hash."""
+        return [name.decode(errors="replace") for name in self._read_names()]
+
+    def active(self) -> list[str]:
+        """The subjects that run something, or of which something was counted in what is their last minute: it may be
+        over, which shows when they are looked at."""
+        names = self.names()
+        counts = zip(*(self._facts(number, len(names)) for number in ACTIVE_FACTS), strict=True)
+        return [name for name, each in zip(names, counts, strict=True) if any(each)]
 
     def _facts(self, number: int, count: int) -> list[int]:
         return self.words[PAGE_BYTES // 8 + FACTS_AT + number :: SLOT_WORDS].tolist()[:count]
@@ -176,7 +168,6 @@ class Slots(Views):
                 slot = Slot(self, PAGE_BYTES // 8 + number * SLOT_WORDS, "")
                 slot.run(column, 0)
                 slot.recount(self.taken_columns())
-                slot.save()
 
 
 def first_page(machine: bytes) -> bytes:

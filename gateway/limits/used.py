@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gateway.limit_rules import Limited
 from gateway.limits.calendar import seconds_until, today
 from gateway.limits.limiter import Used
-from gateway.limits.refusals import spent_this_month, spent_today
+from gateway.limits.slot import Facts, spent_this_month, spent_today
 from gateway.limits.slots import Slots
 
 
@@ -24,16 +24,15 @@ def used_of(slots: Slots, everybody: Sequence[Limited], now: float, wall_at: flo
         if slot is None:
             found.append(Used(limited, 0, 0, 0, 0, 0, *resets))
             continue
-        slot.roll(int(now), day)
-        others = slot.others.at(now)
+        facts, others = Facts._make(slot.facts_at(int(now), day)), slot.others.at(now)
         found.append(
             Used(
                 limited,
-                slot.requests + others.requests,
-                slot.tokens + others.tokens,
-                slot.running + others.running,
-                spent_today(slot, others),
-                spent_this_month(slot, others),
+                facts.requests + others.requests,
+                facts.tokens + others.tokens,
+                facts.running + others.running,
+                spent_today(facts, others),
+                spent_this_month(facts, others),
                 *resets,
             )
         )

@@ -236,15 +236,39 @@ def test_money_is_free_again_when_its_day_or_month_ends(
     assert enter(counters, monthly)
 
 
-@pytest.mark.parametrize(("days", "spent"), [(1, 10), (2, 0), (400, 0), (-1, 0)], ids=str)
-def test_day_that_a_wrong_clock_left_behind(rig: Rig, days: int, spent: int) -> None:
-    """Given money under a day to come, then one day ahead counts as today, and what is further is forgotten."""
-    counters, who = rig.open(), group(picodollars_per_day=100)
+@pytest.mark.parametrize("days", [1, 2, 40, 400, -1, -40], ids=str)
+def test_wall_clock_that_is_wrong_for_a_moment_loses_no_money(rig: Rig, days: int) -> None:
+    """Given money of today, a clock that shows another day for one request, and is right again, then today's and this
+    month's money are what they were, and what was spent meanwhile is the other day's."""
+    counters, who = rig.open(), group(picodollars_per_day=100, picodollars_per_month=100)
+    assert enter(counters, who)
+    counters.settle([who], 0, 60)
     rig.wall.now += days * DAY_SECONDS
-    counters.enter([who], is_paid=True)
+    assert enter(counters, who)
     counters.settle([who], 0, 10)
+    assert counters.used([who])[0].picodollars_today == 10
     rig.wall.now -= days * DAY_SECONDS
-    assert counters.used([who])[0].picodollars_today == spent
+    (used,) = counters.used([who])
+    assert (used.picodollars_today, used.picodollars_this_month) == (60, 70 if abs(days) < 3 else 60)
+
+
+def test_failed_write_counts_no_request_twice(rig: Rig) -> None:
+    """Given a number that no gateway has written where the second of two subjects is counted, then the request is
+    counted apart, once, and its end leaves nothing running."""
+    counters, team, alice = rig.open(), group(concurrent=5), Limited("token", "alice", Limits(concurrent=5))
+    assert enter(counters, team, alice)
+    counters.settle([team, alice], 0, 0)
+    memory = counters._memory._file
+    assert memory is not None
+    slot = memory.slots.find(alice.subject)
+    assert slot is not None
+    slot.write(slot.facts._replace(requests=2**64 - 1))
+    assert enter(counters, team, alice)
+    for _ in range(2):  # the file is set aside; then there is a new one
+        counters.tidy()
+    assert [used.running for used in counters.used([team, alice])] == [1, 1]
+    counters.settle([team, alice], 0, 0)
+    assert [used.running for used in counters.used([team, alice])] == [0, 0]
 
 
 def test_request_belongs_to_the_day_of_its_end(rig: Rig) -> None:

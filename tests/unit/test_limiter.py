@@ -227,7 +227,7 @@ def test_housekeeping_runs_beside_the_requests(tmp_path: Path) -> None:
 def test_wall_clock_that_jumps_does_no_harm(rig: Rig) -> None:
     """Given a clock that is set to other years and back, then each day has its own money, and limits hold."""
     who = group(picodollars_per_day=10)
-    for wall_at in (NOON, 0.0, 5e9, -1e9, 1e11, NOON):
+    for wall_at in (NOON, 0.0, 5e9, 1e11, NOON):
         rig.wall.now = wall_at
         rig.spend(who, picodollars=10)
         with pytest.raises(SpendLimitReached):

@@ -21,9 +21,10 @@ from gateway.messages import Tally
 from gateway.pricing.prices import PriceList
 from gateway.record_words import outcome_of_failure, plain, usage_of, word
 from gateway.standing import Doubt, KeyState, KeyStatus
-from gateway.verdict import Verdict
+from gateway.verdict import Outcome, Verdict
 
 _ABANDONED = "abandoned"
+_ANSWERING = 200
 _DAY_SECONDS = 86_400
 _DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_organisation"}
 
@@ -54,6 +55,7 @@ class Chronicle:
         self._began_at = clock()
         self._started_at = wall_clock()
         self._model: str | None = None
+        self._body: bytes | None = None
         self._session = client.session
         self._is_streamed = False
         self._first_event_seconds: float | None = None
@@ -78,9 +80,13 @@ class Chronicle:
 
     # The request.
 
-    def asked(self, model: str, is_streamed: bool, session: str | None) -> None:
-        """The body is there: what it asks for, and the session that it names."""
+    def asked(self, model: str, is_streamed: bool, session: str | None, body: bytes | None = None) -> None:
+        """The body is there: what it asks for, and the session that it names.
+
+        `body` is that of a request that costs: by it, the cost of an answer that never came is guessed.
+        """
         self._model = word(model)
+        self._body = body
         self._is_streamed = is_streamed
         self._session = self._session or session
 
@@ -135,11 +141,16 @@ class Chronicle:
             self._attempt.status = status
             self._attempt.request_id = self._upstream_id
 
-    def attempt_ended(self, verdict: Verdict) -> None:
-        """The attempt has ended, with an answer or a transport error."""
+    def attempt_ended(self, verdict: Verdict, *, was_silent: bool = False) -> None:
+        """The attempt has ended, with an answer or a transport error.
+
+        `was_silent`: the upstream had the request, and nothing came for too long.
+        """
         is_key_s = self._attempt is not None and self._attempt.key is not None  # a client's own credential never rests
         rests_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
-        self._close_attempt(verdict.outcome.value, rests_seconds)
+        was_begun = self._attempt is not None and self._attempt.status == _ANSWERING
+        is_lost = verdict.outcome is Outcome.TRANSPORT_ERROR and (was_silent or was_begun)
+        self._close_attempt(verdict.outcome.value, rests_seconds, is_lost=is_lost)
 
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""
@@ -178,8 +189,7 @@ class Chronicle:
 
     def finished(self, status: int) -> InterceptionRecord:
         """The request is over; everything that is known of it."""
-        if self._attempt is not None:
-            self._close_attempt(_ABANDONED, 0.0)
+        self._abandon()
         upstreams_error = self._upstreams_error()
         return InterceptionRecord(
             id=self._id,
@@ -212,11 +222,18 @@ class Chronicle:
     def _elapsed(self) -> float:
         return self._clock() - self._began_at
 
-    def _close_attempt(self, outcome: str, cooldown_seconds: float) -> None:
+    def _abandon(self) -> None:
+        """Nobody waits for the answer any longer."""
+        self._close_attempt(_ABANDONED, 0.0, is_lost=True)
+
+    def _close_attempt(self, outcome: str, cooldown_seconds: float, *, is_lost: bool) -> None:
+        """`is_lost`: the upstream may have been at work, and will hardly do that for nothing."""
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return
         self._key = attempt.key
+        if is_lost and self._body is not None:
+            self._answers.append((self._turn, attempt.key, Tally.of_lost_answer(self._model, self._body)))
         self._attempts.append(
             Attempt(
                 turn=self._turn,
@@ -233,6 +250,7 @@ class Chronicle:
     def settled(self) -> tuple[TurnUsage, ...]:
         """What is billed, at the prices of this day. Nothing is added behind that: no turn follows."""
         if self._usage is None:
+            self._abandon()
             self._usage = self._billed()
         return self._usage
 

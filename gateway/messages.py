@@ -115,6 +115,13 @@ class Tally:
     has_stopped: bool = False
     error_kind: str | None = None
 
+    @classmethod
+    def of_lost_answer(cls, model: str | None, request_body: bytes) -> Tally:
+        """What the upstream may have counted for an answer of which nothing came."""
+        tally = cls(model=model)
+        tally.usage.guess_prompt(request_body)
+        return tally
+
     def billed(self, asked_model: str | None) -> list[BilledUsage]:
         """The inferences that the answer is billed for so far; `asked_model` is the request's."""
         return self.usage.billed(asked_model, self.model, has_ended=self.has_stopped, is_refused=self.is_refused)

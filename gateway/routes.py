@@ -74,7 +74,7 @@ def messages() -> Response:
         body = _body(exchange, environ)
         summary = read_request(body)
         exchange.mode = "streamed" if summary.is_streaming else "whole"
-        exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id))
+        exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
         exchange.trace.asks(summary.model, summary.is_streaming)
         call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
         watch, narrator = _watch(exchange, environ), _narrator(exchange)

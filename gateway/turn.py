@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.access import Caller
 from gateway.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
 from gateway.credential import AuthHeader, Key, key_headers
-from gateway.errors import UpstreamError
+from gateway.errors import UpstreamError, UpstreamSilent
 from gateway.events import Event
 from gateway.failover import Course, walk
 from gateway.json_values import object_or_none
@@ -116,7 +116,8 @@ class TurnMaker:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
+                was_silent = isinstance(error, UpstreamSilent)
+                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR), was_silent=was_silent)
             trace.attempt_failed(error)
             raise
         chronicle.attempt_ended(verdict)

@@ -12,6 +12,7 @@ free by accident: what those counts say beyond the iterations is billed as well,
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -39,6 +40,10 @@ _SAID_ONCE = ("service_tier", "inference_geo", "speed")
 _DELTA_NAME = b"content_block_delta"
 _DELTA_ENVELOPE_BYTES = 128
 _BYTES_PER_TOKEN = 4
+# A large image (https://docs.claude.com/en/docs/build-with-claude/vision), and how one stands in a request.
+_TOKENS_OF_AN_IMAGE = 1600
+_FILE = re.compile(rb"[A-Za-z0-9+/=]{2000,}")
+LOST = "lost"  # an answer of which nothing came
 
 
 class Certainty(Enum):
@@ -99,6 +104,7 @@ class Usage:
     _has_fallen: bool = False  # a cumulative count did: the larger one is kept
     _is_doubtful: bool = False
     _iterations: tuple[Iteration, ...] = ()
+    _kind: str = MESSAGE
     _deltas: int = 0
     _delta_bytes: int = 0
 
@@ -178,7 +184,7 @@ class Usage:
         of_lifetimes = self.cache_write_5m_tokens + self.cache_write_1h_tokens
         written = self.cache_write_tokens
         return BilledUsage(
-            MESSAGE,
+            self._kind,
             model,
             self.input_tokens,
             self.output_tokens,
@@ -232,6 +238,12 @@ class Usage:
             kept: max(0, own.get(kept, 0) - sum(entry.counts.get(kept, 0) for entry in entries if entry.is_in_sum))
             for kept in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
         }
+
+    def guess_prompt(self, request_body: bytes) -> None:
+        """Nothing of the answer came: guess its input by the request. Images and files count as one image each."""
+        text, files = _FILE.subn(b"", request_body)
+        self.input_tokens = math.ceil(len(text) / _BYTES_PER_TOKEN) + files * _TOKENS_OF_AN_IMAGE
+        self.is_said, self._kind = True, LOST
 
     def passed(self, raw: bytes) -> None:
         """Note events that were relayed unread, for the guess."""

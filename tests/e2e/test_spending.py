@@ -164,6 +164,19 @@ def test_clients_that_leave_give_their_slots_back(stage: Stage, is_streamed: boo
     assert wait_until(lambda: stage.ask(name).status == 200, PATIENCE_SECONDS)
 
 
+@pytest.mark.parametrize("step", [ENDLESS, "silent"], ids=["while it came", "before it came"])
+def test_client_that_leaves_a_whole_answer_pays_for_its_prompt(stage: Stage, step: str) -> None:
+    """Given a budget, and an upstream that is at work, when the client hangs up, then the prompt is spent, and a small
+    budget with it."""
+    name = "leaver-pays-" + step.split(":")[0].replace("_", "-")
+    stage.given(f"[limits.tokens.{name}]\nconcurrent = 1\ndollars_per_day = 0.0001", step, **{name: None})
+    with stage.client() as client:
+        send(client, name, metadata={"padding": "word " * 200})
+        assert stage.comes_to_be_used(f"token/{name}", "concurrent", 1)
+    assert wait_until(lambda: stage.used(f"token/{name}", "dollars_per_day") > 0.0001, PATIENCE_SECONDS)
+    assert is_refused_for_money(stage.ask(name), "daily", f"token {name} has spent .*")
+
+
 # Money
 
 
@@ -208,7 +221,6 @@ def test_running_answer_is_never_cut(stage: Stage, is_streamed: bool) -> None:
         stage.answers(ANSWER)
         assert stage.ask(name).status == 200
         refusal = rf"token {name} has spent 0\.05 of 0\.05 dollars"
-        assert stage.comes_to_be_used(f"token/{name}", "dollars_per_month", COST_DOLLARS)
         assert is_refused_for_money(stage.ask(name), "monthly", refusal)
         answer = client.read_answer()
         assert answer.status == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from gateway.access import Caller
@@ -227,3 +229,68 @@ def test_what_does_not_look_like_a_name_is_not_kept() -> None:
     assert "Planted" not in encode_record(record).decode()
     assert record.model == record.tool_calls[0].name == "unexpected"
     assert record.usage[0].server_tool_uses == 3
+
+
+BODY = b'{"model":"claude-opus-5","messages":[{"role":"user","content":"' + b"word " * 400 + b'"}]}'
+IMAGE = b'{"data":"' + b"QUJD" * 5000 + b'"}'
+
+
+def lost_rows(chronicle: Chronicle) -> list[tuple[str, int, str | None, str, bool]]:
+    rows = chronicle.finished(499).usage
+    return [(row.kind, row.input_tokens, row.key, row.certainty, row.is_cost_estimated) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [(BODY, -(-len(BODY) // 4)), (BODY + IMAGE, -(-(len(BODY) + 11) // 4) + 1600)],
+    ids=["text", "an image"],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda chronicle: chronicle.failed(ClientGone()),
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR), was_silent=True),
+        lambda chronicle: (chronicle.answered(200, None), chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
+        lambda chronicle: (chronicle.answered(200, None), chronicle.failed(ClientGone())),
+    ],
+    ids=["client left", "upstream silent", "whole answer broken", "client left while it came"],
+)
+def test_answer_that_never_came_costs_its_prompt(end: Callable[[Chronicle], object], body: bytes, tokens: int) -> None:
+    """Given an upstream that was at work, and no answer; then the prompt is billed by its size, as an estimate."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None, body)
+    chronicle.attempt_began(keys[0])
+    end(chronicle)
+    assert lost_rows(chronicle) == [("lost", tokens, "k0", "estimated", True)]
+    (row,) = chronicle.settled()
+    assert row.cost_picodollars == tokens * 5_000_000
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR)),
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 5.0, 429)),
+        lambda chronicle: (chronicle.answered(500, None), chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
+        lambda chronicle: (chronicle.answered(500, None), chronicle.attempt_ended(Verdict(Outcome.SERVER_ERROR))),
+    ],
+    ids=["no connection", "limited", "broken error", "error"],
+)
+def test_what_the_upstream_did_not_answer_costs_nothing(
+    end: Callable[[Chronicle], object],
+) -> None:
+    """Given a refusal or no connection; then nothing is billed."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None, BODY)
+    chronicle.attempt_began(keys[0])
+    end(chronicle)
+    assert lost_rows(chronicle) == []
+
+
+def test_count_of_tokens_that_never_came_costs_nothing() -> None:
+    """Given a route that costs nothing, whose client leaves; then nothing is billed."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None)
+    chronicle.attempt_began(keys[0])
+    chronicle.failed(ClientGone())
+    assert lost_rows(chronicle) == []

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -16,7 +16,8 @@ help:
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make bench-limits REV=...   CPU per request for prices and limits, beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
-	@echo "make check      formatting, lint, types; what deploy/ holds"
+	@echo "make check      formatting, lint, types; what deploy/ holds; the documentation"
+	@echo "make docs       build the documentation as a site, in site/"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 	@echo "make clean      remove what was set up"
@@ -93,6 +94,10 @@ check: venv-dev
 	@sh scripts/need.sh promtool:prometheus
 	@promtool check config deploy/prometheus/prometheus.yml
 	@promtool test rules deploy/prometheus/tests/*.yml
+	@$(MAKE) --no-print-directory docs
+
+docs: venv-dev
+	@NO_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --strict
 
 format: venv-dev
 	@.venv/bin/ruff format .
@@ -106,7 +111,7 @@ lock: venv-dev
 	    --output-file requirements-dev.lock setup.py
 
 clean:
-	rm -rf .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
+	rm -rf site .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
 	    tests/sdk/claude-code/node_modules \
 	    .bench/gateway .bench/litellm .bench/portkey
 

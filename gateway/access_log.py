@@ -1,7 +1,8 @@
 """One line for every request to the API, answered or refused: who, what, how it went, and the ids to find more.
 
-Owns: the line's fields; README has their table. Web layer; any thread. The line goes to the logger `gateway.access`,
-whose form is the log's (`log_format`): names, counts and states, no path, no query, nothing of a body but the model.
+Owns: the line's fields; docs/observability.md has their table. Web layer; any thread. The line goes to the logger
+`gateway.access`, whose form is the log's (`log_format`): names, counts and states, no path, no query, nothing of a body
+but the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Everything that the gateway counts, and how Prometheus reads it.
 
-Owns: the registry and every metric's name, labels and buckets; README's table and a test hold them to each
-other. May use the pure layer and `moment`, which reads what belongs to the present moment when Prometheus asks.
+Owns: the registry and every metric's name, labels and buckets; docs/observability.md has their table,
+and a test compares the two. May use the pure layer and `moment`, which reads what belongs to the present moment when
+Prometheus asks.
 Thread-safe: prometheus-client's metrics lock themselves.
 """
 

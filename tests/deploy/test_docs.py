@@ -183,7 +183,9 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
     assert re.search(r"^alice sha256:", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name
+)
 def test_links_lead_somewhere(page: Path) -> None:
     """Given the links of a page to others of the project, then the file is there, and so is the heading."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

@@ -159,6 +159,9 @@ def test_newcomer_gets_from_nothing_to_an_answer(installed: Installed, simulator
     assert "only (" in printed
 
     with installed.serve(*config) as process:
+        (told,) = [line for line in installed.log.splitlines() if "listens on" in line]
+        url = f"http://127.0.0.1:{installed.port}"
+        assert f"{url}; 1 key; clients need a token, and 1 is known; status page: {url}/status" in told
         assert installed.status("POST", "/v1/messages", message()) == 401
         assert installed.status("POST", "/v1/messages", message(), token) == 200
         assert simulator.keys_seen[-1] == FIRST
@@ -191,3 +194,13 @@ def test_options_of_serve_win_over_the_file(installed: Installed, simulator: Sim
     with installed.serve("--config", str(config), "--bind", "127.0.0.1:0", "--keys-file", str(keys)):
         assert installed.status("POST", "/v1/messages", message()) == 200
     assert simulator.keys_seen[-1] == FIRST
+
+
+def test_taken_address_ends_the_start_with_one_line(installed: Installed, simulator: Simulator, tmp_path: Path) -> None:
+    """Given an address that another program listens on, then the gateway ends at once, and says so in one line."""
+    (tmp_path / "keys").write_text(f"only={FIRST}\n")
+    address = simulator.url.removeprefix("http://")
+    status, _, complaints = installed.run("serve", "--keys-file", str(tmp_path / "keys"), "--bind", address)
+    assert status == 1
+    (line,) = [line for line in complaints.splitlines() if "Starting gunicorn" not in line]
+    assert line.startswith(f"gateway: cannot listen on {address}: it is in use")

@@ -86,6 +86,7 @@ LAYERS = {
             "launch",
             "master",
             "gunicorn_conf",
+            "listening",
             "thread_pool",
             "server_response",
             "request_head",

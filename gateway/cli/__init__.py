@@ -25,8 +25,8 @@ _DEFAULT_CONFIG = "/etc/messages-gateway/gateway.toml"
 _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
 _COMMANDS = (
     ("init", "ask what is needed, and write a configuration", init.configure, init.run),
-    ("serve", "run the gateway", serve.configure, serve.run),
     ("check", "say whether the configuration is good", check.configure, check.run),
+    ("serve", "run the gateway", serve.configure, serve.run),
     ("keys", "show and change the state of the keys", keys.configure, keys.run),
     ("report", "say who used how much of which model, through which key", report.configure, report.run),
     ("explain", "tell the story of one request", explain.configure, explain.run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from gateway import cli
 from gateway.cli import command_line, main
 from gateway.cli.parser import EXAMPLES
+from tests.harness import ROOT
+
+PAGE = (ROOT / "docs" / "commands.md").read_text()
+DOCUMENTED = re.findall(r"^\$ (gateway .*)$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +89,9 @@ def test_word_that_is_not_known_gets_a_hint(capsys, line, said) -> None:
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {said}")
 
 
-@pytest.mark.parametrize("line", EXAMPLES.splitlines())
+@pytest.mark.parametrize("line", [*EXAMPLES.splitlines(), *DOCUMENTED])
 def test_example_is_a_command_line_that_is_understood(line, monkeypatch, tmp_path) -> None:
-    """Given an example of `--help`, then the parser takes it."""
+    """Given an example of `--help` or of docs/commands.md, then the parser takes it."""
     monkeypatch.chdir(tmp_path)
     Path("gateway.toml").touch()
     program, *words = shlex.split(line, comments=True)
@@ -112,3 +117,33 @@ def test_help_of_an_action_has_its_own_examples(capsys) -> None:
     examples = capsys.readouterr().out.split("\nexamples:\n", 1)[1].splitlines()
     assert examples
     assert all(line.startswith("  gateway tokens make ") for line in examples)
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What `--help` says of a command or of an action, without the examples."""
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return capsys.readouterr().out.split("\nexamples:\n", 1)[0]
+
+
+def options_in(text: str) -> set[str]:
+    """The options that `--help` describes, but for those that every command has."""
+    return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help", "--config"}
+
+
+def test_page_has_every_command_in_the_order_of_the_help(capsys) -> None:
+    """Given the commands, then docs/commands.md has a section for each, and no others."""
+    assert re.findall(r"^## gateway (\w+)$", PAGE, re.MULTILINE) == list(cli.commands())
+    assert options_in(help_of(capsys)) == {"--version"}
+
+
+@pytest.mark.parametrize("command", cli.commands())
+def test_page_has_every_action_and_option_of_a_command(command, capsys) -> None:
+    """Given a command and its actions, then its section in docs/commands.md has their options, and no others."""
+    section = PAGE.split(f"\n## gateway {command}\n", 1)[1].split("\n## ", 1)[0]
+    described = help_of(capsys, command)
+    actions = re.findall(r"^    (\w+) ", described, re.MULTILINE) if "  ACTION\n" in described else []
+    options = options_in(described).union(*(options_in(help_of(capsys, command, action)) for action in actions))
+    assert set(re.findall(r"^\| `(--[\w-]+)", section, re.MULTILINE)) == options
+    assert re.findall(r"^\| `([a-z]+)[` ]", section, re.MULTILINE) == actions
+    assert f"$ gateway {command}" in section

@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +21,12 @@ from typing import Any, NoReturn
 
 from gunicorn.errors import HaltServer
 
-from gateway import descriptors, former_keys_file, launch
+from gateway import descriptors, former_keys_file, launch, listening
 from gateway.admission import SLOTS
 from gateway.counts_folder import CountsFolder, counts_folder
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.file_store import FileStore
 from gateway.machine_clock import machine_time
-from gateway.setting_values import is_local_address
 from gateway.settings import Settings, SettingsError, settle
 from gateway.starts import Patience
 from gateway.whole_file import read_whole
@@ -90,6 +88,10 @@ def on_starting(server: Any) -> None:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
     descriptors.raise_limit(worker_connections(settings), settings.threads)
     _take_data_folder(settings)
+    try:
+        listening.refuse_taken_addresses(server.cfg.address)
+    except SettingsError as error:
+        _refuse(str(error))
     _find_room_for_counts(settings)
     launch.tell_doubts(settings)
     launch.reload_board.publish(settings.digest)
@@ -116,24 +118,12 @@ def _promised(cfg: Any, settings: Settings) -> Iterator[tuple[str, object, objec
 
 def when_ready(server: Any) -> None:
     """The sockets are bound: an open gateway must not be reachable from elsewhere, wherever they came from."""
+    settings = launch.settings()
     try:
-        _refuse_exposure(server, launch.settings())
+        listening.refuse_exposure(server.LISTENERS, settings)
     except SettingsError as error:
         _refuse(str(error))
-
-
-def _refuse_exposure(server: Any, settings: Settings) -> None:
-    """Raise SettingsError if these settings would open the gateway on an address that others reach."""
-    if not settings.is_open:
-        return
-    for listener in server.LISTENERS:
-        address = listener.sock.getsockname()
-        if listener.sock.family in (socket.AF_INET, socket.AF_INET6) and not is_local_address(f"{address[0]}:0"):
-            why = (
-                f"{address[0]}:{address[1]} is not a loopback address, and without "
-                "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
-            )
-            raise SettingsError([why])
+    listening.tell_start(server.LISTENERS, settings)
 
 
 def _note_signal(server: Any, number: int, frame: Any) -> None:
@@ -150,7 +140,7 @@ def _handle_hup(server: Any) -> None:
     try:
         found = launch.read_settings(read_whole)
         settled = settle(launch.settings(), found)
-        _refuse_exposure(server, settled)
+        listening.refuse_exposure(server.LISTENERS, settled)
     except Exception as error:  # whatever is wrong with the files, the gateway serves on
         if isinstance(error, SettingsError):
             launch.complain(error)

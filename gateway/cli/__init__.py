@@ -1,24 +1,32 @@
 """The console script `gateway`: commands for the operator.
 
 Owns: the command line. Web layer. Each command is a module with `configure` (its arguments) and `run` (its work,
-returning the exit status); complaints go to standard error, one line each.
+returning the exit status); complaints go to standard error, one line each. Which file of settings they read is decided
+here, before any of them runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, explain, keys, limits, prices, report, tokens
+from gateway.cli import check, explain, init, keys, limits, prices, report, serve, tokens
 from gateway.cli.output import complain
+from gateway.cli.parser import Parser
+from gateway.settings_loader import CONFIG_NAME
 from gateway.simulator import cli as simulate
+
+_DEFAULT_CONFIG = "/etc/messages-gateway/gateway.toml"
 
 _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
 _COMMANDS = (
+    ("init", "ask what is needed, and write a configuration", init.configure, init.run),
     ("check", "say whether the configuration is good", check.configure, check.run),
+    ("serve", "run the gateway", serve.configure, serve.run),
     ("keys", "show and change the state of the keys", keys.configure, keys.run),
     ("report", "say who used how much of which model, through which key", report.configure, report.run),
     ("explain", "tell the story of one request", explain.configure, explain.run),
@@ -29,16 +37,35 @@ _COMMANDS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when all is well, 1 when something is wrong, 2 for a wrong command line."""
-    parser = argparse.ArgumentParser(prog="gateway", description="A gateway for the Anthropic Messages API.")
+def commands() -> tuple[str, ...]:
+    """The names of all commands."""
+    return tuple(name for name, *_ in _COMMANDS)
+
+
+def command_line() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(prog="gateway", description="A gateway for the Anthropic Messages API.")
     parser.add_argument("--version", action="version", version=f"messages-gateway {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    chosen = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, meaning, configure, run in _COMMANDS:
-        command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        command = chosen.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
         configure(command)
         command.set_defaults(run=run)
-    chosen = parser.parse_args(arguments)
+    return parser
+
+
+def _choose_config(given: str | None) -> None:
+    """Have the settings read from the given file, else the one that GATEWAY_CONFIG names, else the usual one."""
+    if given is not None:
+        os.environ[CONFIG_NAME] = given
+    elif not os.environ.get(CONFIG_NAME, "").strip() and os.path.exists(_DEFAULT_CONFIG):
+        os.environ[CONFIG_NAME] = _DEFAULT_CONFIG
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 when something is wrong, 2 for a wrong command line."""
+    chosen = command_line().parse_args(arguments)
+    _choose_config(getattr(chosen, "config", None))
     run_chosen: Callable[[argparse.Namespace], int] = chosen.run
     try:
         return run_chosen(chosen)

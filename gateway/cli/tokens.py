@@ -9,35 +9,45 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import tomllib
 
 from gateway.access import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
 from gateway.cli.output import complain, say
 from gateway.credential import Secret
 from gateway.edited_file import edit
+from gateway.settings_loader import CONFIG_NAME
 from gateway.whole_file import read_now
 
 _SETTING = "GATEWAY_CLIENT_TOKENS_FILE"
+_NAME_IN_TOML = "client_tokens_file"
 _TOKEN_BYTES = 32
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--file", metavar="PATH", help=f"the token file; else {_SETTING} names it")
+    _add_file(parser, None)
+    also = argparse.ArgumentParser(add_help=False)  # the same behind the action
+    _add_file(also, argparse.SUPPRESS)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    make = actions.add_parser("make", help="make a token, add it to the file and print it, this once")
+    make = actions.add_parser("make", parents=[also], help="make a token, add it to the file and print it, this once")
     make.add_argument("name", help="who it is for: letters, digits, `.`, `_`, `@` and `-`")
     make.add_argument("--operator", action="store_true", help="the token also opens operators' pages")
     make.add_argument("--group", metavar="GROUP", help="the group whose limits it shares; the same characters")
-    actions.add_parser("list", help="print the tokens' names, who is an operator, and their groups")
-    revoke = actions.add_parser("revoke", help="remove a token from the file")
-    revoke.add_argument("name")
+    actions.add_parser("list", parents=[also], help="print the tokens' names, who is an operator, and their groups")
+    revoke = actions.add_parser("revoke", parents=[also], help="remove a token from the file")
+    revoke.add_argument("name", help="whose token it is")
+
+
+def _add_file(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument("--file", metavar="PATH", default=default, help="the token file (default: the configured one)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; 1, with a line on standard error, if that cannot be done."""
-    path = arguments.file or os.environ.get(_SETTING, "")
-    if not path:
-        return complain(f"which file? Give --file PATH or set {_SETTING}")
+    try:
+        path = arguments.file or _configured_file()
+    except _CannotBeDone as error:
+        return complain(str(error))
     try:
         if arguments.action == "list":
             return _list(path)
@@ -54,6 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(f"{path}: {error.strerror or error}")
 
 
+def _configured_file() -> str:
+    """The token file that the settings name.
+
+    Only that name is looked for: neither the file itself nor the other settings have to be good yet.
+    """
+    if path := os.environ.get(_SETTING, "").strip():
+        return path
+    config = os.environ.get(CONFIG_NAME, "").strip()
+    try:
+        path = tomllib.loads(read_now(config).decode()).get(_NAME_IN_TOML, "") if config else ""
+    except OSError as error:
+        raise _CannotBeDone(f"{config}: {error.strerror or error}") from error
+    except ValueError as error:  # neither UTF-8 nor TOML
+        raise _CannotBeDone(f"{config}: not valid TOML: {error}") from error
+    if not isinstance(path, str) or not path.strip():
+        named = f"set {_NAME_IN_TOML} in {config}" if config else f"set {_SETTING}"
+        raise _CannotBeDone(f"no token file is configured: give --file PATH, or {named}")
+    return path.strip()
+
+
 class _CannotBeDone(Exception):
     """What was asked does not go with what the file holds; the message says why."""
 
@@ -65,9 +95,14 @@ def _list(path: str) -> int:
     return 0
 
 
-def _make(path: str, name: str, is_operator: bool, group: str | None) -> int:
+def new_token(name: str, is_operator: bool, group: str | None) -> tuple[str, ClientToken]:
+    """A token that nobody else has, and what the token file holds of it."""
     token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(_TOKEN_BYTES)}"
-    made = ClientToken(name, Secret(token).fingerprint, is_operator, group)
+    return token, ClientToken(name, Secret(token).fingerprint, is_operator, group)
+
+
+def _make(path: str, name: str, is_operator: bool, group: str | None) -> int:
+    token, made = new_token(name, is_operator, group)
 
     def with_line(text: str) -> str:
         known = parse_tokens(text)

@@ -165,7 +165,50 @@ def test_setting_names_the_file(tokens, monkeypatch, capsys):
 def test_no_file_named_is_told(tokens, capsys):
     """Given neither option nor setting, then one line names both."""
     assert main(["tokens", "list"]) == 1
-    assert capsys.readouterr().err == "gateway: which file? Give --file PATH or set GATEWAY_CLIENT_TOKENS_FILE\n"
+    said = "no token file is configured: give --file PATH, or set GATEWAY_CLIENT_TOKENS_FILE"
+    assert capsys.readouterr().err == f"gateway: {said}\n"
+
+
+def test_file_of_the_configuration_is_taken(tokens, tmp_path, monkeypatch, capsys):
+    """Given a TOML file that names the token file and has no key, then that is the one, though it is not there yet."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'client_tokens_file = "{tokens.file}"\n')
+    monkeypatch.setenv("GATEWAY_CONFIG", str(config))
+    assert main(["tokens", "make", "ann"]) == 0
+    assert main(["tokens", "make", "bob", "--config", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["tokens", "list"]) == 0
+    assert capsys.readouterr().out == "ann\nbob\n"
+    assert tokens.mode == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param("", "set client_tokens_file in {}", id="names-none"),
+        pytest.param("client_tokens_file = 7", "set client_tokens_file in {}", id="no-text"),
+        pytest.param("client_tokens_file =", "gateway: {}: not valid TOML", id="no-toml"),
+    ],
+)
+def test_configuration_that_names_no_token_file_is_told(tokens, tmp_path, monkeypatch, capsys, content, said):
+    """Given a TOML file without a token file in it, then one line says what to set, and where."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(content)
+    monkeypatch.setenv("GATEWAY_CONFIG", str(config))
+    assert main(["tokens", "list"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said.format(config) in line
+
+
+@pytest.mark.parametrize("action", [["make", "ann"], ["revoke", "ann"], ["list"]])
+def test_file_may_be_named_behind_the_action(tokens, capsys, action):
+    """Given `--file` at the end, then it counts, over one before the action as well."""
+    tokens.made("ann")
+    if action[0] == "make":
+        assert main(["tokens", "revoke", "ann", "--file", str(tokens.file)]) == 0
+    assert main(["tokens", "--file", "/nonexistent/tokens", *action, "--file", str(tokens.file)]) == 0
+    names = [token.name for token in parse_tokens(tokens.file.read_text())]
+    assert names == ([] if action[0] == "revoke" else ["ann"])
 
 
 @pytest.mark.parametrize("name", ["ann", "a b", "", "ann#", "ünn", "#ann", "a\nb", f"a sha256:{'0' * 64}\nb"])

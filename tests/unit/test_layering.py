@@ -82,7 +82,18 @@ LAYERS = {
     ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),
-        *("launch", "master", "thread_pool", "server_response", "request_head", "goodbyes", "worker", "application"),
+        *(
+            "launch",
+            "master",
+            "gunicorn_conf",
+            "listening",
+            "thread_pool",
+            "server_response",
+            "request_head",
+            "goodbyes",
+            "worker",
+            "application",
+        ),
         *("app", "cli", "", "tracing", "access_log", "log_format", "logs", "door"),
         *(
             "serving",

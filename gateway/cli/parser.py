@@ -1,0 +1,82 @@
+"""The commands' parser of arguments: what every command has.
+
+Owns: `--config`, the examples in `--help`, and what is said of a word that is not known. Web layer. argparse makes the
+parsers of commands and their actions from the class of the parser above, so each of them is one of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from typing import Any, NoReturn
+
+# Each `--help` shows the lines that begin with its command; the first ones are what a newcomer needs.
+EXAMPLES = """\
+gateway init                                      # ask what is needed, and write it to files here
+gateway check --config gateway.toml --upstream    # is it good, and does the API accept the keys?
+gateway serve --config gateway.toml
+gateway serve --keys-file keys --bind 127.0.0.1:9999
+gateway init /etc/messages-gateway --yes --keys-from keys.txt
+gateway check
+gateway keys
+gateway keys disable key-2                        # until it is enabled again
+gateway keys enable key-2
+gateway keys cool key-2 600
+gateway keys list --json
+gateway report --since 7d --by token,model
+gateway report --since 2026-11-01 --until 2026-12-01 --format csv
+gateway explain req_011CSHoEeqs5C35K2UUqR7Fy
+gateway limits
+gateway limits --format json
+gateway prices
+gateway prices --model claude-sonnet-4-5
+gateway tokens make alice                         # prints the token, this once
+gateway tokens make bob --group research --file /etc/messages-gateway/tokens
+gateway tokens list
+gateway tokens revoke alice
+gateway simulate
+gateway simulate --bind 127.0.0.1:9000 --any-key
+"""
+_FIRST_STEPS = 3
+_UNKNOWN = re.compile(r"argument (?P<what>.+?): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.+)\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of one command line, or of the part that belongs to a command or an action."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            type=_existing,
+            default=argparse.SUPPRESS,  # where it is not given, it must not undo what was given before the command
+            help="the TOML file of settings (default: what GATEWAY_CONFIG names, "
+            "else /etc/messages-gateway/gateway.toml if that is there)",
+        )
+
+    def format_help(self) -> str:
+        """The help, with examples below."""
+        lines = EXAMPLES.splitlines()
+        is_whole = " " not in self.prog
+        shown = lines[:_FIRST_STEPS] if is_whole else [line for line in lines if f"{line} ".startswith(f"{self.prog} ")]
+        more = "\n`gateway COMMAND --help` says more of each command.\n" if is_whole else ""
+        return super().format_help() + "".join(["\nexamples:\n", *(f"  {line}\n" for line in shown), more])
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2; a word that is nearly right gets the right one named."""
+        unknown = _UNKNOWN.fullmatch(message)
+        if unknown is not None:
+            choices = re.findall(r"[\w-]+", unknown["choices"])
+            near = difflib.get_close_matches(unknown["given"], choices, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
+            message = f"{unknown['what']}: {unknown['given']!r} is not known; {hint}"
+        super().error(message)
+
+
+def _existing(path: str) -> str:
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"there is no file {path!r}")
+    return path

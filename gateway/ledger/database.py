@@ -89,6 +89,23 @@ class Database:
                 "to bring it up to date"
             )
 
+    def try_out(self, data_folder: Path) -> None:
+        """See that a gateway could use it, and change nothing. Raises LedgerUnavailable.
+
+        `data_folder` may be missing: a gateway makes it when it starts.
+        """
+        if self._file is not None:
+            if self._file.path.parent == data_folder.absolute() and not data_folder.is_dir():
+                return
+            self._file.is_writer = False
+            self._file.refuse_unwritable()
+            if not self._file.path.exists():
+                return
+        with self.transaction() as connection:
+            self._refuse_newer(connection)
+            if self._file is None and version_of(connection) < SCHEMA_VERSION:
+                _refuse_without_rights(connection)
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction. Raises LedgerUnavailable, after which it has not happened, or nobody knows whether it has;
@@ -163,6 +180,15 @@ class Database:
             told = error.strerror or told
         line = next(iter(told.strip().splitlines()), type(error).__name__)
         return line.replace(self._url.password, "***") if self._url.password else line
+
+
+def _refuse_without_rights(connection: Connection) -> None:
+    """Raise LedgerUnavailable if this user may not make tables where a gateway would make them."""
+    user, schema, may_create = connection.execute(
+        text("SELECT current_user, current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
+    ).one()
+    if not may_create:
+        raise LedgerUnavailable(f"its user {user} may not make tables in the schema {schema or 'of the database'}")
 
 
 def _is_cut(error: Exception) -> bool:

@@ -19,6 +19,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
+        "setting_faults",
         *("settings", "settings_loader", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *(

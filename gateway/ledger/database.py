@@ -56,6 +56,11 @@ class Database:
         """Whether it is a SQLite database."""
         return self._file is not None
 
+    @property
+    def place(self) -> str:
+        """Where it is: a file, or a server's URL without its password."""
+        return str(self._file.path) if self._file is not None else self._shown
+
     def prepare(self) -> None:
         """Connect, and bring the schema up to date, once. Raises LedgerUnavailable.
 
@@ -77,12 +82,12 @@ class Database:
         if self._file is not None:
             self._file.is_writer = False
             if not self._file.path.exists():
-                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self._file.path}")
+                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self.place}")
         with self.transaction() as connection:
             self._refuse_newer(connection)
             version = version_of(connection)
         if version == 0:
-            raise LedgerUnavailable("nothing has been recorded yet: the database holds no records")
+            raise LedgerUnavailable(f"nothing has been recorded yet: {self.place} holds no records")
         if version < SCHEMA_VERSION:
             raise LedgerUnavailable(
                 f"the database has schema {version} and this program's is {SCHEMA_VERSION}: start the gateway once, "
@@ -131,8 +136,12 @@ class Database:
         self._engine.dispose()
 
     def __repr__(self) -> str:
-        shown = self._url.set(query={})  # which may hold a password, too
-        return f"<Database {shown.render_as_string(hide_password=True)}>"
+        return f"<Database {self._shown}>"
+
+    @property
+    def _shown(self) -> str:
+        """The URL without its query, which may hold a password, too."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
     def _made(self) -> Engine:
         arguments: dict[str, Any]

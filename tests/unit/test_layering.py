@@ -79,7 +79,7 @@ LAYERS = {
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
-        *("interception", "passthrough", "look", "looks", "spans", "span_values"),
+        *("interception", "passthrough", "look", "looks", "key_news", "spans", "span_values"),
     ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),

@@ -56,6 +56,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             counts=launch.counts(),
         )
         gateway.begin_looks()
+        gateway.begin_key_news()
         gateway.recorder = launch.open_recorder(settings, gateway.metrics)
         gateway.begin_limits(partial(launch.open_limiter, settings))
         gateway.tracing = open_tracing(settings)

@@ -96,20 +96,23 @@ class Session(Protocol):
 class Looks(Protocol):
     """Whoever finds out what it means that a key was forbidden something."""
 
-    def look_into(self, statuses: Sequence[KeyStatus], scope: str, *, was_answered: bool) -> None:
-        """These keys were forbidden a request of this scope; `was_answered`: another key did not forbid it."""
+    def look_into(self, statuses: Sequence[KeyStatus], scope: str, *, was_answered: bool, request: str = "") -> None:
+        """These keys were forbidden a request of this scope; `was_answered`: another key did not forbid it. `request`
+        is its name in the log.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
     """What a walk is for. `scope` is what limits are told for; `costs` whether the request is paid for: one that is
-    not cannot show that there is money again.
+    not cannot show that there is money again. `request` is the request's name in the log.
     """
 
     scope: str = "messages/any"
     costs: bool = True
     session: Session | None = None
     looks: Looks | None = None
+    request: str = ""
 
 
 @dataclass(slots=True)
@@ -240,7 +243,7 @@ def _says_more(verdict: Verdict, kept: tuple[Answered, Verdict] | None) -> bool:
 
 def _look_into(way: _Way, course: Course, *, was_answered: bool) -> None:
     if way.forbidden and course.looks is not None:
-        course.looks.look_into(way.forbidden, course.scope, was_answered=was_answered)
+        course.looks.look_into(way.forbidden, course.scope, was_answered=was_answered, request=course.request)
 
 
 def _is_displaced(statuses: Sequence[KeyStatus], chosen: KeyStatus, way: _Way) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.background import BackgroundThread
@@ -42,6 +43,19 @@ _FORBIDDEN_REST_SECONDS = 3600.0
 _MOST_SCOPES = 100  # of one key, that wait to be looked into
 
 InForce = Callable[[], tuple[Pool, Upstream]]
+
+
+@dataclass(slots=True)
+class _Forbidden:
+    """What a key was forbidden: by scope, whether another key did not forbid it; and the first such request."""
+
+    request: str
+    scopes: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """What a line about it begins with."""
+        return f"{self.request}: " if self.request else ""
 
 
 class Looks:
@@ -73,7 +87,7 @@ class Looks:
         self._placeless: list[Key] = []
         self._next_place_at = float("-inf")
         self._lock = threading.Lock()  # guards _forbidden
-        self._forbidden: dict[Key, dict[str, bool]] = {}  # by scope, whether another key did not forbid it
+        self._forbidden: dict[Key, _Forbidden] = {}
 
     def start(self, *, looks_at_places: bool) -> None:
         """Begin; `looks_at_places`: also at keys whose workspace is not known."""
@@ -86,8 +100,9 @@ class Looks:
         """Begin no other look; one that is under way ends by itself."""
         self._thread.stop()
 
-    def look_into(self, statuses: Sequence[KeyStatus], scope: str, *, was_answered: bool) -> None:
-        """These keys were forbidden a request; `was_answered`: another key did not forbid it. Waits for nothing.
+    def look_into(self, statuses: Sequence[KeyStatus], scope: str, *, was_answered: bool, request: str = "") -> None:
+        """These keys were forbidden a request, which has this name in the log; `was_answered`: another key did not
+        forbid it. Waits for nothing.
 
         Until it is known what that means, they are tried if no other key is left. Where retired keys are never looked
         at, these are not either, and stay retired.
@@ -98,9 +113,9 @@ class Looks:
         for key in (status.key for status in statuses if status.key in pool.keys):  # a reload may have taken it out
             pool.suspect(key)
             with self._lock:
-                scopes = self._forbidden.setdefault(key, {})
-                if scope in scopes or len(scopes) < _MOST_SCOPES:
-                    scopes[scope] = was_answered or scopes.get(scope, False)
+                forbidden = self._forbidden.setdefault(key, _Forbidden(request))
+                if scope in forbidden.scopes or len(forbidden.scopes) < _MOST_SCOPES:
+                    forbidden.scopes[scope] = was_answered or forbidden.scopes.get(scope, False)
         self._thread.wake()
 
     def look_at_places(self) -> None:
@@ -143,37 +158,38 @@ class Looks:
                 return True
         return False
 
-    def _taken(self, key: Key) -> dict[str, bool]:
+    def _taken(self, key: Key) -> _Forbidden:
         with self._lock:
-            return self._forbidden.pop(key, {})
+            return self._forbidden.pop(key, _Forbidden(""))
 
-    def _settle(self, pool: Pool, status: KeyStatus, finding: Finding, scopes: dict[str, bool]) -> None:
+    def _settle(self, pool: Pool, status: KeyStatus, finding: Finding, forbidden: _Forbidden) -> None:
         """What a look at a forbidden key means for it."""
         key = status.key
         if finding.found is Found.ACCEPTED:
-            self._accept_forbidden(pool, status, [scope for scope, was_answered in scopes.items() if was_answered])
+            self._accept_forbidden(pool, status, forbidden)
         elif finding.found is Found.REFUSED:
             pool.end_suspicion(key)
             log.warning(
-                "key %s (%s) was forbidden a request, and the upstream refuses it (%s): it stays retired",
-                *(key.name, key.hint, finding.why),
+                "%skey %s (%s) was forbidden a request, and the upstream refuses it (%s): it stays retired",
+                *(forbidden.prefix, key.name, key.hint, finding.why),
             )
         else:
             log.warning(
-                "key %s (%s) was forbidden a request, and the upstream does not say whether it accepts it (%s): it "
+                "%skey %s (%s) was forbidden a request, and the upstream does not say whether it accepts it (%s): it "
                 "stays retired for now",
-                *(key.name, key.hint, finding.why),
+                *(forbidden.prefix, key.name, key.hint, finding.why),
             )
 
-    def _accept_forbidden(self, pool: Pool, status: KeyStatus, scopes: Sequence[str]) -> None:
+    def _accept_forbidden(self, pool: Pool, status: KeyStatus, forbidden: _Forbidden) -> None:
         """The key is good: so it lacks a right that others have, or else the request was at fault."""
         key = status.key
+        scopes = [scope for scope, was_answered in forbidden.scopes.items() if was_answered]
         if not scopes:
             if pool.forgive(status):
                 log.info(
-                    "key %s (%s) is valid again: the upstream accepts it, and no other key answered the request that "
+                    "%skey %s (%s) is valid again: the upstream accepts it, and no other key answered the request that "
                     "it was forbidden; for ten minutes such answers are not held against it",
-                    *(key.name, key.hint),
+                    *(forbidden.prefix, key.name, key.hint),
                 )
             return
         for scope in scopes:  # before the key is valid again: so no request tries it in between
@@ -182,9 +198,9 @@ class Looks:
         if pool.revive(status):
             self._metrics.key_transitions.labels(key.name, KeyState.TEMPORARY.value).inc()
             log.info(
-                "key %s (%s) is valid again, but rests for %g s for %s: the upstream accepts it, and another key "
+                "%skey %s (%s) is valid again, but rests for %g s for %s: the upstream accepts it, and another key "
                 "answered what it was forbidden",
-                *(key.name, key.hint, _FORBIDDEN_REST_SECONDS, ", ".join(scopes)),
+                *(forbidden.prefix, key.name, key.hint, _FORBIDDEN_REST_SECONDS, ", ".join(scopes)),
             )
 
     # Rounds

@@ -72,10 +72,11 @@ class Narrator:
 
     def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:
         """A mark changed a key's state."""
-        reason = verdict.outcome.value
+        status = f" ({verdict.http_status})" if verdict.http_status else ""
+        reason = f"{verdict.outcome.value}{status}"
         if state is KeyState.TEMPORARY:
             log.info(
-                "%s: key %s (%s) is cooling down for %.1f s%s: %s",
+                "%s: key %s (%s) is cooling down for %.1f s%s: %s; then one request tries it",
                 self.chronicle.name,
                 key.name,
                 key.hint,
@@ -85,7 +86,11 @@ class Narrator:
             )
         else:
             siblings = ", its organisation's other keys are in doubt" if verdict.concern is Concern.ORGANISATION else ""
-            log.warning("%s: key %s (%s) is retired%s: %s", self.chronicle.name, key.name, key.hint, siblings, reason)
+            log.warning(
+                "%s: key %s (%s) is retired%s: %s; it gets no requests until the upstream accepts it again or the "
+                "operator enables it",
+                *(self.chronicle.name, key.name, key.hint, siblings, reason),
+            )
         self._metrics.key_transitions.labels(key.name, state.value).inc()
 
     def failed_over(self, key: Key, verdict: Verdict) -> None:

@@ -49,6 +49,7 @@ _LOOKED_INTO_SECONDS = 60.0
 _SUSPECT_SECONDS = 90.0  # longer: a look may have to wait so long for the last one
 _FORGIVEN_SECONDS = 600.0
 _RECENT_SECONDS = 0.5
+_SAME_MARK_SECONDS = 0.001  # a store may round what it keeps
 _MOST_SCOPES = 64  # whose standings are kept
 
 
@@ -81,6 +82,8 @@ class Pool:
         self._places_glance: int | None = None
         self._kept: dict[str | None, tuple[int, tuple[Standing, ...]]] = {}  # with the glance that they are of
         self._recent: dict[str, _Recent] = {}  # a cache; races write what is true as well
+        # By subject, the last mark that this process made: when, or as which generation. Races keep either.
+        self._made: dict[str, tuple[float, int]] = {}
 
     def statuses(self, scope: str | None = None) -> list[KeyStatus]:
         """The present status of every key for a scope, in order; one reading of the store and the clock.
@@ -131,6 +134,8 @@ class Pool:
         if self._record(whole.name).generation != whole.record.generation:
             return False
         subject = self._subject(status, concern)
+        if reason != BY_OPERATOR:
+            self._made[subject.name] = (cause.at, -1)
         return self._store.cool(subject.name, cause.at + seconds, subject.record.generation, cause)
 
     def retire(self, status: KeyStatus, reason: str, http_status: int, concern: Concern = Concern.KEY) -> bool:
@@ -143,6 +148,7 @@ class Pool:
         organisation = self.place(status.key).organisation
         if concern is Concern.ORGANISATION and organisation:
             self._rest(_held(organisation), _HELD_SECONDS)
+        self._made[whole.name] = (now, -1)
         return self._store.retire(whole.name, whole.record.generation, Cause(reason, http_status, now))
 
     def confirm(self, status: KeyStatus, *, costs: bool = True) -> None:
@@ -217,7 +223,7 @@ class Pool:
         What its workspace and its organisation are held against for goes with it.
         """
         fingerprint, place = self._fingerprints[key], self.place(key)
-        self._store.enable(fingerprint)
+        self._store.enable(fingerprint, Cause(BY_OPERATOR, 0, self._clock()))
         for detail in self._store.details(fingerprint):
             if is_scope(detail):
                 self._store.enable(f"{fingerprint}/{detail}")
@@ -228,6 +234,7 @@ class Pool:
     def revive(self, status: KeyStatus) -> bool:
         """A retired key was accepted by the upstream; True if that made it valid."""
         whole = self._whole(status)
+        self._made[whole.name] = (float("-inf"), whole.record.generation + 1)
         return self._store.revive(whole.name, whole.record.generation)
 
     def disable(self, key: Key) -> None:
@@ -235,6 +242,12 @@ class Pool:
         self._store.disable(self._fingerprints[key], Cause(BY_OPERATOR, 0, self._clock()))
 
     # Reading
+
+    def has_made(self, subject: Subject) -> bool:
+        """Whether the last mark on a subject, or its coming back, is this process's doing, and so told already."""
+        at, generation = self._made.get(subject.name, (float("-inf"), -1))
+        record = subject.record
+        return abs(at - record.marked_at) < _SAME_MARK_SECONDS if record.marked_at else generation == record.generation
 
     def place(self, key: Key) -> Place:
         """Where a key belongs, as far as is known."""

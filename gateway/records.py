@@ -108,9 +108,9 @@ def released(record: Record, until_at: float) -> Record:
     return replace(record, lease_until_at=0.0) if record.lease_until_at == until_at else record
 
 
-def enabled(record: Record) -> Record:
-    """The operator has mended the key: a new generation, valid."""
-    return _renewed(record)
+def enabled(record: Record, cause: Cause | None = None) -> Record:
+    """The operator has mended the key: a new generation, valid. `cause` says who, for those who look on."""
+    return _renewed(record) if cause is None else _marked(_renewed(record), cause)
 
 
 def revived(record: Record, generation: int) -> Record:

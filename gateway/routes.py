@@ -268,7 +268,7 @@ def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
         return Course(scope)
     session = exchange.chronicle.session or summary.user_id
     pins = configuration.pins(gateway.affinity, caller.token_name, session, body)
-    return Course(scope, session=pins, looks=gateway.looks)
+    return Course(scope, session=pins, looks=gateway.looks, request=exchange.chronicle.name)
 
 
 def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course) -> tuple[TurnMaker, Pace]:
@@ -289,7 +289,7 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course)
 
 
 def _passed_through(exchange: Exchange, environ: Environ, call: Call, scope: str) -> Response:
-    course = Course(scope, costs=False, looks=exchange.gateway.looks)
+    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.chronicle.name)
     turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
 
     def run() -> Generator[Output, None, None]:

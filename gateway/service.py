@@ -20,6 +20,7 @@ from gateway.admission import Admission
 from gateway.affinity import Affinity, Pins, PinSeconds
 from gateway.background import Troubles
 from gateway.data_folder import sessions_folder
+from gateway.key_news import KeyNews
 from gateway.lifecycle import Lifecycle
 from gateway.limit_rules import Limited, LimitUse
 from gateway.limits.limiter import Limiter
@@ -110,6 +111,7 @@ class Gateway:
         self._store = store if store is not None else MemoryStore()
         self.affinity = Affinity(self._store, clock)
         self.looks: Looks | None = None
+        self.key_news: KeyNews | None = None
         self._housekeeping = Troubles("the worker's housekeeping")
         self._ticks_at = float("-inf")
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
@@ -159,6 +161,14 @@ class Gateway:
         self.looks = Looks(self._in_force, self.lifecycle, self.metrics, settings.probe_seconds, lock_path)
         self.looks.start(looks_at_places=settings.probe_at_start)
 
+    def begin_key_news(self) -> None:
+        """Tell in the log what becomes of the keys without this worker's requests."""
+        settings = self.configuration.settings
+        others = "another worker" if settings.state_url is None else "another worker or gateway"
+        lock_path = Path(settings.data_dir) / "key-news.lock"
+        self.key_news = KeyNews(lambda: self.configuration.pool, lock_path, others, self.clock)
+        self.key_news.start()
+
     def begin_limits(self, open_limiter: Callable[[], Limiter]) -> None:
         """Hold requests to their limits from now on. The limiter is made once there are limits, which a reload may
         bring.
@@ -202,8 +212,9 @@ class Gateway:
     def drain(self) -> None:
         """Begin to stop: what runs may run on for the drain time."""
         seconds = self.configuration.settings.drain_seconds
-        if self.looks is not None:
-            self.looks.stop()
+        for beside in (self.looks, self.key_news):
+            if beside is not None:
+                beside.stop()
         if self.lifecycle.drain(seconds):
             log.info("stopping: %d requests may run on for %g s", self.admission.taken, seconds)
 

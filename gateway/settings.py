@@ -57,7 +57,8 @@ class Settings:
 
     `keys` are in failover order; `tokens` is None when there is no token file, which leaves the gateway open on
     loopback; `upstream_ca_pem` holds the contents of `upstream_ca_file`, `model_classes` and `prices` those of
-    `models_file` and `prices_file` over the gateway's own; `digest` identifies all that was read.
+    `models_file` and `prices_file` over the gateway's own; `faults` has a line for each value that cannot be meant (see
+    setting_faults); `digest` identifies all that was read.
     """
 
     upstream_url: str = _setting("https://api.anthropic.com", values.base_url, "the Anthropic-compatible upstream")
@@ -179,6 +180,7 @@ class Settings:
     upstream_ca_pem: str | None = None
     model_classes: ModelClasses = field(default_factory=known_classes)
     prices: PriceList = field(default_factory=known_prices)
+    faults: tuple[str, ...] = ()
     digest: str = ""
 
     def __repr__(self) -> str:

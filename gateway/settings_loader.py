@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from gateway import setting_faults
 from gateway import setting_values as values
 from gateway.access import ClientToken, TokenFileError, parse_tokens
 from gateway.credential import Key
@@ -53,6 +54,7 @@ class _Loader:
         self._environ = environ
         self._read_file = read_file
         self._complaints: list[str] = []
+        self._faults: list[str] = []
         self._digest = hashlib.sha256()
 
     def load(self) -> Settings:
@@ -61,6 +63,9 @@ class _Loader:
         for name, spec in setting_specs():
             if name in raw:
                 label, value = raw[name]
+                fault = setting_faults.in_value(name, value)
+                if fault is not None:
+                    self._faults.append(f"{label}: {fault}")
                 self._digest.update(f"{name}={value!r}\n".encode("utf-8", "surrogateescape"))
                 try:
                     parsed[name] = spec.parse(value)
@@ -75,7 +80,7 @@ class _Loader:
         model_classes = self._model_classes(parsed.get("models_file"))
         prices = self._prices(parsed.get("prices_file"))
         if self._complaints:
-            raise SettingsError(self._complaints)
+            raise SettingsError(self._complaints + self._faults)
         settings = Settings(
             **parsed,
             keys=keys,
@@ -83,6 +88,7 @@ class _Loader:
             upstream_ca_pem=ca_pem,
             model_classes=model_classes,
             prices=prices,
+            faults=tuple(self._faults),
             digest=self._digest.hexdigest(),
         )
         if not settings.data_dir:
@@ -120,7 +126,8 @@ class _Loader:
             name = label[len(PREFIX) :].lower()
             if name not in known or label != label.upper():
                 if not _is_foreign(label, value):
-                    self._complaints.append(f"{label}: there is no such setting")
+                    meant = setting_faults.did_you_mean(name, known)
+                    self._complaints.append(_unknown(label, f"{PREFIX}{meant.upper()}" if meant else None))
             elif value.strip():
                 found[name] = (label, value)
         return found
@@ -139,7 +146,7 @@ class _Loader:
         found: dict[str, tuple[str, object]] = {}
         for name, value in document.items():
             if name not in known:
-                self._complaints.append(f"{path}: {name}: there is no such setting")
+                self._complaints.append(_unknown(f"{path}: {name}", setting_faults.did_you_mean(name, known)))
             elif name == "api_keys" and isinstance(value, list):
                 found[name] = (f"{path}: {name}", ",".join(str(entry) for entry in value))
             elif name == "mcp_servers":
@@ -175,6 +182,7 @@ class _Loader:
                     entries.append((f"GATEWAY_API_KEYS_FILE, line {number}", stripped))
         keys, complaints = keys_from(entries)
         self._complaints += complaints
+        self._faults += [f"{label}: {fault}" for label, entry in entries if (fault := setting_faults.in_key(entry))]
         return keys
 
     def _tokens(self, path: str | None) -> tuple[ClientToken, ...] | None:
@@ -186,6 +194,10 @@ class _Loader:
         except TokenFileError as error:
             self._complaints.append(f"{path}: {error}")
             return None
+
+
+def _unknown(label: str, meant: str | None) -> str:
+    return f"{label}: there is no such setting{f'; did you mean {meant}?' if meant else ''}"
 
 
 def _is_foreign(label: str, value: str) -> bool:

@@ -75,8 +75,8 @@ class Store(Protocol):
         """Give a lease back that was taken until then."""
         ...
 
-    def enable(self, fingerprint: str) -> None:
-        """Start a new generation: the key is valid, marks under way no longer count."""
+    def enable(self, fingerprint: str, cause: Cause | None = None) -> None:
+        """Start a new generation: the key is valid, marks under way no longer count. `cause` says who did it."""
         ...
 
     def revive(self, fingerprint: str, generation: int) -> bool:
@@ -135,8 +135,8 @@ class MergingStore(ABC):
     def release(self, fingerprint: str, until_at: float) -> None:
         self._change(fingerprint, lambda record: released(record, until_at))
 
-    def enable(self, fingerprint: str) -> None:
-        self._change(fingerprint, enabled)
+    def enable(self, fingerprint: str, cause: Cause | None = None) -> None:
+        self._change(fingerprint, lambda record: enabled(record, cause))
 
     def revive(self, fingerprint: str, generation: int) -> bool:
         before, after = self._change(fingerprint, lambda record: revived(record, generation))

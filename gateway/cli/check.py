@@ -1,15 +1,18 @@
 """`gateway check`: is this configuration good?
 
-Owns: a report in words. Web layer. MCP servers are asked for their tools, and where there are limits the shared store
-for what is used of them; nothing else is sent anywhere, but with `--upstream` each key is shown to the upstream once,
-in a request that costs nothing.
+Owns: a report in words. Web layer. The places that a gateway needs are tried (check_places), and MCP servers are asked
+for their tools; with `--upstream` each key is shown to the upstream once, in a request that costs nothing. Whatever
+hangs, the command ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 
 from gateway import __version__, launch
+from gateway.cli.bounded import begun
+from gateway.cli.check_places import Trouble, troubles_of_places
 from gateway.cli.output import complain, say
 from gateway.credential import Key
 from gateway.lifecycle import Lifecycle
@@ -20,7 +23,9 @@ from gateway.settings import Settings, SettingsError
 from gateway.upstream import Upstream
 from gateway.verdict import Outcome
 
-_LOOK_SECONDS = 30.0
+_LOOK_SECONDS = 10.0
+_READ_SECONDS = 10.0
+_SILENCE_SECONDS = 4.0  # after an answer that did not come for so long, none is waited for any more
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,73 +36,97 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="count warnings of limits, an MCP server that is down and a tool that is refused as faults",
+        help="count warnings, an MCP server that is down and a tool that is refused as faults",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Report on the configuration; 1 if the gateway would not start with it, or a key is refused.
+    """Report on the configuration; 1 if a gateway would not start with it, or not work as it says.
 
-    It starts without MCP servers that are down and tools that are refused, with limits for nobody, and with limits that
-    cannot be held over all machines now, so those count with `--strict` only.
+    It starts without MCP servers that are down and tools that are refused, and with what is only doubtful, so those
+    count with `--strict` only.
     """
     try:
-        settings = launch.read_settings()
+        settings = begun(launch.read_settings).result(_READ_SECONDS)
     except SettingsError as error:
         return complain(*error.complaints)
+    except TimeoutError:
+        return complain(f"the configuration: a file that it names has not answered within {_READ_SECONDS:g} s")
     say(f"upstream  {settings.upstream_url}")
     if settings.upstream_proxy is not None:
         login = " with a login" if settings.upstream_proxy.login else ""
         say(f"proxy     {settings.upstream_proxy.address}{login}")
     say(f"address   {settings.bind}")
+    say(f"data      {settings.data_dir}")
     say(f"clients   {_clients(settings)}")
     say(f"own keys  {settings.allow_byok.value}")
     say(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
     say(*(f"limits    {line}" for line in settings.limits.words()))
+    findings = _report_keys(settings, asks_upstream=arguments.upstream)
+    accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
+    troubles = [*map(Trouble, settings.faults), *troubles_of_places(settings)]
+    troubles += [Trouble(words, is_fault=False) for words in (*_doubts(settings), *_doubts_of_places(accepted))]
+    doubts = [trouble.words for trouble in troubles if not trouble.is_fault]
+    say(*(f"warning   {words}" for words in doubts))
+    weak = len(doubts) + _report_tools(settings)
+    faults = [trouble.words for trouble in troubles if trouble.is_fault]
+    refused = len(findings) - len(accepted)
+    status = 1 if faults or refused or (arguments.strict and weak) else 0
+    say(f"result    {_result(len(faults) + refused, weak)}")
+    complain(*faults)
+    return status
+
+
+def _result(faults: int, weak: int) -> str:
+    """The report in a few words."""
+    if not faults and not weak:
+        return "good"
+    words = [
+        f"{number} {name}{'s' * (number > 1)}" for number, name in ((faults, "fault"), (weak, "warning")) if number
+    ]
+    return ", ".join(words)
+
+
+def _doubts(settings: Settings) -> list[str]:
+    """Limits for nobody, and a gateway for nobody."""
+    doubts = settings.limits.doubts(settings.tokens)
+    if settings.tokens == ():
+        doubts.append(
+            f"GATEWAY_CLIENT_TOKENS_FILE: {settings.client_tokens_file} holds no token, so nobody can use the gateway: "
+            "make one with `gateway tokens make NAME`"
+        )
+    return doubts
+
+
+def _report_keys(settings: Settings, *, asks_upstream: bool) -> dict[Key, Finding]:
+    """Print the keys; what the upstream says of each, if it is asked. Where it says nothing, it is asked no more."""
     findings: dict[Key, Finding] = {}
-    with_upstream = Upstream(route_of(settings), _LOOK_SECONDS) if arguments.upstream else None
+    upstream = Upstream(route_of(settings), _LOOK_SECONDS) if asks_upstream else None
+    silent: Finding | None = None
     for position, key in enumerate(settings.keys, start=1):
         words = ""
-        if with_upstream is not None:
-            findings[key] = _looked_at(with_upstream, key)
-            words = f": {_worded(findings[key])}"
+        if upstream is not None:
+            began_at = time.monotonic()
+            findings[key] = silent if silent is not None else _looked_at(upstream, key)
+            words = f": {'not asked: ' if silent is not None else ''}{_worded(findings[key])}"
+            if not findings[key].verdict.http_status and time.monotonic() - began_at >= _SILENCE_SECONDS:
+                silent = findings[key]
         say(f"key {position:<5} {key.name} ({key.hint}){words}")
-    accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
-    say(*_warnings(accepted))
-    doubts = _doubts_of_limits(settings)
-    say(*(f"warning   {line}" for line in doubts))
-    troubles = _report_tools(settings) + len(doubts)
-    return 1 if len(accepted) < len(findings) or (arguments.strict and troubles) else 0
+    return findings
 
 
-def _doubts_of_limits(settings: Settings) -> list[str]:
-    """Which limits hold for nobody, and what keeps limits from being held over all machines now."""
-    doubts = settings.limits.doubts(settings.tokens)
-    if not settings.limits.are_any:
-        return doubts
-    try:
-        _, trouble = launch.read_limits(settings)
-    except OSError as error:
-        trouble = f"the counts of limits cannot be read: {error.strerror or error}"
-    if not trouble:
-        return doubts
-    waiting = "are refused" if settings.limits_fail == "closed" else "are held to what this machine knows"
-    return [*doubts, f"{trouble}: until it can be had, requests that have limits {waiting}"]
-
-
-def _warnings(places: dict[Key, Place]) -> list[str]:
+def _doubts_of_places(places: dict[Key, Place]) -> list[str]:
     """What is to be said of where the keys that the upstream accepts belong."""
-    warnings = []
+    doubts = []
     organisations = {place.organisation for place in places.values()}
     if len(places) > 1 and len(organisations) == 1 and "" not in organisations:
-        warnings.append(
-            "warning   all keys belong to one organisation: "
-            "failover helps against revoked keys alone, not against limits"
+        doubts.append(
+            "all keys belong to one organisation: failover helps against revoked keys alone, not against limits"
         )
     unknown = [key.name for key, place in places.items() if not (place.workspace or key.workspace)]
     if unknown:
-        warnings.append(f"warning   the workspace of {', '.join(unknown)} is unknown: the upstream's answer names none")
-    return warnings
+        doubts.append(f"the workspace of {', '.join(unknown)} is unknown: the upstream's answer names none")
+    return doubts
 
 
 def _report_tools(settings: Settings) -> int:

@@ -35,15 +35,21 @@ def run(arguments: argparse.Namespace) -> int:
         settings = launch.read_settings()
     except SettingsError as error:
         return complain(*error.complaints)
-    waiting, troubles = _waiting(journal_folder(settings.data_dir), arguments.id)
+    journal = journal_folder(settings.data_dir)
+    waiting, troubles = _waiting(journal, arguments.id)
     stored, complaints = _stored(settings, arguments.id)
     found = {record.id: record for record in (*stored, *waiting)}
     for line in (*troubles, *complaints):
         complain(line)
     if not found:
-        if not complaints:  # else nobody can tell
+        if complaints:  # nobody can tell
+            complain(f"the journal in {journal} was looked through, too: it has nothing of {arguments.id}")
+        else:
             where = " in what could be read" if troubles else ""
-            complain(f"no record of {arguments.id}{where}; records are kept for {settings.record_retention_days} days")
+            complain(
+                f"no record of {arguments.id}{where}: looked through {launch.open_database(settings).place} and the "
+                f"journal in {journal}; records are kept for {settings.record_retention_days} days"
+            )
         return 1
     stories = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))
     say(*"\n\n".join(stories).split("\n"))

@@ -22,7 +22,7 @@ from gateway.overview import KeyView, ScopeView, overview, short
 from gateway.pool import BY_OPERATOR, Pool
 from gateway.settings import Settings, SettingsError
 from gateway.standing import Doubt
-from gateway.store import MemoryStore, Store
+from gateway.store import Store
 
 _COLUMNS = ("key", "hint", "state", "until", "organisation", "workspace")
 _DAY_SECONDS = 86_400
@@ -50,10 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Show or change the keys' states; 1, with a line on standard error, if that cannot be done."""
     try:
         settings = launch.read_settings()
-        is_change = arguments.action in ("enable", "disable", "cool")
-        store = _store(settings, is_change)
+        store = _store(settings)
         pool = Pool(settings.keys, store)
-        if is_change:
+        if arguments.action in ("enable", "disable", "cool"):
             _change(pool, arguments)
             _share(store)
     except SettingsError as error:
@@ -71,11 +70,12 @@ class _Refused(Exception):
     """What was asked cannot be done; the message says why."""
 
 
-def _store(settings: Settings, is_change: bool) -> Store:
+def _store(settings: Settings) -> Store:
     if settings.state_url is None and not FileStore.exists(Path(settings.data_dir)):
-        if is_change:
-            raise _Refused(f"no gateway has kept its state in {settings.data_dir} yet; is GATEWAY_DATA_DIR right?")
-        return MemoryStore()
+        raise _Refused(
+            f"no gateway has kept its state in {settings.data_dir} yet, so nothing is known of any key: set "
+            "GATEWAY_DATA_DIR to the gateway's own folder, or start the gateway first"
+        )
     try:
         store = launch.open_store(settings)
     except ValueError as error:

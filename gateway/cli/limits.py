@@ -11,11 +11,13 @@ import json
 import math
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from gateway import launch
 from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
 from gateway.limit_rules import LimitUse, is_money, limit_words, shown
+from gateway.limits.machine_file import FILE_NAME
 from gateway.limits.uses import limit_uses
 from gateway.pricing.money import microdollars
 from gateway.settings import SettingsError
@@ -32,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the limits, the nearest to its end first; 1, with a line on standard error, if they cannot be read.
 
-    If the shared store is out of reach, a line on standard error says so, and what this machine knows is printed.
+    If the shared store is out of reach, or nothing was ever counted, a line on standard error says so, and what this
+    machine knows is printed.
     """
     try:
         settings = launch.read_settings()
@@ -44,6 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     uses = limit_uses(used)
     if trouble:
         complain(f"{trouble}: what other machines have used is as this one heard last, or left out")
+    elif uses and settings.state_url is None and not _has_counts(Path(settings.data_dir)):
+        trouble = (
+            f"no gateway has counted anything in {settings.data_dir} yet, so nothing shows as used: set "
+            "GATEWAY_DATA_DIR to the gateway's own folder, or start the gateway first"
+        )
+        complain(trouble)
     if arguments.format == "json":
         say(*json.dumps([_described(use) for use in uses], indent=2).split("\n"))
     elif uses:
@@ -51,6 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say("there are no limits")
     return 1 if trouble else 0
+
+
+def _has_counts(folder: Path) -> bool:
+    """Whether a gateway has run with this data folder, or has left its counts there."""
+    return (folder / "lock").exists() or (folder / FILE_NAME).exists()
 
 
 def _row(use: LimitUse) -> tuple[str, ...]:

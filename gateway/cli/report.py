@@ -64,8 +64,14 @@ def _report(settings: Settings, arguments: argparse.Namespace) -> int:
     try:
         with closing(launch.open_reader(settings)) as reader:
             groups, total = reader.usage(by, arguments.since, arguments.until)
-    except (LedgerUnavailable, ValueError) as error:
+    except ValueError as error:
         return complain(str(error))
+    except LedgerUnavailable as error:
+        complain(str(error))
+        _tell_what_waits(settings.data_dir, even_nothing=True)
+        return 1
+    if not groups:
+        complain(f"{launch.open_database(settings).place} has no records{_span(arguments)}")
     _PRINTERS[arguments.format](by, groups, total)
     _tell_what_waits(settings.data_dir)
     return 0
@@ -81,15 +87,23 @@ def _compare(settings: Settings, arguments: argparse.Namespace) -> int:
     return status
 
 
-def _tell_what_waits(data_dir: str) -> None:
+def _span(arguments: argparse.Namespace) -> str:
+    is_bounded = arguments.since is not None or arguments.until is not None
+    return " of the time that was asked for" if is_bounded else ""
+
+
+def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
     """What this machine has not brought to the database yet; whoever reads that from elsewhere has no journal."""
+    journal = journal_folder(data_dir)
     try:
-        waiting = sum(1 for _ in waiting_records(journal_folder(data_dir), _tell_odd))
+        waiting = sum(1 for _ in waiting_records(journal, _tell_odd))
     except OSError as error:
         complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
         return
     if waiting:
         complain(f"{waiting} records are not in the database yet, and not in this report")
+    elif even_nothing:
+        complain(f"no record waits in the journal in {journal} either")
 
 
 def _tell_odd(name: str, why: str) -> None:

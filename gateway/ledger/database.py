@@ -56,6 +56,11 @@ class Database:
         """Whether it is a SQLite database."""
         return self._file is not None
 
+    @property
+    def place(self) -> str:
+        """Where it is: a file, or a server's URL without its password."""
+        return str(self._file.path) if self._file is not None else self._shown
+
     def prepare(self) -> None:
         """Connect, and bring the schema up to date, once. Raises LedgerUnavailable.
 
@@ -77,17 +82,34 @@ class Database:
         if self._file is not None:
             self._file.is_writer = False
             if not self._file.path.exists():
-                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self._file.path}")
+                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self.place}")
         with self.transaction() as connection:
             self._refuse_newer(connection)
             version = version_of(connection)
         if version == 0:
-            raise LedgerUnavailable("nothing has been recorded yet: the database holds no records")
+            raise LedgerUnavailable(f"nothing has been recorded yet: {self.place} holds no records")
         if version < SCHEMA_VERSION:
             raise LedgerUnavailable(
                 f"the database has schema {version} and this program's is {SCHEMA_VERSION}: start the gateway once, "
                 "to bring it up to date"
             )
+
+    def try_out(self, data_folder: Path) -> None:
+        """See that a gateway could use it, and change nothing. Raises LedgerUnavailable.
+
+        `data_folder` may be missing: a gateway makes it when it starts.
+        """
+        if self._file is not None:
+            if self._file.path.parent == data_folder.absolute() and not data_folder.is_dir():
+                return
+            self._file.is_writer = False
+            self._file.refuse_unwritable()
+            if not self._file.path.exists():
+                return
+        with self.transaction() as connection:
+            self._refuse_newer(connection)
+            if self._file is None and version_of(connection) < SCHEMA_VERSION:
+                _refuse_without_rights(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -114,8 +136,12 @@ class Database:
         self._engine.dispose()
 
     def __repr__(self) -> str:
-        shown = self._url.set(query={})  # which may hold a password, too
-        return f"<Database {shown.render_as_string(hide_password=True)}>"
+        return f"<Database {self._shown}>"
+
+    @property
+    def _shown(self) -> str:
+        """The URL without its query, which may hold a password, too."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
     def _made(self) -> Engine:
         arguments: dict[str, Any]
@@ -163,6 +189,15 @@ class Database:
             told = error.strerror or told
         line = next(iter(told.strip().splitlines()), type(error).__name__)
         return line.replace(self._url.password, "***") if self._url.password else line
+
+
+def _refuse_without_rights(connection: Connection) -> None:
+    """Raise LedgerUnavailable if this user may not make tables where a gateway would make them."""
+    user, schema, may_create = connection.execute(
+        text("SELECT current_user, current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
+    ).one()
+    if not may_create:
+        raise LedgerUnavailable(f"its user {user} may not make tables in the schema {schema or 'of the database'}")
 
 
 def _is_cut(error: Exception) -> bool:

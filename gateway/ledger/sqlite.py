@@ -51,6 +51,17 @@ class SqliteFile:
         except OSError as error:
             raise LedgerUnavailable(f"{self.path} cannot be written: {error.strerror}") from error
 
+    def refuse_unwritable(self) -> None:
+        """Raise LedgerUnavailable if a writer could not use it, or not make it, and leave everything as it is."""
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise LedgerUnavailable(f"there is no folder {folder}")
+        for path in (folder, self.path):
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+                raise LedgerUnavailable(f"{path} may not be read and written")
+        if self.path.is_dir():
+            raise LedgerUnavailable(f"{self.path} is a folder")
+
     def see(self) -> None:
         """Raise LedgerLost if the connection leads to a file that has been removed or replaced since."""
         if self._opened is not None and not _is_same(self._opened, self._status()):

@@ -93,7 +93,7 @@ def test_a_gateway_whose_folder_another_has_taken_stops(stage: Stage) -> None:
 
 
 def test_commands_do_not_wait_for_a_silent_database(postgres: PostgresServer, path: SilentPath, tmp_path: Path) -> None:
-    """Given a path that takes all and forwards nothing; then `report` and `explain` say so, and `check` needs none."""
+    """Given a path that takes all and forwards nothing; then `report`, `explain` and `check` say so."""
     path.fall_silent()
     url = path.through(postgres.new_database())
     for words in (["report"], ["explain", "req_gw_1"]):
@@ -103,7 +103,10 @@ def test_commands_do_not_wait_for_a_silent_database(postgres: PostgresServer, pa
         assert "no record" not in done.stderr
         assert "Traceback" not in done.stderr
         assert PASSWORD not in done.stderr
-    assert run_command(tmp_path, "check", record_url=url).returncode == 0
+    checked = run_command(tmp_path, "check", record_url=url, bind="127.0.0.1:0")
+    assert checked.returncode == 1
+    assert "GATEWAY_RECORD_URL: the database of records" in checked.stderr
+    assert PASSWORD not in checked.stdout + checked.stderr
 
 
 def test_a_silent_database_holds_up_neither_requests_nor_the_stop(

@@ -24,6 +24,7 @@ def check(tmp_path: Path, monkeypatch, capsys) -> Callable[..., tuple[int, list[
     monkeypatch.setenv("GATEWAY_CONFIG", str(file))
     monkeypatch.setenv("GATEWAY_API_KEYS", "sk-ant-anything-0123456789")
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("GATEWAY_BIND", "127.0.0.1:0")
     monkeypatch.setenv("GATEWAY_MCP_START_SECONDS", "2")
 
     def run(*arguments: str, **urls: str) -> tuple[int, list[str]]:

@@ -252,7 +252,10 @@ def test_what_an_earlier_version_left_in_a_journal_is_stored(ledger: DatabaseLed
 
 def test_an_empty_database_is_said_to_be_empty(url: str) -> None:
     """Given nothing was ever recorded; then the words say so, and reading made nothing."""
-    assert "nothing has been recorded yet" in why_unreadable(url)
+    why = why_unreadable(url)
+    assert "nothing has been recorded yet" in why
+    assert url.rpartition("/")[2] in why
+    assert PASSWORD not in why
     if url.startswith("sqlite"):
         assert not Path(url.removeprefix("sqlite:///")).exists()
 

@@ -54,7 +54,9 @@ def check(tmp_path, monkeypatch, capsys) -> Check:
         monkeypatch.delenv(name)
     made = Check(tmp_path, monkeypatch, capsys)
     made.given(
-        api_keys=",".join(f"{name}={secret}" for name, secret in SECRETS.items()), data_dir=str(tmp_path / "data")
+        api_keys=",".join(f"{name}={secret}" for name, secret in SECRETS.items()),
+        data_dir=str(tmp_path / "data"),
+        bind="127.0.0.1:0",  # any port: the machine may have others' gateways
     )
     return made
 
@@ -65,7 +67,9 @@ def test_good_configuration_is_reported(check):
     assert check.run() == 0
     assert check.err == ""
     assert check.said("upstream") == "http://127.0.0.1:9"
-    assert check.said("address") == "127.0.0.1:8080"
+    assert check.said("address") == "127.0.0.1:0"
+    assert check.said("data") == str(check.folder / "data")
+    assert check.said("result") == "good"
     assert check.said("clients") == "no token file: this machine only"
     assert check.said("own keys") == "true"
     assert check.said("streams") == "24 at once (32 threads)"
@@ -141,16 +145,14 @@ def test_limits_for_nobody_are_warned_of(check):
 
 
 @pytest.mark.parametrize(("fail", "what"), [("open", "are held to what this machine knows"), ("closed", "are refused")])
-def test_limits_without_their_store_are_warned_of(check, fail, what):
-    """Given limits, and a shared store that does not answer, then a warning says what that means; with `--strict` it is
-    a fault."""
+def test_limits_without_their_store_are_told(check, fail, what):
+    """Given limits, and a shared store that does not answer, then a fault says what that means for them."""
     given_limits(check, "[limits.default]\nconcurrent = 4", "ann ")
     check.given(state_url="redis://127.0.0.1:9", limits_fail=fail)
-    assert check.run() == 0
-    (warning,) = [line for line in check.out.splitlines() if line.startswith("warning")]
-    assert "127.0.0.1:9" in warning
-    assert warning.endswith(f"until it can be had, requests that have limits {what}")
-    assert check.run("--strict") == 1
+    assert check.run() == 1
+    (fault,) = check.err.splitlines()
+    assert "127.0.0.1:9" in fault
+    assert fault.endswith(f"requests that have limits {what}")
 
 
 def test_faults_of_limits_are_all_told(check):

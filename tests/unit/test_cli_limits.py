@@ -89,9 +89,12 @@ def test_no_limits_are_told(command):
 
 
 def test_limits_of_a_gateway_that_never_ran_are_unused(command):
-    """Given limits and no counts, then each limit is a line with nothing used, and no file is made."""
+    """Given limits and no counts, then each limit is a line with nothing used, and no file is made; a line names the
+    folder that was looked into, and the status tells."""
     command.given_limits(LIMITS)
-    assert command.run() == 0
+    assert command.run() == 1
+    assert command.err.startswith(f"gateway: no gateway has counted anything in {command.folder}/data yet")
+    assert "GATEWAY_DATA_DIR" in command.err
     head, *rows = command.rows
     assert head == ["whose", "limit", "used", "of", "left", "%", "free again"]
     assert rows == [
@@ -103,6 +106,15 @@ def test_limits_of_a_gateway_that_never_ran_are_unused(command):
         ["token bob", "requests a minute", "0", "100", "100", "0", "-"],
     ]
     assert not (command.folder / "data").exists()
+
+
+def test_limits_of_a_gateway_that_only_just_began_are_unused(command):
+    """Given a data folder that a gateway has held, and no counts, then there is nothing to say."""
+    command.given_limits(LIMITS)
+    (command.folder / "data").mkdir()
+    (command.folder / "data" / "lock").touch()
+    assert command.run() == 0
+    assert command.err == ""
 
 
 def test_nearest_to_its_limit_comes_first(command):

@@ -141,10 +141,11 @@ def test_records_that_wait_are_mentioned(command: Command, recorded: None, data_
 
 @pytest.mark.parametrize("words", [("report",), ("explain", "req_gw_1")])
 def test_a_gateway_that_has_recorded_nothing_says_so(command: Command, words: tuple[str, ...], data_dir: Path) -> None:
-    """Given no database; then the words say so, and none is made."""
+    """Given no database; then the words say so, and where it and the journal were looked for; none is made."""
     status, out, err = command(*words)
     assert (status, out) == (1, "")
-    assert "nothing has been recorded yet" in err
+    assert f"nothing has been recorded yet: there is no {data_dir}/records.db" in err
+    assert f"the journal in {data_dir}/journal" in err
     assert list(data_dir.iterdir()) == []
 
 
@@ -226,7 +227,9 @@ def test_a_report_of_a_database_without_records_is_empty(command: Command, recor
     """Given a database that has forgotten all; then the total is 0."""
     with closing(sqlite3.connect(data_dir / "records.db", isolation_level=None)) as database:
         database.execute("DELETE FROM interceptions")
-    _, out, _ = command("report")
+    _, out, err = command("report")
+    assert err == f"gateway: {data_dir}/records.db has no records\n"
+    assert command("report", "--since", "7d")[2].endswith("has no records of the time that was asked for\n")
     nothing = ["0.000000" if name == "cost" else "0" for name in MEASURES]
     assert [line.split() for line in out.splitlines()] == [["day", *MEASURES], ["total", *nothing]]
 
@@ -384,10 +387,11 @@ def test_explain_tells_all_that_share_an_id(command: Command, data_dir: Path) ->
     ]
 
 
-def test_explain_says_when_there_is_nothing(command: Command, recorded: None) -> None:
-    """Given an id that nobody knows; then the words say so, and how far records go back."""
+def test_explain_says_when_there_is_nothing(command: Command, recorded: None, data_dir: Path) -> None:
+    """Given an id that nobody knows; then the words say so, what was looked through, and how far records go back."""
     assert command("explain", "req_unknown") == (
         1,
         "",
-        "gateway: no record of req_unknown; records are kept for 90 days\n",
+        f"gateway: no record of req_unknown: looked through {data_dir}/records.db and the journal in "
+        f"{data_dir}/journal; records are kept for 90 days\n",
     )

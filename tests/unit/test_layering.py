@@ -19,6 +19,7 @@ PACKAGE = Path(gateway.__file__).parent
 LAYERS = {
     "pure": [
         *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
+        "setting_faults",
         *("settings", "settings_loader", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
         *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
         *(
@@ -78,7 +79,7 @@ LAYERS = {
     ],
     "flow": [
         *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
-        *("interception", "passthrough", "look", "looks", "spans", "span_values"),
+        *("interception", "passthrough", "look", "looks", "key_news", "spans", "span_values"),
     ],
     "web": [
         *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),

@@ -34,22 +34,22 @@ def narrator_of(metrics: Metrics | None = None) -> Narrator:
 @pytest.mark.parametrize(
     ("state", "verdict", "said"),
     [
-        (KeyState.TEMPORARY, LIMITED, "is cooling down for 41.0 s for messages/opus-4: rate_limited"),
+        (KeyState.TEMPORARY, LIMITED, "is cooling down for 41.0 s for messages/opus-4: rate_limited (429)"),
         (
             KeyState.TEMPORARY,
             Verdict(Outcome.OUT_OF_CREDIT, 60.0, 400),
-            "is cooling down for 60.0 s with its organisation: out_of_credit",
+            "is cooling down for 60.0 s with its organisation: out_of_credit (400)",
         ),
         (
             KeyState.TEMPORARY,
             Verdict(Outcome.WORKSPACE_UNUSABLE, 300.0, 400),
-            "is cooling down for 300.0 s with its workspace: workspace_unusable",
+            "is cooling down for 300.0 s with its workspace: workspace_unusable (400)",
         ),
-        (KeyState.PERMANENT, Verdict(Outcome.UNAUTHORIZED, 0.0, 401), "is retired: unauthorized"),
+        (KeyState.PERMANENT, Verdict(Outcome.UNAUTHORIZED, 0.0, 401), "is retired: unauthorized (401)"),
         (
             KeyState.PERMANENT,
             Verdict(Outcome.UNAUTHORIZED, 0.0, 403, Concern.ORGANISATION),
-            "is retired, its organisation's other keys are in doubt: unauthorized",
+            "is retired, its organisation's other keys are in doubt: unauthorized (403)",
         ),
     ],
 )
@@ -58,7 +58,11 @@ def test_line_of_a_mark_says_whom_it_concerns(state, verdict, said, caplog):
     (key,) = keys_of(1)
     with caplog.at_level(logging.INFO, "gateway.narrator"):
         narrator_of().transitioned(key, state, verdict)
-    assert caplog.messages == [f"req_gw_1: key k0 ({key.hint}) {said}"]
+    then = {
+        KeyState.TEMPORARY: "then one request tries it",
+        KeyState.PERMANENT: "it gets no requests until the upstream accepts it again or the operator enables it",
+    }
+    assert caplog.messages == [f"req_gw_1: key k0 ({key.hint}) {said}; {then[state]}"]
 
 
 class StayingSession:

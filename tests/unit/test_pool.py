@@ -61,9 +61,9 @@ def wait(seconds):
         pytest.param([disabled], PERMANENT, 0, BY_OPERATOR, id="disabled"),
         pytest.param([disabled, wait(1e9)], PERMANENT, 0, BY_OPERATOR, id="disabled-for-good"),
         pytest.param([retired, disabled], PERMANENT, 0, BY_OPERATOR, id="disabled-when-retired"),
-        pytest.param([cooled(5), enabled], VALID, 0, "", id="enabled-while-it-rests"),
-        pytest.param([retired, enabled], VALID, 0, "", id="enabled-when-retired"),
-        pytest.param([disabled, enabled], VALID, 0, "", id="enabled-when-disabled"),
+        pytest.param([cooled(5), enabled], VALID, 0, BY_OPERATOR, id="enabled-while-it-rests"),
+        pytest.param([retired, enabled], VALID, 0, BY_OPERATOR, id="enabled-when-retired"),
+        pytest.param([disabled, enabled], VALID, 0, BY_OPERATOR, id="enabled-when-disabled"),
         pytest.param([retired, enabled, retired], PERMANENT, 0, "unauthorized", id="refused-after-it-was-enabled"),
     ],
 )

@@ -312,7 +312,7 @@ class RecordingLooks:
     def __init__(self) -> None:
         self.told: list[tuple[list[str], str, bool]] = []
 
-    def look_into(self, statuses, scope, *, was_answered):
+    def look_into(self, statuses, scope, *, was_answered, request=""):
         self.told.append(([status.key.name for status in statuses], scope, was_answered))
 
 

@@ -372,13 +372,31 @@ def test_unreadable_file_is_complained_of(files, what):
 
 
 @pytest.mark.parametrize(
-    "name", ["GATEWAY_PINGSECONDS", "GATEWAY_", "GATEWAY_Ping_Seconds", "GATEWAY_KEYS", "GATEWAY_DIGEST"]
+    ("name", "meant"),
+    [
+        ("GATEWAY_PINGSECONDS", "GATEWAY_PING_SECONDS"),
+        ("GATEWAY_Ping_Seconds", "GATEWAY_PING_SECONDS"),
+        ("GATEWAY_KEYS", "GATEWAY_API_KEYS"),
+        ("GATEWAY_UPSTREAM", "GATEWAY_UPSTREAM_URL"),
+        ("GATEWAY_DATADIR", "GATEWAY_DATA_DIR"),
+        ("GATEWAY_", None),
+        ("GATEWAY_ZZZZZZ", None),
+    ],
 )
-def test_unknown_name_is_refused(name):
-    """Given a GATEWAY_ name that is no setting, or one in another case, then one line names it."""
+def test_unknown_name_is_refused(name, meant):
+    """Given a GATEWAY_ name that is no setting, or one in another case, then one line names it, and one it is like."""
     with pytest.raises(SettingsError) as raised:
         load_settings({"GATEWAY_API_KEYS": PLANTED, name: "5"}, reader({}))
-    assert raised.value.complaints == [f"{name}: there is no such setting"]
+    told = f"; did you mean {meant}?" if meant else ""
+    assert raised.value.complaints == [f"{name}: there is no such setting{told}"]
+
+
+@pytest.mark.parametrize("name", ["ping_second", "PING_SECONDS", "ping-seconds", "gateway_ping_seconds"])
+def test_unknown_name_in_the_file_is_told_with_the_one_that_was_meant(name):
+    """Given a name in the TOML file that is no setting but is like one, then the line asks whether that was meant."""
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"GATEWAY_API_KEYS": PLANTED, "GATEWAY_CONFIG": "/g"}, reader({"/g": f"{name} = 5"}))
+    assert raised.value.complaints == [f"/g: {name}: there is no such setting; did you mean ping_seconds?"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from gateway import cli
 from gateway.cli import command_line, main
 from gateway.cli.parser import EXAMPLES
+from gateway.keys_file import FILE_NAME
 from tests.harness import ROOT
 
 PAGE = (ROOT / "docs" / "commands.md").read_text()
@@ -25,7 +26,15 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cli, "_DEFAULT_CONFIG", str(tmp_path / "default.toml"))
 
 
+def kept_in(folder: Path) -> None:
+    """A gateway has run with this data folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / FILE_NAME).touch()
+
+
 def config(path: Path, key: str) -> str:
+    """A configuration with one key, whose gateway has run before."""
+    kept_in(path.parent / "data")
     path.write_text(f'api_keys = ["{key}=sk-sim-1"]\ndata_dir = "{path.parent}/data"\n')
     return str(path)
 
@@ -58,6 +67,7 @@ def test_without_any_file_the_environment_is_enough(tmp_path, capsys, monkeypatc
     """Given no file at all, then the environment is read as ever."""
     monkeypatch.setenv("GATEWAY_API_KEYS", "plain=sk-sim-1")
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path / "data"))
+    kept_in(tmp_path / "data")
     assert main(["keys"]) == 0
     assert "plain" in capsys.readouterr().out
 

@@ -25,6 +25,7 @@ from gateway.scopes import ModelClasses, known_classes
 from gateway.settings import PREFIX, Settings, SettingsError, setting_specs
 
 CONFIG_NAME = "GATEWAY_CONFIG"
+_SQLITE = "sqlite:///"
 # Kubernetes injects these for a Service that is called `gateway`, or `gateway-redis` and the like: there every `*_PORT`
 # is an address, as in `tcp://10.0.0.7:6379`, which no setting of the gateway's is
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
@@ -93,6 +94,7 @@ class _Loader:
         )
         if not settings.data_dir:
             settings = replace(settings, data_dir=_default_data_dir(self._environ))
+        settings = replace(settings, record_url=_in_folder(settings.record_url, settings.data_dir))
         if conflicts := settings.conflicts():
             raise SettingsError(conflicts)
         return settings
@@ -203,6 +205,15 @@ def _unknown(label: str, meant: str | None) -> str:
 def _is_foreign(label: str, value: str) -> bool:
     """Whether Kubernetes has put this variable into the environment."""
     return bool(_FOREIGN.fullmatch(label) or _FOREIGN_ADDRESS.fullmatch(f"{label}={value}"))
+
+
+def _in_folder(record_url: str | None, data_dir: str) -> str | None:
+    """The URL of a database; a relative path of a file is one in the data folder, wherever a program was started."""
+    if record_url is None or not record_url.startswith(_SQLITE):
+        return record_url
+    path = record_url.removeprefix(_SQLITE)
+    is_relative = bool(path) and not path.startswith(("/", ":memory:"))
+    return f"{_SQLITE}{data_dir}/{path}" if is_relative else record_url
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> str:

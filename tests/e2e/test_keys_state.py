@@ -283,3 +283,45 @@ def test_clock_that_is_set_makes_no_rest_longer_or_shorter(
     assert 500 < fleet.total("key_cooldown_seconds") <= 600
     fleet.restart()
     assert 400 < fleet.total("key_cooldown_seconds") <= 600
+
+
+# The log
+
+
+def test_the_log_tells_what_the_operator_does_and_when_a_key_is_back(own_fleet: MakeFleet) -> None:
+    """Given a gateway of several workers, when `gateway keys` disables, enables and cools a key, then each is a line,
+    once, and so is the end of the cooldown."""
+    fleet = own_fleet("ok", "ok")
+    name = fleet.keys.names[A]
+    told = []
+    for words, line in (
+        (("disable", name), "is disabled by the operator"),
+        (("enable", name), "is enabled by the operator"),
+        (("cool", name, "6"), "the operator wants it so"),
+    ):
+        fleet.command(*words)
+        fleet.gateway.wait_for_log(line)
+        told.append(line)
+    fleet.gateway.wait_for_log("is back: its cooldown is over", PATIENT_SECONDS)
+    log = fleet.gateway.log
+    assert [log.count(line) for line in (*told, "is back: its cooldown is over")] == [1, 1, 1, 1]
+
+
+def test_the_log_tells_what_another_gateway_found(simulator: Simulator, tmp_path: Path, own_fleet: MakeFleet) -> None:
+    """Given two gateways that share a Redis, when a request of one finds a key refused, then that one's log has the
+    request, and the other's has the origin."""
+    redis = RedisServer()
+    try:
+        one = own_fleet("unauthorized", "ok", state_url=redis.url)
+        other = Fleet(simulator, one.keys, tmp_path / "two", threads=128, pin_workers="false", state_url=redis.url)
+        try:
+            assert ask(one) == 200
+            line = f"key {one.keys.names[A]} "
+            other.gateway.wait_for_log("is retired: unauthorized (401), as another worker or gateway found")
+        finally:
+            told = other.gateway.stop()
+        assert [words for words in told.splitlines() if line in words and "is retired" in words]
+        of_request = [words for words in one.gateway.log.splitlines() if "req_gw_" in words and line in words]
+        assert "is retired: unauthorized (401); it gets no requests until" in of_request[0]
+    finally:
+        redis.stop()

@@ -730,3 +730,20 @@ def test_no_environment_breaks_the_loader(environ):
 def test_access_log_comes_with_json_unless_it_is_set(environ, has_access_log):
     """Given the form of the log and the switch, then the switch decides, and without it the form."""
     assert load(**environ).has_access_log is has_access_log
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sqlite:///records.db", "sqlite:////data/records.db"),
+        ("sqlite:///sub/records.db?timeout=5", "sqlite:////data/sub/records.db?timeout=5"),
+        ("sqlite:////elsewhere/records.db", "sqlite:////elsewhere/records.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql://gateway@db.internal/gateway", "postgresql://gateway@db.internal/gateway"),
+        ("none", "none"),
+    ],
+)
+def test_relative_database_lies_in_the_data_folder(given, meant):
+    """Given a database's URL, then a relative path is one in the data folder, and everything else stays."""
+    environ = {"GATEWAY_API_KEYS": PLANTED, "GATEWAY_DATA_DIR": "/data", "GATEWAY_RECORD_URL": given}
+    assert load_settings(environ, reader({})).record_url == meant

@@ -33,7 +33,8 @@ _SETTINGS = """\
 # Settings of a messages gateway. README, "Settings", has all of them; here their names are in lower case, without
 # GATEWAY_.
 # A variable of the environment, such as GATEWAY_BIND, wins over what is written here.
-# To see whether this file is good:  gateway check --config FILE
+# To see whether this file is good:           gateway check --config FILE
+# To have a running gateway read it again:    gateway reload --config FILE
 
 # Where the requests go.
 upstream_url = {upstream}

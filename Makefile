@@ -28,7 +28,7 @@ run: venv
 	    echo "Give the gateway at least one key:   GATEWAY_API_KEYS=sk-ant-... make run"; \
 	    echo "or see it work without any:          make demo"; \
 	    exit 1; } >&2
-	@exec .venv/bin/gunicorn -c gunicorn.conf.py
+	@exec .venv/bin/gateway serve
 
 demo: venv
 	@sh scripts/demo.sh

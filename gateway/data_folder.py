@@ -1,7 +1,8 @@
 """The folder of the gateway's own files.
 
 Owns: making it private, and that one gateway uses it at a time, for as long as it runs: a folder that was removed or
-replaced meanwhile is made and held anew. Edge layer; a DataFolder is the master's only thread's.
+replaced meanwhile is made and held anew. The lock file has the master's pid. Edge layer; a DataFolder is the master's
+only thread's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,14 @@ class DataFolder:
                 log.error("the data folder was removed, and there is no new one: %s; this is tried again", error)
             return
         self._locks.append(lock)
+        self.name_master()
         self._trouble = ""
         log.warning("the data folder %s was removed or replaced: it is begun anew, without what it held", self.path)
+
+    def name_master(self) -> None:
+        """Write this process's pid into the lock file, for `master_of`: from now on it may get signals."""
+        with suppress(OSError):  # a full disk keeps nobody from serving
+            os.pwrite(self._locks[-1], b"%d\n" % os.getpid(), 0)
 
     def _is_held(self) -> bool:
         """Whether what lies under the folder's name is what this process has locked."""
@@ -82,7 +90,35 @@ class DataFolder:
         except OSError as error:
             os.close(lock)
             raise DataFolderError(f"the data folder {self.path} cannot be locked: {error.strerror}") from error
+        with suppress(OSError):  # what an earlier master left
+            os.ftruncate(lock, 0)
         return lock
+
+
+def master_of(folder: Path) -> int | None:
+    """The pid of the living gateway's master that holds a data folder; None if there is none.
+
+    The lock file has its pid; that it still lives, and is no other process with that pid, shows in its open files.
+    Raises OSError if this user may not read the lock file.
+    """
+    try:
+        pid = int((folder / "lock").read_bytes() or b"0")
+        held = os.stat(folder / "lock")
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return pid if held.st_ino in _open_inodes(pid, held.st_dev) else None
+
+
+def _open_inodes(pid: int, device: int) -> set[int]:
+    """The inodes of that device which a process has open; none if it has ended or is another user's."""
+    found = set()
+    with suppress(OSError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                status = file.stat()
+                if status.st_dev == device:
+                    found.add(status.st_ino)
+    return found
 
 
 def make_private(folder: Path) -> None:

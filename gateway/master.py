@@ -21,12 +21,13 @@ from typing import Any, NoReturn
 
 from gunicorn.errors import HaltServer
 
-from gateway import descriptors, former_keys_file, launch, listening
+from gateway import descriptors, former_keys_file, launch, listening, reload_answer
 from gateway.admission import SLOTS
 from gateway.counts_folder import CountsFolder, counts_folder
 from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.file_store import FileStore
 from gateway.machine_clock import machine_time
+from gateway.reload_answer import ReloadAnswer
 from gateway.settings import Settings, SettingsError, settle
 from gateway.starts import Patience
 from gateway.whole_file import read_whole
@@ -124,6 +125,8 @@ def when_ready(server: Any) -> None:
     except SettingsError as error:
         _refuse(str(error))
     listening.tell_start(server.LISTENERS, settings)
+    if _data_folder is not None:
+        _data_folder.name_master()  # not before gunicorn has its handlers of signals
 
 
 def _note_signal(server: Any, number: int, frame: Any) -> None:
@@ -137,6 +140,7 @@ def _handle_hup(server: Any) -> None:
     """Check the configuration; if it is good, keep it for future workers and tell the running ones."""
     if not _hangups.wants_reading():
         return
+    began_at = machine_time()
     try:
         found = launch.read_settings(read_whole)
         settled = settle(launch.settings(), found)
@@ -144,17 +148,32 @@ def _handle_hup(server: Any) -> None:
     except Exception as error:  # whatever is wrong with the files, the gateway serves on
         if isinstance(error, SettingsError):
             launch.complain(error)
+            complaints = error.complaints
         else:
             log.exception("the configuration cannot be read")
+            complaints = ["the configuration cannot be read: the gateway's log says why"]
         log.error("reload refused: nothing has changed")
         launch.reload_board.publish(None)
+        _leave_answer(ReloadAnswer(began_at, complaints, []))
         return
-    for name in found.changed_needing_restart(launch.settings()):
+    needing_restart = found.changed_needing_restart(launch.settings())
+    for name in needing_restart:
         log.warning("%s has changed; that needs a restart", name)
     launch.tell_doubts(settled)
     launch.adopt(settled)
     launch.reload_board.publish(settled.digest)
     server.kill_workers(signal.SIGHUP)
+    _leave_answer(ReloadAnswer(began_at, [], needing_restart))
+
+
+def _leave_answer(answer: ReloadAnswer) -> None:
+    """Tell `gateway reload`, if it is what sent the signal."""
+    if _data_folder is None:
+        return
+    try:
+        reload_answer.leave(_data_folder.path, answer)
+    except OSError as error:
+        log.warning("`gateway reload` gets no answer: the data folder cannot be written to (%s)", error)
 
 
 def _stop(server: Any, graceful: bool = True) -> None:
@@ -251,6 +270,7 @@ def _take_data_folder(settings: Settings) -> None:
     global _data_folder
     try:
         _data_folder = DataFolder(settings.data_dir)
+        reload_answer.forget(_data_folder.path)
         if settings.state_url is None:
             _begin_keys(_data_folder.path)
     except DataFolderError as error:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, explain, init, keys, limits, prices, report, serve, tokens
+from gateway.cli import check, explain, init, keys, limits, prices, reload, report, serve, tokens
 from gateway.cli.output import complain
 from gateway.cli.parser import Parser
 from gateway.settings_loader import CONFIG_NAME
@@ -27,6 +27,7 @@ _COMMANDS = (
     ("init", "ask what is needed, and write a configuration", init.configure, init.run),
     ("check", "say whether the configuration is good", check.configure, check.run),
     ("serve", "run the gateway", serve.configure, serve.run),
+    ("reload", "have the running gateway read its configuration again", reload.configure, reload.run),
     ("keys", "show and change the state of the keys", keys.configure, keys.run),
     ("report", "say who used how much of which model, through which key", report.configure, report.run),
     ("explain", "tell the story of one request", explain.configure, explain.run),

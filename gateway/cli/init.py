@@ -33,7 +33,8 @@ _SETTINGS = """\
 # Settings of a messages gateway. README, "Settings", has all of them; here their names are in lower case, without
 # GATEWAY_.
 # A variable of the environment, such as GATEWAY_BIND, wins over what is written here.
-# To see whether this file is good:  gateway check --config FILE
+# To see whether this file is good:           gateway check --config FILE
+# To have a running gateway read it again:    gateway reload --config FILE
 
 # Where the requests go.
 upstream_url = {upstream}
@@ -198,7 +199,9 @@ def _asked_keys() -> list[str]:
         if not entry and entries:
             return entries
         keys, complaints = keys_from(("that is no key", each) for each in (*entries, entry))
-        if complaints:
+        if not entry:
+            say("  at least one key is needed")
+        elif complaints:
             say(*(f"  {line}" for line in complaints))
         else:
             say(f"  {keys[-1].name} ({keys[-1].hint})")
@@ -244,8 +247,9 @@ def _next_steps(config: Path, keys: Path, tokens: Path, answers: _Answers, token
         f"  gateway tokens make NAME {option}",
     ]
     if not answers.bind.startswith("unix:"):
+        address = answers.bind.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
         steps += [
-            "Clients take the gateway for the API, and a token for an API key:",
-            f"  export ANTHROPIC_BASE_URL=http://{answers.bind} ANTHROPIC_API_KEY=TOKEN",
+            "Clients use the gateway's address for the API's, and a token for the API key:",
+            f"  export ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=TOKEN",
         ]
     return steps

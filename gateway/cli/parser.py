@@ -20,6 +20,7 @@ gateway serve --config gateway.toml
 gateway serve --keys-file keys --bind 127.0.0.1:9999
 gateway init /etc/messages-gateway --yes --keys-from keys.txt
 gateway check
+gateway reload --config gateway.toml               # after `gateway check` has found it good
 gateway keys
 gateway keys disable key-2                        # until it is enabled again
 gateway keys enable key-2

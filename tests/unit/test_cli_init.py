@@ -133,13 +133,20 @@ class Terminal:
         ours, theirs = pty.openpty()
         self._ours = ours
         self.screen = ""
+        self._seen = 0
         program = [sys.executable, "-m", "gateway.cli", "init", str(folder)]
         self.process = subprocess.Popen(program, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
         os.close(theirs)
 
+    def see(self, text: str) -> None:
+        """Wait for a text on the screen, after what was waited for before."""
+        while (found := self.screen.find(text, self._seen)) < 0:
+            assert self._read(), f"{text!r} is not on the screen:\n{self.screen}"
+        self._seen = found + len(text)
+
     def answer(self, question: str, line: str) -> None:
-        """Wait for a question, and type a line."""
-        self._read_until(question)
+        """Wait for a question, and type a line: not before, as asking for a secret drops what was typed earlier."""
+        self.see(question)
         os.write(self._ours, f"{line}\n".encode())
 
     def __enter__(self) -> Terminal:
@@ -151,40 +158,43 @@ class Terminal:
 
     def end(self) -> int:
         """Read what it still prints; its exit status."""
-        self._read_until(None)
+        while self._read():
+            pass
         return self.process.wait(30)
 
-    def _read_until(self, text: str | None) -> None:
-        start = len(self.screen)
-        while text is None or text not in self.screen[start:]:
-            try:
-                more = os.read(self._ours, 4096)
-            except OSError:  # nobody has the terminal any more
-                more = b""
-            if not more:
-                assert text is None, f"{text!r} was not asked:\n{self.screen}"
-                return
-            self.screen += more.decode()
+    def _read(self) -> bool:
+        """Read something; False if nobody has the terminal any more."""
+        try:
+            more = os.read(self._ours, 4096)
+        except OSError:
+            return False
+        self.screen += more.decode()
+        return bool(more)
 
 
 def test_questions_at_a_terminal(tmp_path) -> None:
     """Given answers, one of them wrong, then the wrong one is asked again, no key is on the screen, and all is good."""
     with Terminal(tmp_path / "new") as terminal:
         terminal.answer("Where do the requests go? [https://api.anthropic.com] ", "somewhere")
-        terminal.answer("a URL such as", "")
+        terminal.see("a URL such as")
+        terminal.answer("Where do the requests go? [https://api.anthropic.com] ", "")
+        terminal.answer("API key 1: ", "")
+        terminal.see("at least one key is needed")
         terminal.answer("API key 1: ", "main=sk-ant-unseen-1")
         terminal.answer("API key 2; an empty line ends: ", "main=sk-ant-unseen-2")
-        terminal.answer("the name main stands twice", "sk-ant-unseen-2")
+        terminal.see("the name main stands twice")
+        terminal.answer("API key 2; an empty line ends: ", "sk-ant-unseen-2")
         terminal.answer("API key 3; an empty line ends: ", "")
-        terminal.answer("listen on? [127.0.0.1:8080] ", "127.0.0.1:8181")
-        terminal.answer("first token called?", "ann")
+        terminal.answer("listen on? [127.0.0.1:8080] ", "0.0.0.0:8181")
+        terminal.answer("[admin] ", "ann")
         assert terminal.end() == 0, terminal.screen
     settings = settings_in(tmp_path / "new")
-    assert (settings.upstream_url, settings.bind) == ("https://api.anthropic.com", "127.0.0.1:8181")
+    assert (settings.upstream_url, settings.bind) == ("https://api.anthropic.com", "0.0.0.0:8181")
     assert [key.name for key in settings.keys] == ["main", "key-2"]
     assert settings.tokens is not None
     assert [token.name for token in settings.tokens] == ["ann"]
     assert "unseen" not in terminal.screen
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8181 " in terminal.screen
 
 
 def test_interrupted_questions_write_nothing(tmp_path) -> None:

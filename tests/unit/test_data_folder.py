@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken
+from gateway.data_folder import DataFolder, DataFolderError, DataFolderTaken, master_of
 from tests.harness import wait_until
 
 # A master that holds the folder, perhaps forks a worker and goes, and ends when its standard input does.
@@ -235,3 +235,45 @@ def test_folder_that_cannot_be_made_anew_is_told_once_and_tried_again(tmp_path, 
     folder.path.unlink()
     folder.keep()
     assert not is_free(folder.path)
+
+
+def test_master_is_known_once_it_has_named_itself(held, tmp_path) -> None:
+    """Given a folder that is held, then its master is known when it says that it may get signals, not before."""
+    assert master_of(tmp_path / "data") is None
+    folder = held(tmp_path / "data")
+    assert master_of(tmp_path / "data") is None
+    folder.name_master()
+    assert master_of(tmp_path / "data") == os.getpid()
+
+
+def test_master_of_a_folder_that_was_begun_anew_is_known(held, tmp_path) -> None:
+    """Given a folder that is removed while its gateway runs, then the new one names the master, too."""
+    folder = held(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    folder.keep()
+    assert master_of(tmp_path / "data") == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "pid",
+    [
+        pytest.param("1", id="init"),
+        pytest.param(str(os.getppid()), id="another-process"),
+        pytest.param("4194305", id="none"),
+        "-1",
+        "0",
+        "nonsense",
+        "",
+    ],
+)
+def test_pid_that_is_not_the_master_s_is_none(tmp_path, pid) -> None:
+    """Given a lock file left by a gateway that has ended, then whoever has its pid now is not taken for a master."""
+    (tmp_path / "lock").write_text(pid)
+    assert master_of(tmp_path) is None
+
+
+def test_master_that_starts_removes_the_pid_of_the_one_before(held, tmp_path) -> None:
+    """Given the pid of an earlier master, which may be its own in a container, then a start takes it out."""
+    (tmp_path / "lock").write_text(f"{os.getpid()}\n")
+    held(tmp_path)
+    assert master_of(tmp_path) is None

@@ -60,6 +60,7 @@ LAYERS = {
             "token_file",
             "upstream",
             "data_folder",
+            "reload_answer",
             "folder_lock",
             "chair",
             "request_ids",

@@ -1,0 +1,68 @@
+"""`gateway reload`: have the running gateway read its configuration again, and say what became of it.
+
+Owns: finding the gateway by its data folder, and waiting for its answer. Web layer. It does what SIGHUP does, and tells
+the result to whoever asked, where a signal leaves it in the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+
+from gateway import launch, reload_answer
+from gateway.cli.output import complain, say
+from gateway.data_folder import master_of
+from gateway.machine_clock import machine_time
+from gateway.reload_answer import ReloadAnswer
+from gateway.settings import SettingsError
+
+_ANSWER_SECONDS = 30.0
+_PAUSE_SECONDS = 0.05
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reload; 1, with the reasons on standard error, if the new configuration is not in force."""
+    try:
+        folder = Path(launch.read_settings().data_dir)
+    except SettingsError as error:
+        complain(*error.complaints)
+        return complain("not reloaded: the running gateway goes on with what it has")
+    try:
+        master = master_of(folder)
+        if master is None:
+            return complain(f"no gateway runs with the data folder {folder}: is this the configuration that it has?")
+        sent_at = machine_time()
+        os.kill(master, signal.SIGHUP)
+        answer = _answer(folder, master, sent_at)
+    except PermissionError:
+        return complain(f"the gateway of the data folder {folder} belongs to another user: reload it as that user")
+    except OSError as error:
+        return complain(f"the gateway of the data folder {folder} cannot be told: {error.strerror or error}")
+    if answer is None:
+        return complain(f"the gateway (pid {master}) was told, and gave no answer: see its log")
+    if answer.complaints:
+        complain(*answer.complaints)
+        return complain("reload refused: the running gateway goes on with what it has")
+    say("reloaded: the new configuration is in force")
+    say(*(f"{name} has changed; that needs a restart" for name in answer.needing_restart))
+    return 0
+
+
+def _answer(folder: Path, master: int, sent_at: float) -> ReloadAnswer | None:
+    """What the master answers to a signal of that time; None if it ends, or says nothing for long."""
+    gives_up_at = time.monotonic() + _ANSWER_SECONDS
+    while time.monotonic() < gives_up_at:
+        answer = reload_answer.last(folder)
+        if answer is not None and answer.began_at >= sent_at:
+            return answer
+        if master_of(folder) != master:
+            return None
+        time.sleep(_PAUSE_SECONDS)
+    return None

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gateway.app import create_app
-from gateway.service import Gateway
-from gateway.settings_loader import load_settings
+from gateway.config.loader import load_settings
+from gateway.web.app import create_app
+from gateway.web.service import Gateway
 
 REQUEST = b'{"model":"claude-opus-5","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
 ANSWER = (

@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from gateway.access import Caller
-from gateway.chronicle import Chronicle
-from gateway.clients import client_of
-from gateway.credential import Key, Secret
-from gateway.interception_record import encode_record
-from gateway.messages import Tally
+from gateway.access.authentication import Caller
+from gateway.access.client_info import client_of
+from gateway.access.credential import Key, Secret
+from gateway.keys.verdict import Outcome, Verdict
 from gateway.pricing.prices import known_prices
-from gateway.verdict import Outcome, Verdict
+from gateway.protocol.messages import Tally
+from gateway.records.interception_record import encode_record
+from gateway.records.record_builder import Chronicle
 from tests.harness import ROOT, GatewayProcess, wait_until
 from tests.stores.postgres_server import PostgresServer
 

@@ -29,10 +29,10 @@ from pathlib import Path
 
 from bench.against import cpu_seconds, load
 from bench.workers import REQUEST, simulator
-from gateway.messages import Tally
-from gateway.tracing import Tracing
+from gateway.keys.verdict import Outcome, Verdict
+from gateway.protocol.messages import Tally
+from gateway.telemetry.tracing import Tracing
 from gateway.upstream import Call
-from gateway.verdict import Outcome, Verdict
 from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.harness import ROOT, GatewayProcess
 
@@ -48,24 +48,24 @@ Costs = dict[str, list[float]]
 
 # File, what stands there, and what stands there in a gateway that was never told of traces.
 CUTS = (
-    ("routes.py", "        exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
+    ("web/routes.py", "        exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
     (
-        "routes.py",
+        "web/routes.py",
         "    trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)\n"
         "    if trace.trace_id is not None:\n"
         "        client = replace(client, trace_id=trace.trace_id)\n",
         "    trace = None\n",
     ),
-    ("turn.py", "        self._narrator.trace.turn_began(has_walk=not self._caller.own)\n", ""),
+    ("relay/turn.py", "        self._narrator.trace.turn_began(has_walk=not self._caller.own)\n", ""),
     (
-        "turn.py",
+        "relay/turn.py",
         "chronicle, trace = self._narrator.chronicle, self._narrator.trace",
         "chronicle = self._narrator.chronicle",
     ),
-    ("turn.py", "        call = trace.attempt_began(call, key.name if key is not None else None)\n", ""),
-    ("turn.py", "            trace.attempt_failed(error)\n", ""),
-    ("turn.py", "        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)\n", ""),
-    ("exchange.py", "        self.trace.ended(record)\n", ""),
+    ("relay/turn.py", "        call = trace.attempt_began(call, key.name if key is not None else None)\n", ""),
+    ("relay/turn.py", "            trace.attempt_failed(error)\n", ""),
+    ("relay/turn.py", "        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)\n", ""),
+    ("web/exchange.py", "        self.trace.ended(record)\n", ""),
 )
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.walk_beside import SILENT, Silent
-from gateway.credential import Key, Secret
-from gateway.failover import Course, walk
-from gateway.file_store import FileStore
-from gateway.pool import Pool
-from gateway.store import MemoryStore, Store
-from gateway.verdict import Concern, Outcome, Verdict
+from gateway.access.credential import Key, Secret
+from gateway.keys.failover import Course, walk
+from gateway.keys.file_store import FileStore
+from gateway.keys.pool import Pool
+from gateway.keys.store import MemoryStore, Store
+from gateway.keys.verdict import Concern, Outcome, Verdict
 
 ROUNDS = 15
 ROUND_SECONDS = 0.1
@@ -114,7 +114,7 @@ def writers(folder: Path) -> Iterator[None]:
 def redis_rows() -> None:
     """With a server of its own on this machine; a line that says why not, if it cannot be had."""
     try:
-        from gateway.redis_store import RedisStore
+        from gateway.keys.redis.store import RedisStore
         from tests.stores.redis_server import RedisServer
 
         server = RedisServer()

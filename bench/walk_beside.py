@@ -49,12 +49,12 @@ SILENT = Silent()
 
 def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
     """One walk of a scene, by whichever commit's gateway is imported."""
-    from gateway.credential import Key, Secret
-    from gateway.failover import walk
-    from gateway.file_store import FileStore
-    from gateway.pool import Pool
-    from gateway.store import MemoryStore
-    from gateway.verdict import Outcome, Verdict
+    from gateway.access.credential import Key, Secret
+    from gateway.keys.failover import walk
+    from gateway.keys.file_store import FileStore
+    from gateway.keys.pool import Pool
+    from gateway.keys.store import MemoryStore
+    from gateway.keys.verdict import Outcome, Verdict
 
     ok = Verdict(Outcome.OK, http_status=200)
     store: Any = MemoryStore() if store_name == "memory" else FileStore(folder / name.replace(" ", "-"))
@@ -69,10 +69,10 @@ def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
         rest(pool, (), (), name)
         return lambda: finish(walk(pool, answer, SILENT))
 
-    from gateway.affinity import Affinity, PinSeconds
-    from gateway.failover import Course
-    from gateway.places import Place
-    from gateway.verdict import Concern
+    from gateway.keys.affinity import Affinity, PinSeconds
+    from gateway.keys.failover import Course
+    from gateway.keys.places import Place
+    from gateway.keys.verdict import Concern
 
     for number, key in enumerate(pool.keys):
         pool.learn(key, Place(f"organisation-{number // 2}", f"wrkspc_{number}"))

@@ -15,7 +15,7 @@ except PackageNotFoundError:  # a source tree that was not installed
 
 
 def create_app(*arguments: Any, **options: Any) -> Flask:
-    """The WSGI application, for `gunicorn -c gunicorn.conf.py 'gateway:create_app()'`; see `gateway.app`."""
-    from gateway.app import create_app as create
+    """The WSGI application, for `gunicorn -c gunicorn.conf.py 'gateway:create_app()'`; see `gateway.web.app`."""
+    from gateway.web.app import create_app as create
 
     return create(*arguments, **options)

@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.errors import GatewayError, LimitReached
-from gateway.limit_rules import Limited, Limits
+from gateway.config.limit_rules import Limited, Limits
 from gateway.limits.counters import MachineCounters
 from gateway.limits.link import Link
 from gateway.limits.shared_limiter import SharedLimiter
+from gateway.protocol.errors import GatewayError, LimitReached
 
 RESEARCH = "research"
 PATIENT_SECONDS = 30.0  # a busy machine is no reason to go on without the lock, or the server

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gateway.scopes import known_classes, messages_scope
+from gateway.models.scopes import known_classes, messages_scope
 from gateway.simulator import Asked, Key, Limit, Organisation, Workspace, World
 from gateway.simulator.world import Cause
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
+from gateway.records.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 

@@ -1,6 +1,6 @@
 """The console script `gateway`: commands for the operator.
 
-Owns: the command line. Web layer. Each command is a module with `configure` (its arguments) and `run` (its work,
+Owns: the command line. Each command is a module with `configure` (its arguments) and `run` (its work,
 returning the exit status); complaints go to standard error, one line each. Which file of settings they read is decided
 here, before any of them runs.
 """
@@ -17,7 +17,7 @@ from gateway import __version__
 from gateway.cli import check, explain, init, keys, limits, prices, reload, report, serve, tokens
 from gateway.cli.output import complain
 from gateway.cli.parser import Parser
-from gateway.settings_loader import CONFIG_NAME
+from gateway.config.loader import CONFIG_NAME
 from gateway.simulator import cli as simulate
 
 _DEFAULT_CONFIG = "/etc/messages-gateway/gateway.toml"

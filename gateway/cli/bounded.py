@@ -1,6 +1,6 @@
 """Work that may hang, waited for so long and no longer.
 
-Owns: its threads, which keep no command from ending. Web layer.
+Owns: its threads, which keep no command from ending.
 """
 
 from __future__ import annotations

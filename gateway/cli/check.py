@@ -1,6 +1,6 @@
 """`gateway check`: is this configuration good?
 
-Owns: a report in words. Web layer. The places that a gateway needs are tried (check_places), and MCP servers are asked
+Owns: a report in words. The places that a gateway needs are tried (check_places), and MCP servers are asked
 for their tools; with `--upstream` each key is shown to the upstream once, in a request that costs nothing. Whatever
 hangs, the command ends.
 """
@@ -10,18 +10,19 @@ from __future__ import annotations
 import argparse
 import time
 
-from gateway import __version__, launch
+from gateway import __version__
+from gateway.access.credential import Key
 from gateway.cli.bounded import begun
 from gateway.cli.check_places import Trouble, troubles_of_places
 from gateway.cli.output import complain, say
-from gateway.credential import Key
-from gateway.lifecycle import Lifecycle
-from gateway.look import Finding, look_at
-from gateway.places import NOWHERE, Place
-from gateway.service import route_of, tool_limits_of
-from gateway.settings import Settings, SettingsError
+from gateway.config.settings import Settings, SettingsError
+from gateway.keys.look import Finding, look_at
+from gateway.keys.places import NOWHERE, Place
+from gateway.keys.verdict import Outcome
+from gateway.runtime.lifecycle import Lifecycle
 from gateway.upstream import Upstream
-from gateway.verdict import Outcome
+from gateway.web import launch
+from gateway.web.service import route_of, tool_limits_of
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 10.0
@@ -133,7 +134,7 @@ def _report_tools(settings: Settings) -> int:
     """Print the MCP servers and their tools; how much is wrong with them."""
     if not settings.mcp_servers:
         return 0
-    from gateway.mcp.survey import survey  # loads the SDK
+    from gateway.tools.mcp.survey import survey  # loads the SDK
 
     troubles = 0
     for finding in survey(settings.mcp_servers, __version__, settings.mcp_start_seconds, tool_limits_of(settings)):

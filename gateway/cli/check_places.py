@@ -1,6 +1,6 @@
 """What `gateway check` says of the places that a gateway needs: data folder, address, state server, database.
 
-Owns: trying each of them as a start would, at once and within seconds. Web layer. Nothing stays of it: a file without a
+Owns: trying each of them as a start would, at once and within seconds. Nothing stays of it: a file without a
 name in the data folder (or in the one that it would be made in), an address that is bound and not listened at, and
 with a state server an entry that ends after a second.
 """
@@ -19,11 +19,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gateway import launch
 from gateway.cli.bounded import begun
-from gateway.setting_values import is_local_address
-from gateway.settings import Settings
-from gateway.shipper import LedgerUnavailable
+from gateway.config.settings import Settings
+from gateway.config.values import is_local_address
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.web import launch
 
 _PATIENCE_SECONDS = 6.0  # more than the connection to a database takes to be given up
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -182,7 +182,10 @@ def _is_held(folder: Path) -> bool:
 
 
 def _of_state(settings: Settings) -> Iterator[Trouble]:
-    from gateway.redis_wire import SERVER_ERRORS, Server  # most gateways have no Redis, and need not load its client
+    from gateway.keys.redis.wire import (  # most gateways have no Redis, and need not load its client
+        SERVER_ERRORS,
+        Server,
+    )
 
     assert settings.state_url is not None
     server = Server(settings.state_url, "gateway:")

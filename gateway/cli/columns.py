@@ -1,6 +1,6 @@
 """Lines in columns, as the commands print their tables.
 
-Owns: the widths. Web layer.
+Owns: the widths.
 """
 
 from __future__ import annotations

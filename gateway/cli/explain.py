@@ -1,6 +1,6 @@
 """`gateway explain ID`: what became of one request.
 
-Owns: finding its record, in the database or still in a journal. Web layer. The id is the `request-id` that the client
+Owns: finding its record, in the database or still in a journal. The id is the `request-id` that the client
 saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always, and by a proxy's.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from gateway import launch
 from gateway.cli.output import complain, say
-from gateway.data_folder import journal_folder
-from gateway.interception_record import InterceptionRecord
-from gateway.journal import waiting_records
-from gateway.request_ids import is_called
-from gateway.settings import Settings, SettingsError
-from gateway.shipper import LedgerUnavailable
-from gateway.story import tell
+from gateway.cli.timeline import tell
+from gateway.config.settings import Settings, SettingsError
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.interception_record import InterceptionRecord
+from gateway.records.spool import waiting_records
+from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.request_ids import is_called
+from gateway.web import launch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

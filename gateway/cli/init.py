@@ -1,6 +1,6 @@
 """`gateway init`: from nothing to a configuration that serves.
 
-Owns: the questions, and the three files that the answers become: settings, API keys and client tokens. Web layer.
+Owns: the questions, and the three files that the answers become: settings, API keys and client tokens.
 Nothing is written before all answers are known to be good, and no file that exists is ever touched.
 """
 
@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.access import TokenFileError, parse_tokens
+from gateway.access.authentication import TokenFileError, parse_tokens
 from gateway.cli.output import complain, say
 from gateway.cli.tokens import new_token
-from gateway.key_entries import keys_from
-from gateway.setting_values import BadValue
-from gateway.settings import SettingsError, setting_specs
-from gateway.settings_loader import CONFIG_NAME, load_settings
-from gateway.whole_file import read_now
+from gateway.config.key_entries import keys_from
+from gateway.config.loader import CONFIG_NAME, load_settings
+from gateway.config.settings import SettingsError, setting_specs
+from gateway.config.values import BadValue
+from gateway.runtime.whole_file import read_now
 
 _UPSTREAM = "https://api.anthropic.com"
 _BIND = "127.0.0.1:8080"

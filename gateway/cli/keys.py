@@ -1,6 +1,6 @@
 """`gateway keys`: what state each key is in and why; and the operator's hand on it.
 
-Owns: a table in words. Web layer. It works on the shared state itself, so what it does is effective at once in every
+Owns: a table in words. It works on the shared state itself, so what it does is effective at once in every
 worker, and within a second on every machine, whether the gateway runs or not.
 """
 
@@ -14,15 +14,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gateway import launch
+from gateway.access.credential import Key
 from gateway.cli.output import complain, say
-from gateway.credential import Key
-from gateway.file_store import FileStore
-from gateway.overview import KeyView, ScopeView, overview, short
-from gateway.pool import BY_OPERATOR, Pool
-from gateway.settings import Settings, SettingsError
-from gateway.standing import Doubt
-from gateway.store import Store
+from gateway.config.settings import Settings, SettingsError
+from gateway.keys.file_store import FileStore
+from gateway.keys.overview import KeyView, ScopeView, overview, short
+from gateway.keys.pool import BY_OPERATOR, Pool
+from gateway.keys.standing import Doubt
+from gateway.keys.store import Store
+from gateway.web import launch
 
 _COLUMNS = ("key", "hint", "state", "until", "organisation", "workspace")
 _DAY_SECONDS = 86_400

@@ -1,6 +1,6 @@
 """`gateway limits`: every limit, how much of it is used, how much is left, and when it is free again.
 
-Owns: a table in words, or JSON. Web layer. It reads this machine's counts, and the other machines' where they share a
+Owns: a table in words, or JSON. It reads this machine's counts, and the other machines' where they share a
 store, whether the gateway runs or not; it changes nothing.
 """
 
@@ -13,14 +13,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway import launch
 from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
-from gateway.limit_rules import LimitUse, is_money, limit_words, shown
+from gateway.config.limit_rules import LimitUse, is_money, limit_words, shown
+from gateway.config.settings import SettingsError
 from gateway.limits.machine_file import FILE_NAME
 from gateway.limits.uses import limit_uses
 from gateway.pricing.money import microdollars
-from gateway.settings import SettingsError
+from gateway.web import launch
 
 _COLUMNS = ("whose", "limit", "used", "of", "left", "%", "free again")
 _NAMES = 2

@@ -1,13 +1,13 @@
 """What a command prints: every line made safe for a terminal, whoever wrote what stands in it.
 
-Owns: standard output and standard error of the commands. Web layer. No other module of theirs prints.
+Owns: standard output and standard error of the commands. No other module of theirs prints.
 """
 
 from __future__ import annotations
 
 import sys
 
-from gateway.safe_text import safe_text
+from gateway.protocol.safe_text import safe_text
 
 _LONGEST_LINE = 10_000
 

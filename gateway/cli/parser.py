@@ -1,6 +1,6 @@
 """The commands' parser of arguments: what every command has.
 
-Owns: `--config`, the examples in `--help`, and what is said of a word that is not known. Web layer. argparse makes the
+Owns: `--config`, the examples in `--help`, and what is said of a word that is not known. argparse makes the
 parsers of commands and their actions from the class of the parser above, so each of them is one of these.
 """
 

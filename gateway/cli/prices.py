@@ -1,6 +1,6 @@
 """`gateway prices`: what is in force, the package's prices and over them those of GATEWAY_PRICES_FILE.
 
-Owns: a table in words, CSV or JSON. Web layer. Amounts are dollars per million tokens, exactly as they are charged.
+Owns: a table in words, CSV or JSON. Amounts are dollars per million tokens, exactly as they are charged.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from gateway import launch
 from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
+from gateway.config.settings import Settings, SettingsError
 from gateway.pricing.prices import Price, known_prices
-from gateway.safe_text import safe_text
-from gateway.settings import Settings, SettingsError
+from gateway.protocol.safe_text import safe_text
+from gateway.web import launch
 
 _COLUMNS = (
     *("model", "from", "above_prompt_tokens", "input", "cache_write_5m", "cache_write_1h", "cache_read", "output"),

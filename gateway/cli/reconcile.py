@@ -1,7 +1,7 @@
 """`gateway report --reconcile FILE`: where the records and the API's own reports differ.
 
 Owns: the comparison in words, CSV or JSON, and its exit status: 0 if both say the same, 1 if they differ, 2 if they
-could not be compared, as with `diff`. Web layer.
+could not be compared, as with `diff`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from gateway import launch
 from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
-from gateway.reconciliation import Export, ExportError, Line, totals
-from gateway.safe_text import safe_text
-from gateway.settings import Settings
-from gateway.shipper import LedgerUnavailable
+from gateway.config.settings import Settings
+from gateway.protocol.safe_text import safe_text
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.reconciliation import Export, ExportError, Line, totals
+from gateway.web import launch
 
 _COLUMNS = ("day", "model", "measure", "api", "gateway", "difference")
 _DIFFERS = "differs"

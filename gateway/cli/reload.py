@@ -1,6 +1,6 @@
 """`gateway reload`: have the running gateway read its configuration again, and say what became of it.
 
-Owns: finding the gateway by its data folder, and waiting for its answer. Web layer. It does what SIGHUP does, and tells
+Owns: finding the gateway by its data folder, and waiting for its answer. It does what SIGHUP does, and tells
 the result to whoever asked, where a signal leaves it in the log.
 """
 
@@ -12,12 +12,13 @@ import signal
 import time
 from pathlib import Path
 
-from gateway import launch, reload_answer
 from gateway.cli.output import complain, say
-from gateway.data_folder import master_of
-from gateway.machine_clock import machine_time
-from gateway.reload_answer import ReloadAnswer
-from gateway.settings import SettingsError
+from gateway.config.settings import SettingsError
+from gateway.runtime.data_folder import master_of
+from gateway.runtime.machine_clock import machine_time
+from gateway.server import reload_answer
+from gateway.server.reload_answer import ReloadAnswer
+from gateway.web import launch
 
 _ANSWER_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05

@@ -1,6 +1,6 @@
 """`gateway report`: who used how much of what, and what that cost.
 
-Owns: a table in words, CSV or JSON. Web layer. It reads the database of records, whether the gateway runs or not.
+Owns: a table in words, CSV or JSON. It reads the database of records, whether the gateway runs or not.
 `reconcile` holds the records against the API's own reports.
 """
 
@@ -16,16 +16,16 @@ from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 
-from gateway import launch
 from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
 from gateway.cli.reconcile import NOT_COMPARED, reconcile
-from gateway.data_folder import journal_folder
-from gateway.journal import waiting_records
-from gateway.safe_text import safe_text
-from gateway.settings import Settings, SettingsError
-from gateway.shipper import LedgerUnavailable
-from gateway.usage_report import DIMENSIONS, MEASURES, UsageRow
+from gateway.config.settings import Settings, SettingsError
+from gateway.protocol.safe_text import safe_text
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.spool import waiting_records
+from gateway.records.usage_report import DIMENSIONS, MEASURES, UsageRow
+from gateway.runtime.data_folder import journal_folder
+from gateway.web import launch
 
 _RELATIVE = re.compile(r"(\d{1,5})([dhm])")
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60}

@@ -1,6 +1,6 @@
 """`gateway serve`: run the gateway.
 
-Owns: handing over to gunicorn with the packaged configuration. Web layer. gunicorn takes this process's place, so
+Owns: handing over to gunicorn with the packaged configuration. gunicorn takes this process's place, so
 signals do what they do to a gunicorn that was started by hand: SIGHUP reloads, SIGTERM lets streams end.
 """
 
@@ -10,12 +10,12 @@ import argparse
 import os
 import sys
 
-from gateway import launch
 from gateway.cli.output import complain
-from gateway.settings import SettingsError
-from gateway.settings_loader import CONFIG_NAME
+from gateway.config.loader import CONFIG_NAME
+from gateway.config.settings import SettingsError
+from gateway.web import launch
 
-_CONFIGURATION = "python:gateway.gunicorn_conf"
+_CONFIGURATION = "python:gateway.server.gunicorn_conf"
 _BIND = "GATEWAY_BIND"
 _KEYS_FILE = "GATEWAY_API_KEYS_FILE"
 

@@ -1,6 +1,6 @@
 """`gateway tokens`: make, list and revoke client tokens.
 
-Owns: the token file's lines, not their meaning. Web layer. Any number of these commands may run at once; a running
+Owns: the token file's lines, not their meaning. Any number of these commands may run at once; a running
 gateway notices a change within two seconds.
 """
 
@@ -11,12 +11,12 @@ import os
 import secrets
 import tomllib
 
-from gateway.access import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
+from gateway.access.authentication import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
+from gateway.access.credential import Secret
 from gateway.cli.output import complain, say
-from gateway.credential import Secret
-from gateway.edited_file import edit
-from gateway.settings_loader import CONFIG_NAME
-from gateway.whole_file import read_now
+from gateway.config.loader import CONFIG_NAME
+from gateway.runtime.edited_file import edit
+from gateway.runtime.whole_file import read_now
 
 _SETTING = "GATEWAY_CLIENT_TOKENS_FILE"
 _NAME_IN_TOML = "client_tokens_file"

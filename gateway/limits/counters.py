@@ -1,6 +1,6 @@
 """What this machine's workers have counted together, and the decision over it.
 
-Owns: taking a request's counts for all of its limits or for none. Edge layer; thread-safe. A call holds the locks for
+Owns: taking a request's counts for all of its limits or for none. Thread-safe. A call holds the locks for
 a few microseconds; no network, no log and no callback is under them.
 
 Nothing here raises OSError: see machine_memory.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
 from gateway.limits.calendar import Today, today
 from gateway.limits.limiter import Used
 from gateway.limits.machine_file import FILE_NAME, Memory, PrivateMemory
@@ -24,7 +24,7 @@ from gateway.limits.slot import MOST, Facts, least_change
 from gateway.limits.slots import CLOCK_OFFSET_AT, Slots
 from gateway.limits.statements import NOBODY, Others, Report, Statement
 from gateway.limits.used import used_of
-from gateway.machine_clock import machine_time
+from gateway.runtime.machine_clock import machine_time
 
 _PATIENCE_SECONDS = 0.25
 _CLOCK_TOLERANCE_SECONDS = 0.05

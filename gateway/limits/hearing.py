@@ -1,19 +1,19 @@
 """What other machines have used, asked of the Redis server once.
 
-Owns: the questions. Edge layer; one thread's.
+Owns: the questions. One thread's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
+from gateway.keys.redis.wire import SERVER_ERRORS, Server
 from gateway.limits.calendar import today
 from gateway.limits.link_words import Exchanger
 from gateway.limits.machine_file import Memory
 from gateway.limits.machine_memory import slots_of
 from gateway.limits.statements import Report
-from gateway.redis_wire import SERVER_ERRORS, Server
 
 _MOST_AT_ONCE = 200
 

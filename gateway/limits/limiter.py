@@ -1,6 +1,6 @@
 """Whether a request may go upstream by its limits, and what it has used of them in the end.
 
-Owns: the order of the checks, and the words of a refusal. Edge layer; thread-safe.
+Owns: the order of the checks, and the words of a refusal. Thread-safe.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Admitted(Protocol):
 
 
 class Limiter(Protocol):
-    """What the web layer knows."""
+    """What `web` knows of it."""
 
     def enter(self, limited: Sequence[Limited], *, costs: bool, is_own: bool) -> Admitted:
         """Let a request in if all its limits hold, and count it. `costs`: it is of a route that costs money; `is_own`:

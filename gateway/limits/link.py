@@ -1,6 +1,6 @@
 """What the machines that share a Redis server tell each other of what they have used.
 
-Owns: when something is told, and whether the server can be reached. Edge layer; thread-safe. Beside the requests a
+Owns: when something is told, and whether the server can be reached. Thread-safe. Beside the requests a
 thread tells the server, several times a second, what is active on this machine, and hears what others have used; all
 workers of the machine know it then, for it lies in the memory that they share. Which of them does the next round is
 settled there, too. A request puts one question to the server where it has a limit that must hold over all machines at
@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from gateway.background import BackgroundThread, GrowingPause
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
+from gateway.keys.redis.wire import SERVER_ERRORS, Connection, Server
 from gateway.limits.counters import Entry, MachineCounters
 from gateway.limits.link_script import EXCHANGE
 from gateway.limits.link_words import Exchanger, Heard
 from gateway.limits.statements import Report, Unanswered
-from gateway.redis_wire import SERVER_ERRORS, Connection, Server
+from gateway.runtime.background import BackgroundThread, GrowingPause
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What is said to the server about counts, and what its answers mean.
 
-Owns: the words of one exchange. Edge layer; no state.
+Owns: the words of one exchange. No state.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limit_rules import Limited, Limits
+from gateway.config.limit_rules import Limited, Limits
+from gateway.keys.redis.wire import Connection, Server, understood
 from gateway.limits.link_script import EXCHANGE
 from gateway.limits.slots import name_of
 from gateway.limits.statements import HEARD_SECONDS, Others, Report, Statement
-from gateway.redis_wire import Connection, Server, understood
 
 _KEPT_SECONDS = 33 * 86_400  # past the end of the month, and some
 _LASTS_MICROSECONDS = round(HEARD_SECONDS * 1e6)

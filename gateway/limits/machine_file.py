@@ -1,6 +1,6 @@
 """The file in which the workers of one machine count together: `limits.counts` in the data folder.
 
-Owns: the file, its room, the lock on it, and which of its columns is this process's. Edge layer; one thread at a time.
+Owns: the file, its room, the lock on it, and which of its columns is this process's. One thread at a time.
 
 The kernel keeps both kinds of lock, and takes them back when a process has ended, however it did: `flock` on the file
 for whoever reads or writes, and a lock on one byte, far behind the file's end, for a column. The blocks are allocated
@@ -23,10 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from gateway.allocation import allocate
-from gateway.data_folder import make_private
 from gateway.limits.slot import COLUMNS, SLOT_BYTES
 from gateway.limits.slots import PAGE_BYTES, Slots, first_page, is_sound
+from gateway.runtime.allocation import allocate
+from gateway.runtime.data_folder import make_private
 
 FILE_NAME = "limits.counts"
 ASIDE_NAME = "limits.counts.unusable"

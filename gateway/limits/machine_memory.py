@@ -1,7 +1,7 @@
 """Which memory this process counts in: the machine's, or for a while its own.
 
 Owns: the two locks around every look at counts, the return from one memory to the other, and what the log says of it.
-Edge layer; thread-safe. The machine's memory cannot be used while the disk is full, for instance, or while a process
+Thread-safe. The machine's memory cannot be used while the disk is full, for instance, or while a process
 that was stopped holds its lock. Then this process counts by itself; what it has counted is added to the machine's when
 that can be had again. Nothing here raises OSError.
 """

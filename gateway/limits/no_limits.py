@@ -1,13 +1,13 @@
 """No limits: for a gateway that has none, and for tests.
 
-Owns: doing nothing. Edge layer; any thread.
+Owns: doing nothing. Any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
 from gateway.limits.limiter import Used
 
 

@@ -1,6 +1,6 @@
 """What has been used of limits, as a command beside the running gateway reads it.
 
-Owns: reading this machine's counts, and asking the store once for the other machines'. Edge layer.
+Owns: reading this machine's counts, and asking the store once for the other machines'.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
 from gateway.limits.limiter import Used
 from gateway.limits.machine_file import FILE_NAME, PrivateMemory, read_slots
 from gateway.limits.used import used_of
-from gateway.machine_clock import machine_time
+from gateway.runtime.machine_clock import machine_time
 
 _PATIENCE_SECONDS = 0.25
 

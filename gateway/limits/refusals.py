@@ -13,12 +13,12 @@ from datetime import datetime
 
 import msgspec
 
-from gateway.errors import LimitReached, SpendLimitReached
-from gateway.limit_rules import Limited, Limits
+from gateway.config.limit_rules import Limited, Limits
 from gateway.limits.calendar import Today, seconds_until
 from gateway.limits.slot import WINDOW_SECONDS, Facts, Slot, spent_this_month, spent_today
 from gateway.limits.statements import NOBODY, Others
 from gateway.pricing.money import PICODOLLARS, dollars
+from gateway.protocol.errors import LimitReached, SpendLimitReached
 
 TOLD_PERCENTS = (75, 95, 100)
 # A window may take a second longer; but at longer waits than a minute clients give up (Claude Code does at once).

@@ -1,6 +1,6 @@
 """Whether a request may go upstream by its limits, and what it has used of them in the end.
 
-Owns: the order of the checks. Edge layer; thread-safe.
+Owns: the order of the checks. Thread-safe.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gateway.background import BackgroundThread
-from gateway.errors import Overloaded
-from gateway.limit_rules import Limited, Limits
+from gateway.config.limit_rules import Limited, Limits
 from gateway.limits.counters import Entry, MachineCounters
 from gateway.limits.limiter import Used
 from gateway.limits.refusals import Refusal, error_of
 from gateway.limits.statements import Unanswered
+from gateway.protocol.errors import Overloaded
+from gateway.runtime.background import BackgroundThread
 
 if TYPE_CHECKING:
     from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client

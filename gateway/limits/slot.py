@@ -1,6 +1,6 @@
 """One subject's counts: the last minute by seconds, what runs, the money of a day and a month.
 
-Owns: their layout, and what happens to them as time passes. Edge layer; whoever holds the memory's lock. Words of 64
+Owns: their layout, and what happens to them as time passes. Whoever holds the memory's lock. Words of 64
 bits, but the columns, which have 16:
 
     the subject's name, facts, what other machines have used, 64 seconds of requests, 64 seconds of tokens, and a column

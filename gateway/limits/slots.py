@@ -1,6 +1,6 @@
 """How counts lie in memory that several processes share.
 
-Owns: the layout. Edge layer; whoever holds the memory's lock. Words of 64 bits:
+Owns: the layout. Whoever holds the memory's lock. Words of 64 bits:
 
     a page    magic, version, the machine's id (2), an unused word, how many slots, the clock's offset, which data of
               the store have been filled, when all was last told; then a byte a column: whether it is taken

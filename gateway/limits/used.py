@@ -1,13 +1,13 @@
 """What has been used of limits, as it is shown.
 
-Owns: reading that off the counts. Edge layer.
+Owns: reading that off the counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limit_rules import Limited
+from gateway.config.limit_rules import Limited
 from gateway.limits.calendar import seconds_until, today
 from gateway.limits.limiter import Used
 from gateway.limits.slot import Facts, spent_this_month, spent_today

@@ -1,13 +1,13 @@
 """How near everybody is to their limits: what the commands, the status page and the metrics show.
 
-Owns: setting what was used against what is allowed. Edge layer; values only; any thread.
+Owns: setting what was used against what is allowed. Values only; any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gateway.limit_rules import LimitUse
+from gateway.config.limit_rules import LimitUse
 from gateway.limits.limiter import Used
 
 _WINDOW_SECONDS = 60.0  # requests and tokens are those of so long

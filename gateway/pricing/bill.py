@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.pricing.money import MOST_PICODOLLARS
 from gateway.pricing.prices import Price, PriceList
-from gateway.usage import WEB_SEARCH, BilledUsage
+from gateway.protocol.usage import WEB_SEARCH, BilledUsage
 
 _US = "us"
 _KNOWN_TIERS = (None, "standard", "batch")  # what the priority tier costs is between the upstream and its customer

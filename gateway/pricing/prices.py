@@ -19,8 +19,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from gateway.models.scopes import plain_model
 from gateway.pricing.money import exact_decimal, scaled
-from gateway.scopes import plain_model
 
 DEFAULT = "default"
 _RATES = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")

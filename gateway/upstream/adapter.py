@@ -1,6 +1,6 @@
 """One exchange with the upstream, behind requests' transport interface.
 
-Owns: writing a prepared request and reading an answer's head. Edge layer; thread-safe: an exchange's state is in
+Owns: writing a prepared request and reading an answer's head. Thread-safe: an exchange's state is in
 its connection and parser. requests' own HTTPAdapter waits in places that neither a client's hang-up nor a ping
 interval can interrupt, and holds back what has arrived; this one waits only in the request's Watch.
 """
@@ -19,11 +19,11 @@ from requests.exceptions import ChunkedEncodingError, ReadTimeout, RequestExcept
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.structures import CaseInsensitiveDict
 
+from gateway.protocol.http_response import ResponseHead, ResponseParser, WireError
 from gateway.upstream.connections import Connection, Connections
 from gateway.upstream.dialer import Route
 from gateway.upstream.proxy import authorization
-from gateway.watch import Watch
-from gateway.wire import ResponseHead, ResponseParser, WireError
+from gateway.upstream.watch import Watch
 
 
 class _ClosedUnanswered(Exception):

@@ -1,7 +1,7 @@
 """Calls to the upstream.
 
 Owns: turning a client's request into the upstream's, with a credential: here alone a key is revealed, or what a client
-brought. Edge layer; thread-safe.
+brought. Thread-safe.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import cast
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
 
-from gateway.credential import AuthHeader
-from gateway.headers import Headers
+from gateway.access.credential import AuthHeader
+from gateway.protocol.headers import Headers
 from gateway.upstream.adapter import SocketAdapter
 from gateway.upstream.dialer import Route
 from gateway.upstream.reply import Reply, translated
-from gateway.watch import Watch
+from gateway.upstream.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Connections to the upstream: keeping them, dropping them, and bytes over them without blocking past a hang-up.
 
-Owns: every upstream socket that is connected. Edge layer. A Connection belongs to one exchange at a time; the pool of
+Owns: every upstream socket that is connected. A Connection belongs to one exchange at a time; the pool of
 idle ones is thread-safe. No socket blocks: every wait goes through the request's Watch.
 """
 
@@ -19,7 +19,7 @@ from requests.exceptions import ReadTimeout
 
 from gateway.upstream.dialer import Dialer, Route
 from gateway.upstream.tls import Stream, is_tls
-from gateway.watch import READABLE, WRITABLE, Watch
+from gateway.upstream.watch import READABLE, WRITABLE, Watch
 
 _RECEIVE_BYTES = 64 * 1024
 _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)

@@ -1,6 +1,6 @@
 """The time that connecting may take, all of it together, and what may end it before.
 
-Owns: the waits of one dial. Edge layer; a Deadline belongs to one request's thread. Name, addresses, proxy and TLS wait
+Owns: the waits of one dial. A Deadline belongs to one request's thread. Name, addresses, proxy and TLS wait
 here alone, and so each of them ends at once when the client hangs up or the drain time is over.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from gateway.watch import READABLE, WRITABLE, Watch
+from gateway.upstream.watch import READABLE, WRITABLE, Watch
 
 Result = TypeVar("Result")
 

@@ -1,6 +1,6 @@
 """Connecting to the upstream: the way there, and what went wrong on it, in words.
 
-Owns: the order of name, address, proxy and TLS under one deadline. Edge layer; thread-safe. No wait of it goes past the
+Owns: the order of name, address, proxy and TLS under one deadline. Thread-safe. No wait of it goes past the
 client's hang-up or the end of the drain time.
 """
 
@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout
 
+from gateway.config.upstream_proxy import UpstreamProxy
 from gateway.upstream.deadline import Deadline
 from gateway.upstream.proxy import DestinationRefused, ProxyError, open_tunnel
 from gateway.upstream.race import connect_first, interleaved
 from gateway.upstream.resolver import Resolver
 from gateway.upstream.tls import Stream, secure, tls_context
-from gateway.upstream_proxy import UpstreamProxy
-from gateway.watch import Watch
+from gateway.upstream.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What is said to a proxy before it carries a connection: CONNECT, and SOCKS5.
 
-Owns: both talks, and the login in them. Edge layer; a talk belongs to one thread. What a proxy answers may be anything:
+Owns: both talks, and the login in them. A talk belongs to one thread. What a proxy answers may be anything:
 it is bounded, and what is told of it is short, printable and without the login.
 
 https://www.rfc-editor.org/rfc/rfc9110#name-connect, https://www.rfc-editor.org/rfc/rfc1928,
@@ -13,12 +13,12 @@ import base64
 import ipaddress
 from functools import partial
 
-from gateway.safe_text import safe_text
+from gateway.config.upstream_proxy import Login, UpstreamProxy
+from gateway.protocol.http_response import ResponseParser, WireError
+from gateway.protocol.safe_text import safe_text
 from gateway.upstream.deadline import Deadline
 from gateway.upstream.tls import Stream
-from gateway.upstream_proxy import Login, UpstreamProxy
-from gateway.watch import WRITABLE
-from gateway.wire import ResponseParser, WireError
+from gateway.upstream.watch import WRITABLE
 
 _RECEIVE_BYTES = 4096
 _LARGEST_HEAD_BYTES = 64 * 1024

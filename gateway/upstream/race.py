@@ -1,6 +1,6 @@
 """The address of several that answers first: Happy Eyeballs, https://www.rfc-editor.org/rfc/rfc8305.
 
-Owns: the sockets of connections that are being tried. Edge layer; no state. An address that takes no connection and
+Owns: the sockets of connections that are being tried. No state. An address that takes no connection and
 refuses none, as behind a broken IPv6 path, costs a quarter of a second and not all the time there is.
 """
 
@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from gateway.keepalive import keep_alive
+from gateway.runtime.keepalive import keep_alive
 from gateway.upstream.deadline import Deadline
 from gateway.upstream.resolver import Address
-from gateway.watch import WRITABLE
+from gateway.upstream.watch import WRITABLE
 
 # RFC 8305, section 5: the Connection Attempt Delay, and the least that it may be.
 DELAY_SECONDS = 0.25

@@ -1,6 +1,6 @@
 """An upstream's answer being read.
 
-Owns: the answer's status and headers, its body as it arrives, and giving the connection back. Edge layer. A Reply
+Owns: the answer's status and headers, its body as it arrives, and giving the connection back. A Reply
 belongs to one thread; who opens it closes it. requests' exceptions end here: what leaves is a GatewayError.
 """
 
@@ -14,9 +14,9 @@ from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
 from urllib3.exceptions import DecodeError
 from urllib3.response import ContentDecoder, HTTPResponse, MultiDecoder
 
-from gateway.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, UpstreamTimedOut
-from gateway.headers import Headers
-from gateway.watch import Watch
+from gateway.protocol.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, UpstreamTimedOut
+from gateway.protocol.headers import Headers
+from gateway.upstream.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
 _DECODED_BYTES = 64 * 1024  # what is looked through at once, while others wait

@@ -1,6 +1,6 @@
 """The addresses of a name, without waiting for a name server longer than one cares to.
 
-Owns: the threads that ask the system's resolver, which answers when it likes. Edge layer; thread-safe. Those who ask
+Owns: the threads that ask the system's resolver, which answers when it likes. Thread-safe. Those who ask
 for the same name at the same time wait for one lookup; each may go before it has ended. The threads are daemons: a
 process that ends does not wait for a name server.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.upstream.deadline import Deadline
-from gateway.watch import READABLE
+from gateway.upstream.watch import READABLE
 
 # As getaddrinfo has it: family, kind, protocol, canonical name, and what a socket connects to.
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]

@@ -1,6 +1,6 @@
 """TLS to the upstream and to its proxy, over sockets that do not block.
 
-Owns: what a certificate is verified with, the handshake, and TLS inside TLS. Edge layer; a connection belongs to one
+Owns: what a certificate is verified with, the handshake, and TLS inside TLS. A connection belongs to one
 thread at a time.
 """
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.master import graceful_timeout
-from gateway.settings import Settings, setting_specs
+from gateway.config.settings import Settings, setting_specs
+from gateway.server.master import graceful_timeout
 from tests.harness import ROOT, GatewayProcess
 
 DEPLOY = ROOT / "deploy"
@@ -92,7 +92,9 @@ def test_nginx_leaves_the_last_word_to_the_gateway() -> None:
     assert int(nginx_value("client_max_body_size").removesuffix("m")) << 20 > settings.max_body_bytes
     assert seconds(nginx_value("proxy_read_timeout")) > 2 * settings.read_idle_timeout_seconds
     assert seconds(nginx_value("proxy_connect_timeout")) < settings.connect_timeout_seconds
-    (kept,) = re.findall(r"^keepalive = (\d+)$", (ROOT / "gateway" / "gunicorn_conf.py").read_text(), re.MULTILINE)
+    (kept,) = re.findall(
+        r"^keepalive = (\d+)$", (ROOT / "gateway" / "server/gunicorn_conf.py").read_text(), re.MULTILINE
+    )
     assert seconds(nginx_value("keepalive_timeout", "gateways.conf")) < int(kept)
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.data_folder import journal_folder
+from gateway.runtime.data_folder import journal_folder
 from gateway.simulator import Simulator
 from tests.e2e.interposer import Interposer, Manner
 from tests.full_disk import SmallDisk

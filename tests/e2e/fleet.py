@@ -21,7 +21,7 @@ from types import TracebackType
 
 from prometheus_client.mmap_dict import MmapedDict
 
-from gateway.counts_folder import counts_folder
+from gateway.runtime.counts_folder import counts_folder
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, Received, message_body
 from tests.harness import ROOT, GatewayProcess, Samples, samples_of, wait_until

@@ -19,9 +19,9 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway.interception_record import InterceptionRecord
-from gateway.ledger import Database, Reader
-from gateway.shipper import LedgerUnavailable
+from gateway.records.database import Database, Reader
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.interception_record import InterceptionRecord
 from tests.e2e.clients import events_of
 from tests.harness import ROOT, wait_until
 

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.data_folder import journal_folder
+from gateway.runtime.data_folder import journal_folder
 from tests.e2e.fleet import SOON_SECONDS
 from tests.e2e.troubles import Trouble
 from tests.harness import wait_until

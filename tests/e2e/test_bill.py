@@ -25,8 +25,8 @@ from typing import Any
 
 import pytest
 
-from gateway.data_folder import journal_folder
-from gateway.journal import waiting_records
+from gateway.records.spool import waiting_records
+from gateway.runtime.data_folder import journal_folder
 from gateway.simulator import Simulator
 from gateway.simulator.bill import Line
 from tests.e2e.clients import Client, ask, message_body

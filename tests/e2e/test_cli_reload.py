@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import reload_answer
-from gateway.machine_clock import machine_time
-from gateway.reload_answer import ReloadAnswer
+from gateway.runtime.machine_clock import machine_time
+from gateway.server import reload_answer
+from gateway.server.reload_answer import ReloadAnswer
 from gateway.simulator import Simulator
 from tests.harness import GatewayProcess
 

@@ -1,6 +1,7 @@
 """Connecting, end to end: through proxies of every kind, to proxies that do not answer or answer oddly, and its end.
 
-What each step of connecting does by itself is shown in tests/unit/test_connecting.py and test_proxies.py.
+What each step of connecting does by itself is shown in tests/unit/upstream/test_connecting.py and
+tests/unit/upstream/test_proxies.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.counts_folder import counts_folder
+from gateway.runtime.counts_folder import counts_folder
 from gateway.simulator import Simulator
 from tests.e2e.recorded import Records
 from tests.e2e.talk import message

@@ -18,7 +18,7 @@ from tests.e2e.talk import message
 from tests.harness import wait_until
 from tests.stores.odd_redis import OddRedis, as_the_server
 from tests.stores.redis_server import RedisServer
-from tests.unit.test_folder_lock import holding
+from tests.unit.runtime.test_folder_lock import holding
 
 A, B, C = 0, 1, 2
 PATIENT_SECONDS = 60.0

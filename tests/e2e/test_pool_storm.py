@@ -1,7 +1,7 @@
 """A storm over the pool, end to end: several workers, or gateways, before a world whose limits fill up and drain.
 
-The same world, requests and judgement as in tests/unit/test_pool_storm.py, where the clock stands still between two
-steps. Here it does not: a mark is known a moment after the upstream has told it. So a refusal is judged by what the
+The same world, requests and judgement as in tests/unit/keys/test_pool_storm.py, where the clock stands still between
+two steps. Here it does not: a mark is known a moment after the upstream has told it. So a refusal is judged by what the
 upstream had told before the client had it, and rests are counted as longer by the longest time that any request took.
 The oracle needs one attempt for each request that is served, and none for one that is refused.
 """

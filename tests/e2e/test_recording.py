@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_folder import journal_folder
-from gateway.journal import waiting_records
-from gateway.ledger.schema import SCHEMA_VERSION
+from gateway.records.database.schema import SCHEMA_VERSION
+from gateway.records.spool import waiting_records
+from gateway.runtime.data_folder import journal_folder
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, ask, message_body
 from tests.e2e.recorded import Records, Said, run_command

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_folder import journal_folder
-from gateway.interception_record import encode_record
+from gateway.records.interception_record import encode_record
+from gateway.runtime.data_folder import journal_folder
 from tests.e2e.recorded import run_command
 from tests.e2e.test_recording import KEYS, SOON_SECONDS, Stage
 from tests.harness import GatewayProcess, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.interception_record import InterceptionRecord
+from gateway.records.interception_record import InterceptionRecord
 from tests.e2e.clients import Client, ask, events_of, message_body
 from tests.e2e.recorded import Records, Said, run_command
 from tests.e2e.rig import Rig

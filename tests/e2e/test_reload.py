@@ -11,7 +11,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from gateway.master import Hangups
+from gateway.server.master import Hangups
 from gateway.simulator import Simulator
 from tests.e2e.talk import Talk, events_of, message, token_line
 from tests.harness import GatewayProcess, wait_until

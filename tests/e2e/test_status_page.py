@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
-from gateway.status_pages import duration
+from gateway.web.status_pages import duration
 from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line

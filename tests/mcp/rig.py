@@ -5,10 +5,10 @@ from __future__ import annotations
 import select
 from types import TracebackType
 
-from gateway.mcp.toolbox import McpToolbox, ToolSettings
-from gateway.mcp_servers import McpServer
-from gateway.metrics import Metrics
-from gateway.toolbox import InjectedTool, ToolCall, ToolResult
+from gateway.config.mcp_servers import McpServer
+from gateway.telemetry.metrics import Metrics
+from gateway.tools.mcp.toolbox import McpToolbox, ToolSettings
+from gateway.tools.toolbox import InjectedTool, ToolCall, ToolResult
 from tests.harness import Samples, samples_of, wait_until
 
 PATIENCE_SECONDS = 20.0

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.mcp_servers import McpServer
-from gateway.toolbox import ToolOutcome
+from gateway.config.mcp_servers import McpServer
+from gateway.tools.toolbox import ToolOutcome
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, text_of
 from tests.mcp.servers import HERE, ServerProcess, everything_server, time_server

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.mcp import keeper
-from gateway.mcp_servers import McpServer
-from gateway.toolbox import InjectedTool, ToolOutcome
+from gateway.config.mcp_servers import McpServer
+from gateway.tools.mcp import keeper
+from gateway.tools.toolbox import InjectedTool, ToolOutcome
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, is_ready, result_of, text_of
 from tests.mcp.servers import FaultServer, free_port
@@ -168,7 +168,7 @@ def test_call_that_takes_too_long_times_out_and_is_cancelled(server):
 def test_server_that_dies_in_mid_call_fails_the_call_and_comes_back(server, caplog):
     """Given a server that is killed in mid-call, then the call fails at once and is not made again; the tools are
     absent until it is back, and then they are there without anybody's help."""
-    caplog.set_level(logging.INFO, "gateway.mcp")
+    caplog.set_level(logging.INFO, "gateway.tools.mcp")
     with ToolboxRig(at(server)) as rig:
         other = rig.begin("slow", seconds=60)
         tool = rig.tool("echo")

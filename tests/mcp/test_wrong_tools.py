@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.mcp.budget import ToolLimits
-from gateway.mcp_servers import McpServer
+from gateway.config.mcp_servers import McpServer
+from gateway.tools.mcp.budget import ToolLimits
 from tests.harness import wait_until
 from tests.mcp.raw_server import Raw, RawMcpServer, tool
 from tests.mcp.rig import ToolboxRig, text_of

@@ -68,7 +68,7 @@ return {string.format('%.0f', clock.at), redis.call('SMEMBERS', KEYS[2])}
 """
 )
 
-# The rules of gateway.records.joined. Counts are told as what the server had said and what came on top.
+# The rules of gateway.keys.key_record.joined. Counts are told as what the server had said and what came on top.
 # KEYS: clock, epoch, names, and for each name its record and its lease. ARGV: void after, a new epoch, and for each
 # name itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
 # Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.

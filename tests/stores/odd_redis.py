@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import BinaryIO
 
-from gateway.redis_scripts import EXCHANGE, LEASE, LOOK
+from gateway.keys.redis.scripts import EXCHANGE, LEASE, LOOK
 
 _SCRIPTS: Mapping[bytes, str] = {
     hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode(): name

@@ -9,10 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from gateway.access.credential import Key, Secret
 from gateway.cli.check_places import troubles_of_places
-from gateway.credential import Key, Secret
-from gateway.ledger import Database
-from gateway.settings import Settings
+from gateway.config.settings import Settings
+from gateway.records.database import Database
 from tests.stores.postgres_server import PASSWORD, PostgresServer
 from tests.stores.redis_server import RedisServer
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import pytest
 
-from gateway.credential import Secret
-from gateway.file_store import FileStore
-from gateway.machine_clock import machine_time
-from gateway.records import NEVER_SEEN, Cause, Record
+from gateway.access.credential import Secret
+from gateway.keys.file_store import FileStore
+from gateway.keys.key_record import NEVER_SEEN, Cause, Record
+from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 
 LIMITED = Cause("rate_limited", 429, 1.0)

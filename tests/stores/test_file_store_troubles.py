@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from gateway import keys_file, master
-from gateway.file_store import FileStore
-from gateway.records import NEVER_SEEN, Cause
+from gateway.keys import keys_file
+from gateway.keys.file_store import FileStore
+from gateway.keys.key_record import NEVER_SEEN, Cause
+from gateway.server import master
 from tests.stores.test_file_store import begin, end
 from tests.unit.fakes import race
-from tests.unit.test_folder_lock import holding
+from tests.unit.runtime.test_folder_lock import holding
 
 LIMITED = Cause("rate_limited", 429, 1.0)
 REFUSED = Cause("unauthorized", 401, 1.0)
@@ -458,7 +459,7 @@ def test_flush_waits_for_a_lock_that_comes_free(folder: Path, workers: list[File
 
 def test_start_goes_on_without_the_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a stopped process with the lock, when a gateway starts, then it is told, and works in memory."""
-    monkeypatch.setattr("gateway.file_store._START_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.keys.file_store._START_SECONDS", 0.05)
     folder.mkdir()
     with holding(folder):
         store = FileStore(folder)

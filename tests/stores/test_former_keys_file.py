@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import former_keys_file, master
-from gateway.file_store import FileStore
-from gateway.machine_clock import machine_time
+from gateway.keys import former_keys_file
+from gateway.keys.file_store import FileStore
+from gateway.runtime.machine_clock import machine_time
+from gateway.server import master
 
 # Written by that gateway: on several pages, some keys with a history.
 FORMER = gzip.decompress((Path(__file__).parent / "keys.lmdb.gz").read_bytes())

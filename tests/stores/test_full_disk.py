@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ledger import Database, DatabaseLedger
-from gateway.shipper import LedgerUnavailable
+from gateway.records.database import Database, DatabaseLedger
+from gateway.records.forwarder import LedgerUnavailable
 from tests.full_disk import SmallDisk
 from tests.record_samples import record_of
 
@@ -38,8 +38,8 @@ def begun(program: str, folder: Path) -> subprocess.Popen[str]:
 RECORD = """
 import sys
 from pathlib import Path
-from gateway.ledger import Database, DatabaseLedger
-from gateway.shipper import LedgerUnavailable
+from gateway.records.database import Database, DatabaseLedger
+from gateway.records.forwarder import LedgerUnavailable
 from tests.record_samples import record_of
 
 ledger = DatabaseLedger(Database.in_folder(Path(sys.argv[1])), 30)

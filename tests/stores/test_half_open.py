@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from gateway.credential import Key, Secret
-from gateway.errors import GatewayError, RateLimited, UpstreamError
-from gateway.failover import Verdict, walk
-from gateway.file_store import FileStore
-from gateway.pool import LEASE_SECONDS, Pool
-from gateway.standing import KeyState, KeyStatus
-from gateway.store import MemoryStore, Store
-from gateway.verdict import Outcome
+from gateway.access.credential import Key, Secret
+from gateway.keys.failover import Verdict, walk
+from gateway.keys.file_store import FileStore
+from gateway.keys.pool import LEASE_SECONDS, Pool
+from gateway.keys.standing import KeyState, KeyStatus
+from gateway.keys.store import MemoryStore, Store
+from gateway.keys.verdict import Outcome
+from gateway.protocol.errors import GatewayError, RateLimited, UpstreamError
 
 OK = Verdict(Outcome.OK, http_status=200)
 LIMITED = Verdict(Outcome.RATE_LIMITED, cooldown_seconds=60.0, http_status=429)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.interception_record import InterceptionRecord, encode_record
-from gateway.journal import FileJournal, waiting_records
-from gateway.segment import HeldSegment
+from gateway.records.interception_record import InterceptionRecord, encode_record
+from gateway.records.segment import HeldSegment
+from gateway.records.spool import FileJournal, waiting_records
 from tests.full_disk import SmallDisk
 from tests.record_samples import record_of
 from tests.stores.odd_entries import ODD
@@ -172,7 +172,7 @@ def test_a_write_that_fails_leaves_no_half(journal: FileJournal, folder: Path, m
     """Given a disk that takes only a part; then nothing of it stays, and later records are whole."""
     journal.append([record_of(1)])
     real = os.write
-    monkeypatch.setattr("gateway.segment.os.write", lambda descriptor, data: real(descriptor, data[:50]))
+    monkeypatch.setattr("gateway.records.segment.os.write", lambda descriptor, data: real(descriptor, data[:50]))
     with pytest.raises(OSError, match="No space"):
         journal.append([record_of(2)])
     monkeypatch.undo()
@@ -315,7 +315,7 @@ def test_a_segment_that_cannot_be_read_is_given_up(
 
     left_behind(folder, record_of(1))
     [segment] = journal.take()
-    monkeypatch.setattr("gateway.segment.os.pread", failing)
+    monkeypatch.setattr("gateway.records.segment.os.pread", failing)
     with pytest.raises(OSError, match="Input/output") as failed:
         segment.read()
     journal.give_up(segment, failed.value)
@@ -329,7 +329,7 @@ def test_an_entry_that_vanishes_is_nothing(
 ) -> None:
     """Given a segment that is gone between two looks, as when it was shipped; then nothing is said of it."""
     gone = [(folder / "0-gone.jsonl", 10)]
-    monkeypatch.setattr("gateway.journal.segments", lambda *_: gone)
+    monkeypatch.setattr("gateway.records.spool.segments", lambda *_: gone)
     journal.append([record_of(1)])
     [segment] = journal.take()
     assert all_of(segment) == ([record_of(1)], 0)

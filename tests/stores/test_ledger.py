@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from gateway.interception_record import PassedOver, decode_record, encode_record
-from gateway.ledger import Database, DatabaseLedger, Reader, schema
-from gateway.ledger.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
 from gateway.pricing.money import MOST_PICODOLLARS
-from gateway.shipper import LedgerUnavailable
+from gateway.records.database import Database, DatabaseLedger, Reader, schema
+from gateway.records.database.schema import PARTS, SCHEMA_VERSION, interceptions, metadata
+from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.interception_record import PassedOver, decode_record, encode_record
 from tests.harness import wait_until
 from tests.record_samples import NOW, PLAIN, counts_of, record_of, usage_of
 from tests.stores.postgres_server import PASSWORD, PostgresServer
@@ -187,7 +187,7 @@ def test_a_reader_of_an_older_schema_says_what_to_do(
     url: str, ledger: DatabaseLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a database that only an older gateway has used; then whoever reads it is told to start the new one."""
-    monkeypatch.setattr("gateway.ledger.database.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr("gateway.records.database.database.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     assert "start the gateway once" in why_unreadable(url)
 
 

@@ -16,16 +16,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.journal import FileJournal
-from gateway.ledger import Database, DatabaseLedger, Reader
-from gateway.recorder import Recorder
-from gateway.shipper import LedgerLost, LedgerUnavailable
+from gateway.records.database import Database, DatabaseLedger, Reader
+from gateway.records.forwarder import LedgerLost, LedgerUnavailable
+from gateway.records.recorder import Recorder
+from gateway.records.spool import FileJournal
 from tests.full_disk import SmallDisk
 from tests.harness import wait_until
 from tests.record_samples import NOW, record_of
 from tests.stores.postgres_server import PASSWORD, PostgresServer
 from tests.stores.silent_path import SilentPath
-from tests.unit.test_recorder import FakeMeter
+from tests.unit.records.test_recorder import FakeMeter
 
 SOON_SECONDS = 60.0
 STEP_SECONDS = 3.0
@@ -36,9 +36,9 @@ ENCODINGS = ("LATIN1", "EUC_JP", "WIN1252")
 @pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long enough for a busy machine, short enough to be waited for."""
-    monkeypatch.setattr("gateway.ledger.postgresql.STEP_SECONDS", STEP_SECONDS)
-    monkeypatch.setattr("gateway.ledger.postgresql.CONNECT_SECONDS", STEP_SECONDS)
-    monkeypatch.setattr("gateway.ledger.sqlite.BUSY_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.records.database.postgresql.STEP_SECONDS", STEP_SECONDS)
+    monkeypatch.setattr("gateway.records.database.postgresql.CONNECT_SECONDS", STEP_SECONDS)
+    monkeypatch.setattr("gateway.records.database.sqlite.BUSY_SECONDS", 0.5)
 
 
 silence = pytest.mark.usefixtures("short_deadlines")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import LimitReached, Overloaded, SpendLimitReached
-from gateway.limit_rules import Limited, Limits
+from gateway.config.limit_rules import Limited, Limits
 from gateway.limits.calendar import today
 from gateway.limits.counters import MachineCounters
 from gateway.limits.limiter import Used
 from gateway.limits.link import Link
 from gateway.limits.reading import read_used
 from gateway.limits.shared_limiter import Admission, SharedLimiter
+from gateway.protocol.errors import LimitReached, Overloaded, SpendLimitReached
 from tests.harness import wait_until
 from tests.limit_worker import PICODOLLARS, Judge, Worker
 from tests.stores.redis_server import PROGRAMS, RedisServer

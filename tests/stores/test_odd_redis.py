@@ -9,10 +9,10 @@ from itertools import count
 
 import pytest
 
-from gateway.machine_clock import machine_time
-from gateway.pool import LEASE_SECONDS
-from gateway.records import Cause, Record
-from gateway.redis_store import RedisStore
+from gateway.keys.key_record import Cause, Record
+from gateway.keys.pool import LEASE_SECONDS
+from gateway.keys.redis.store import RedisStore
+from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores.odd_redis import OddRedis, as_the_server
 from tests.stores.redis_server import RedisServer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.records import (
+from gateway.keys.key_record import (
     NEVER_SEEN,
     Cause,
     Record,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.redis_answers import AnswerReader
+from gateway.keys.redis.answers import AnswerReader
 
 PATIENT_SECONDS = 60.0
 GOOD = [

@@ -1,4 +1,4 @@
-"""What the server's scripts make of records, against the rules in gateway.records."""
+"""What the server's scripts make of records, against the rules in gateway.keys.key_record."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.records import NEVER_SEEN, Record, joined
-from gateway.redis_exchange import Exchanges
-from gateway.redis_wire import SERVER_ERRORS, Server, ServerClock
-from gateway.replica import Told
+from gateway.keys.key_record import NEVER_SEEN, Record, joined
+from gateway.keys.redis.exchange import Exchanges
+from gateway.keys.redis.wire import SERVER_ERRORS, Server, ServerClock
+from gateway.keys.replica import Told
 from tests.stores.redis_server import PROGRAMS, RedisServer
 
 moments = st.integers(0, 5).map(float)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import pytest
 import trustme
 
-from gateway.machine_clock import machine_time
-from gateway.pool import LEASE_SECONDS
-from gateway.records import Cause, Record
-from gateway.redis_store import RedisStore
+from gateway.keys.key_record import Cause, Record
+from gateway.keys.pool import LEASE_SECONDS
+from gateway.keys.redis.store import RedisStore
+from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine, free_port
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from gateway import redis_exchange
-from gateway.machine_clock import machine_time
-from gateway.records import NEVER_SEEN, Cause, Record
-from gateway.redis_exchange import Exchanges
-from gateway.redis_store import RedisStore
-from gateway.redis_wire import Server, ServerClock
-from gateway.replica import Told
-from gateway.subjects import DAY_SECONDS
+from gateway.keys.key_record import NEVER_SEEN, Cause, Record
+from gateway.keys.redis import exchange as redis_exchange
+from gateway.keys.redis.exchange import Exchanges
+from gateway.keys.redis.store import RedisStore
+from gateway.keys.redis.wire import Server, ServerClock
+from gateway.keys.replica import Told
+from gateway.keys.subjects import DAY_SECONDS
+from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores import former_redis_scripts
 from tests.stores.odd_redis import OddRedis

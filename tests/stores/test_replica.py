@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.records import NEVER_SEEN, Cause, Record, cooled, leased, retired
-from gateway.replica import Replica
-from gateway.store import Change
+from gateway.keys.key_record import NEVER_SEEN, Cause, Record, cooled, leased, retired
+from gateway.keys.replica import Replica
+from gateway.keys.store import Change
 
 LIMITED = Cause("rate_limited", 429, 5.0)
 REFUSED = Cause("unauthorized", 401, 6.0)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import file_store, keys_file, subjects
-from gateway.file_store import FileStore
-from gateway.machine_clock import machine_time
-from gateway.records import NEVER_SEEN, Cause, Record
-from gateway.redis_store import RedisStore
-from gateway.store import MemoryStore, Store
-from gateway.subjects import DAY_SECONDS
+from gateway.keys import file_store, keys_file, subjects
+from gateway.keys.file_store import FileStore
+from gateway.keys.key_record import NEVER_SEEN, Cause, Record
+from gateway.keys.redis.store import RedisStore
+from gateway.keys.store import MemoryStore, Store
+from gateway.keys.subjects import DAY_SECONDS
+from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores.redis_server import RedisServer
 
@@ -215,7 +215,7 @@ def test_spent_details_are_forgotten_and_the_others_kept(rig: Rig) -> None:
 def test_no_more_details_are_kept_than_a_store_may_hold(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given more details than that, then the oldest go, and no key does."""
     for module in ("subjects", "file_store"):
-        monkeypatch.setattr(f"gateway.{module}.MOST_DETAILED", 50)
+        monkeypatch.setattr(f"gateway.keys.{module}.MOST_DETAILED", 50)
     monkeypatch.setattr(subjects, "_KEPT_OF_TOO_MANY", 45)
     store, now = rig.another(), rig.now()
     for number in range(40):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 
-from gateway.access import Caller
-from gateway.chronicle import Chronicle
-from gateway.clients import Client
-from gateway.credential import Key, Secret
-from gateway.pool import Pool
+from gateway.access.authentication import Caller
+from gateway.access.client_info import Client
+from gateway.access.credential import Key, Secret
+from gateway.keys.pool import Pool
+from gateway.keys.store import MemoryStore
 from gateway.pricing.prices import known_prices
-from gateway.store import MemoryStore
+from gateway.records.record_builder import Chronicle
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 

@@ -15,14 +15,14 @@ from collections.abc import Callable
 
 import trustme
 
-from gateway.credential import AuthHeader, Secret
-from gateway.lifecycle import Lifecycle
-from gateway.pace import Pace
-from gateway.relay import Lender, Relay
-from gateway.stream import EventStream
+from gateway.access.credential import AuthHeader, Secret
+from gateway.relay.lending import Lender, Relay
+from gateway.relay.pace import Pace
+from gateway.runtime.lifecycle import Lifecycle
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
-from gateway.watch import Watch
+from gateway.upstream.event_stream import EventStream
+from gateway.upstream.watch import Watch
 from tests.unit.tiny_server import TinyServer, take_request
 
 POOLED = (AuthHeader("x-api-key", "", Secret("sk-ant-planted-pool-key-0001")),)

@@ -11,22 +11,22 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from gateway.access import Caller
-from gateway.classification import Rests
-from gateway.dialogue import Dialogue, OneTurn
-from gateway.failover import Course
-from gateway.interception import Interception
-from gateway.lifecycle import Lifecycle
-from gateway.messages import read_request
-from gateway.metrics import Metrics
-from gateway.narrator import Narrator
-from gateway.pace import Head, Output, Pace
-from gateway.spans import NOT_TRACED, Trace
-from gateway.tool_loop import ToolLoop, ToolPolicy
-from gateway.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
-from gateway.turn import TurnMaker
+from gateway.access.authentication import Caller
+from gateway.keys.classification import Rests
+from gateway.keys.failover import Course
+from gateway.protocol.messages import read_request
+from gateway.relay.conversation import Dialogue, OneTurn
+from gateway.relay.interception import Interception
+from gateway.relay.pace import Head, Output, Pace
+from gateway.relay.tool_loop import ToolLoop, ToolPolicy
+from gateway.relay.turn import TurnMaker
+from gateway.runtime.lifecycle import Lifecycle
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.observer import Narrator
+from gateway.telemetry.spans import NOT_TRACED, Trace
+from gateway.tools.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
 from gateway.upstream import Call, Reply, Upstream
-from gateway.watch import Watch
+from gateway.upstream.watch import Watch
 from tests.unit.fakes import FakeClock, chronicle_of, pool_of
 from tests.unit.messages_api import Answer, event
 

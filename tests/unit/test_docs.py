@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access import ByokMode
-from gateway.access_log import fields_of
-from gateway.app import create_app
-from gateway.credential import Key, Secret
-from gateway.interception_record import InterceptionRecord, TurnUsage
-from gateway.limit_rules import LimitRules
-from gateway.metrics import Metrics
-from gateway.service import Gateway
-from gateway.settings import Settings, setting_specs
-from gateway.story import ENDINGS
+from gateway.access.authentication import ByokMode
+from gateway.access.credential import Key, Secret
+from gateway.cli.timeline import ENDINGS
+from gateway.config.limit_rules import LimitRules
+from gateway.config.settings import Settings, setting_specs
+from gateway.records.interception_record import InterceptionRecord, TurnUsage
+from gateway.telemetry.access_log import fields_of
+from gateway.telemetry.metrics import Metrics
+from gateway.web.app import create_app
+from gateway.web.service import Gateway
 from tests.harness import ROOT
-from tests.unit.test_metrics import exercised, families
+from tests.unit.telemetry.test_metrics import exercised, families
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"

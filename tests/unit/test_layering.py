@@ -1,4 +1,4 @@
-"""Imports point only down: every module of the package has a layer, and none reaches above it."""
+"""Imports point only down: every module lies in a package, and no package reaches above itself."""
 
 from __future__ import annotations
 
@@ -13,106 +13,27 @@ import pytest
 
 import gateway
 
-PACKAGE = Path(gateway.__file__).parent
+ROOT = Path(gateway.__file__).parent
 
-# Lowest first. A name stands for a module, or for a package with all its modules.
-LAYERS = {
-    "pure": [
-        *("errors", "credential", "events", "verdict", "headers", "messages", "access", "setting_values"),
-        "setting_faults",
-        *("settings", "settings_loader", "wire", "records", "json_values", "accumulate", "splice", "tools", "origin"),
-        *("safe_text", "usage", "tool_uses", "clients", "interception_record", "record_words", "story", "usage_report"),
-        *(
-            "mcp_servers",
-            "upstream_proxy",
-            "tool_results",
-            "classification",
-            "counts",
-            "json_members",
-            "taken_back",
-            "cors",
-        ),
-        *(
-            "paths",
-            "content_coding",
-            "known_keys",
-            "subjects",
-            "places",
-            "scopes",
-            "standing",
-            "overview",
-            "key_entries",
-            "pricing",
-            "limit_rules",
-            "reconciliation",
-        ),
-    ],
-    "state": [
-        *("store", "pool", "failover", "admission", "lifecycle", "metrics", "toolbox", "chronicle"),
-        *("shipper", "recorder", "background", "starts", "allocation", "counts_file", "shared_counts", "machine_clock"),
-        *("counts_folder", "affinity", "moment"),
-    ],
-    "edge": [
-        *(
-            "watch",
-            "client_socket",
-            "keepalive",
-            "token_file",
-            "upstream",
-            "data_folder",
-            "reload_answer",
-            "folder_lock",
-            "chair",
-            "request_ids",
-        ),
-        *("replica", "redis_scripts", "redis_wire", "redis_store", "journal", "ledger", "mcp", "segment"),
-        *(
-            "tool_sessions",
-            "whole_file",
-            "edited_file",
-            "keys_file",
-            "file_store",
-            "former_keys_file",
-            "redis_answers",
-            "redis_exchange",
-        ),
-        *("redis_leases", "limits"),
-    ],
-    "flow": [
-        *("stream", "pace", "relay", "narrator", "turn", "dialogue", "tool_call", "tool_loop"),
-        *("interception", "passthrough", "look", "looks", "key_news", "spans", "span_values"),
-    ],
-    "web": [
-        *("service", "request_body", "responses", "exchange", "malformed", "routes", "status", "status_pages"),
-        *(
-            "launch",
-            "master",
-            "gunicorn_conf",
-            "listening",
-            "thread_pool",
-            "server_response",
-            "request_head",
-            "goodbyes",
-            "worker",
-            "application",
-        ),
-        *("app", "cli", "", "tracing", "access_log", "log_format", "logs", "door"),
-        *(
-            "serving",
-            "head_collector",
-            "connection",
-            "waiting_room",
-            "clients_at_hand",
-            "descriptors",
-            "process_tuning",
-            "worker_life",
-        ),
-    ],
-}
-RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
-WEB = max(RANKS.values())
+# The folders of the package, lowest first: each may import itself and what stands before it.
+PACKAGES = [
+    *("protocol", "runtime", "models", "pricing", "access", "config", "upstream", "keys", "limits", "records", "tools"),
+    *("telemetry", "relay", "web", "server", "cli"),
+]
+SIMULATOR = "simulator"  # shares nothing with the others; only its command knows it
 
-# What waits, runs beside, tells the time, or serves: the pure layer has none of it, whoever ships it.
+# Packages in which nothing waits, runs beside the request, tells the time or reads a file; but for these modules.
+PURE_PACKAGES = ("protocol", "models", "pricing", "access", "config")
+NOT_PURE = {"access.token_file"}
+# Modules of other packages that are as pure.
+PURE_TOO = [
+    *("keys.verdict", "keys.classification", "keys.key_record", "keys.standing", "keys.places", "keys.overview"),
+    *("keys.known_keys", "keys.subjects", "records.interception_record", "records.record_words"),
+    *("records.usage_report", "records.reconciliation", "tools.injection", "tools.splicer", "tools.taken_back"),
+    *("tools.tool_results", "web.paths", "cli.timeline"),
+]
+
+# What waits, runs beside, tells the time, or serves: nothing pure has any of it, whoever ships it.
 IMPURE = {
     *("socket", "select", "selectors", "ssl", "asyncio", "signal", "http", "socketserver"),
     *("threading", "_thread", "queue", "concurrent", "multiprocessing", "subprocess", "sched", "contextvars"),
@@ -121,21 +42,40 @@ IMPURE = {
     *("redis", "fcntl", "sqlalchemy", "psycopg", "opentelemetry"),
 }
 
+# Libraries that only some packages know. `gateway` itself has Flask's name for a type.
+KNOWN_TO = {
+    "flask": {"web", "telemetry.tracing", ""},
+    "werkzeug": {"web"},
+    "gunicorn": {"server", "web.request_body"},
+    "requests": {"upstream"},
+    "urllib3": {"upstream"},
+    "certifi": {"upstream"},
+    "redis": {"keys.redis"},
+    "sqlalchemy": {"records.database"},
+    "sqlite3": {"records.database"},
+    "prometheus_client": {"telemetry", "runtime.shared_counts", "web.status"},
+    "mcp": {"tools.mcp"},
+}
+
 
 def is_simulator(module: str) -> bool:
-    return module.split(".")[0] == "simulator"
+    return package_of(module) == SIMULATOR
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[0]
 
 
 def path_of(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split(".")) if module else PACKAGE
+    path = ROOT.joinpath(*module.split(".")) if module else ROOT
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def every_module() -> list[str]:
     """Names relative to the package; the package itself is the empty name."""
     names = []
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return sorted(names)
 
@@ -157,12 +97,11 @@ def imports_of(module: str) -> frozenset[str]:
             origin = node.module or ""
             for alias in node.names:
                 inner = f"{origin}.{alias.name}"
-                found.add(inner if origin.split(".")[0] == "gateway" and is_module(inner) else origin)
+                is_own = origin.split(".")[0] == "gateway"
+                # The version is a constant of the package itself, and leads nowhere.
+                if inner != "gateway.__version__":
+                    found.add(inner if is_own and relative(inner) in MODULES else origin)
     return frozenset(found)
-
-
-def is_module(absolute: str) -> bool:
-    return relative(absolute) in every_module()
 
 
 def relative(absolute: str) -> str:
@@ -174,49 +113,35 @@ def own_imports(module: str) -> Iterator[str]:
     return (relative(name) for name in imports_of(module) if name.split(".")[0] == "gateway")
 
 
-def rank_of(module: str) -> int:
-    """Its layer's rank; a module without a layer, which a test below reports, counts as the lowest."""
-    return RANKS.get(module.split(".")[0], 0)
-
-
 MODULES = every_module()
 GATEWAY_MODULES = [module for module in MODULES if not is_simulator(module)]
-PURE_MODULES = [module for module in GATEWAY_MODULES if rank_of(module) == 0]
+IN_PACKAGES = [module for module in GATEWAY_MODULES if module]
+PURE_MODULES = [
+    *(module for module in IN_PACKAGES if package_of(module) in PURE_PACKAGES and module not in NOT_PURE),
+    *PURE_TOO,
+]
 
 
-def test_every_module_has_a_layer_and_every_layer_its_modules():
-    """Given the package's files, then each stands in one layer, and the table names none that is gone."""
-    tops = {module.split(".")[0] for module in GATEWAY_MODULES}
-    assert tops == set(RANKS)
-    assert len(RANKS) == sum(map(len, LAYERS.values()))
+def test_every_module_lies_in_a_package():
+    """Given the package's files, then its folders are these packages, and only `__init__` lies beside them."""
+    assert {path.name for path in ROOT.iterdir() if list(path.glob("*.py"))} == {*PACKAGES, SIMULATOR}
+    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_architecture_page_has_the_layer_s_modules(layer):
-    """Given a layer, then the page's table has its modules and no others; `redis_*` stands for all that begin so."""
-    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
-    (row,) = re.findall(rf"^\| {layer} \| (.*?) \|", page, re.MULTILINE)
-    written = {name.rstrip("/") for name in re.findall(r"`(\S+)`", row)}
-    own = {"redis_*" if name.startswith("redis_") else name for name in LAYERS[layer] if name}
-    assert written == own
+def test_every_package_says_what_it_is():
+    """Given a package, then it opens with a docstring, and docs/architecture.md lists it, in the same order."""
+    assert [name for name in PACKAGES if not ast.get_docstring(tree_of(name))] == []
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^\d+\. `(\w+)/`", page, re.MULTILINE) == [*PACKAGES, SIMULATOR]
 
 
-@pytest.mark.parametrize("module", GATEWAY_MODULES)
+@pytest.mark.parametrize("module", IN_PACKAGES)
 def test_imports_point_down(module):
-    """Given a module, then what it imports of the gateway is of its layer or below."""
-    above = [
-        imported
-        for imported in own_imports(module)
-        if (is_simulator(imported) and rank_of(module) < WEB)
-        or (not is_simulator(imported) and rank_of(imported) > rank_of(module) and imported != "")
-    ]
-    assert above == []
-
-
-@pytest.mark.parametrize("module", [module for module in GATEWAY_MODULES if rank_of(module) < WEB])
-def test_nothing_below_the_web_layer_imports_the_package_itself(module):
-    """Given a module below the web layer, then it does not import `gateway`, whose create_app leads to the top."""
-    assert "" not in own_imports(module)
+    """Given a module, then what it imports of the gateway is of its package or of one below."""
+    may = {*PACKAGES[: PACKAGES.index(package_of(module)) + 1]} | (
+        {SIMULATOR} if package_of(module) == "cli" else set()
+    )
+    assert [imported for imported in own_imports(module) if package_of(imported) not in may] == []
 
 
 def test_no_two_modules_import_each_other():
@@ -242,6 +167,7 @@ def test_pure_module_has_no_socket_thread_clock_or_framework(module):
     """Given a pure module, then nothing that it imports waits, runs beside it, tells the time or serves."""
     assert not {name.split(".")[0] for name in imports_of(module)} & IMPURE
     assert not [name for name in imports_of(module) if name in ("urllib.request", "urllib.error")]
+    assert [imported for imported in own_imports(module) if imported not in PURE_MODULES] == []
 
 
 @pytest.mark.parametrize("module", PURE_MODULES)
@@ -252,7 +178,7 @@ def test_pure_module_asks_no_clock(module):
         for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Call)
     }
-    if module in ("scopes", "pricing.prices"):  # a table that comes with the package, as constant as its code
+    if module in ("models.scopes", "pricing.prices"):  # a table that comes with the package, as constant as its code
         called -= {"read_text"}
     assert not called & {"now", "utcnow", "today", "open", "read_text", "read_bytes", "input", "print"}
 
@@ -263,21 +189,17 @@ def test_simulator_shares_no_code_with_the_gateway(module):
     assert [imported for imported in own_imports(module) if not is_simulator(imported)] == []
 
 
-@pytest.mark.parametrize("module", GATEWAY_MODULES)
-def test_flask_is_known_to_the_web_layer_alone(module):
-    """Given a module below the web layer, then it imports neither Flask nor werkzeug nor gunicorn."""
-    tops = {name.split(".")[0] for name in imports_of(module)}
-    assert rank_of(module) == WEB or not tops & {"flask", "werkzeug", "gunicorn"}
+@pytest.mark.parametrize("package", KNOWN_TO)
+def test_package_is_known_to_its_packages_alone(package):
+    """Given a library, then every package that may import it does, and no other does."""
+    users = {module for module in GATEWAY_MODULES if package in {name.split(".")[0] for name in imports_of(module)}}
+    strangers = [module for module in users if not any(lies_in(module, folder) for folder in KNOWN_TO[package])]
+    assert strangers == []
+    assert [folder for folder in KNOWN_TO[package] if not any(lies_in(module, folder) for module in users)] == []
 
 
-def test_flow_and_state_layers_know_no_http_library():
-    """Given requests and its relatives, then only the edge layer imports them."""
-    users = {
-        module
-        for module in GATEWAY_MODULES
-        if {name.split(".")[0] for name in imports_of(module)} & {"requests", "urllib3", "certifi"}
-    }
-    assert {module.split(".")[0] for module in users} == {"upstream"}
+def lies_in(module: str, folder: str) -> bool:
+    return module == folder or (bool(folder) and module.startswith(f"{folder}."))
 
 
 def test_tracing_is_known_to_its_own_modules_alone():
@@ -286,20 +208,15 @@ def test_tracing_is_known_to_its_own_modules_alone():
         module: {name for name in imports_of(module) if name.split(".")[0] == "opentelemetry"}
         for module in GATEWAY_MODULES
     }
-    assert {module for module, names in users.items() if names} == {"spans", "tracing"}
+    assert {module for module, names in users.items() if names} == {"telemetry.spans", "telemetry.tracing"}
     sdk = {module for module, names in users.items() if any(".sdk" in name or ".exporter" in name for name in names)}
-    assert sdk == {"tracing"}
-    assert not [node for node in tree_of("tracing").body if "opentelemetry.sdk" in ast.dump(node) and is_import(node)]
+    assert sdk == {"telemetry.tracing"}
+    body = tree_of("telemetry.tracing").body
+    assert not [node for node in body if "opentelemetry.sdk" in ast.dump(node) and is_import(node)]
 
 
 def is_import(node: ast.stmt) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
-
-
-def test_redis_is_known_to_the_shared_store_alone():
-    """Given Redis, then only what speaks to it imports its library."""
-    users = {module for module in GATEWAY_MODULES if "redis" in {name.split(".")[0] for name in imports_of(module)}}
-    assert users == {"redis_wire", "redis_answers"}
 
 
 def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_else():
@@ -313,8 +230,8 @@ def test_secrets_are_revealed_where_they_are_written_to_the_wire_and_nowhere_els
                 reaching.add(module)
             if isinstance(node, ast.Constant) and node.value in ("reveal", "_clear"):
                 reaching.add(module)
-    assert revealing == {"upstream.client", "upstream.proxy", "mcp.wire"}
-    assert reaching == {"credential"}
+    assert revealing == {"upstream.client", "upstream.proxy", "tools.mcp.wire"}
+    assert reaching == {"access.credential"}
 
 
 def test_request_context_is_read_by_views_alone():
@@ -326,7 +243,7 @@ def test_request_context_is_read_by_views_alone():
                 names = {alias.name for alias in node.names}
                 if names & {"request", "current_app", "g", "session"}:
                     readers.add(module)
-    assert readers <= {"routes", "status_pages", "app"}
+    assert readers <= {"web.routes", "web.status_pages", "web.app"}
 
 
 def test_commands_print_by_way_of_one_module():
@@ -343,9 +260,9 @@ def test_commands_print_by_way_of_one_module():
 def test_wheel_has_every_file_that_is_no_code():
     """Given the package's files that are no Python, then setup.cfg names each for the wheel, and no pattern is idle."""
     setup = configparser.ConfigParser()
-    setup.read(PACKAGE.parent / "setup.cfg")
+    setup.read(ROOT.parent / "setup.cfg")
     patterns = setup["options.package_data"]["gateway"].split()
-    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    found = [set(PACKAGE.glob(pattern)) for pattern in patterns]
+    files = {path for path in ROOT.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    found = [set(ROOT.glob(pattern)) for pattern in patterns]
     assert set().union(*found) >= files
     assert all(found)

@@ -13,30 +13,30 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.access import ByokMode, authenticate
-from gateway.app import create_app
-from gateway.classification import Rests
-from gateway.credential import AuthHeader, Key, Secret, key_headers
-from gateway.errors import GatewayError, UpstreamError
-from gateway.failover import Course, walk
-from gateway.lifecycle import Lifecycle
-from gateway.messages import read_request
-from gateway.metrics import Metrics
-from gateway.narrator import Narrator
-from gateway.pace import Pace
-from gateway.pool import Pool
-from gateway.service import Gateway, route_of
-from gateway.settings import SettingsError
-from gateway.settings_loader import load_settings
-from gateway.standing import KeyState
-from gateway.store import MemoryStore
-from gateway.turn import TurnMaker
+from gateway.access.authentication import ByokMode, authenticate
+from gateway.access.credential import AuthHeader, Key, Secret, key_headers
+from gateway.config.loader import load_settings
+from gateway.config.settings import SettingsError
+from gateway.config.upstream_proxy import proxy_url
+from gateway.keys.classification import Rests
+from gateway.keys.failover import Course, walk
+from gateway.keys.pool import Pool
+from gateway.keys.standing import KeyState
+from gateway.keys.store import MemoryStore
+from gateway.keys.verdict import Outcome, Verdict
+from gateway.protocol.errors import GatewayError, UpstreamError
+from gateway.protocol.messages import read_request
+from gateway.relay.pace import Pace
+from gateway.relay.turn import TurnMaker
+from gateway.runtime.lifecycle import Lifecycle
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.observer import Narrator
 from gateway.upstream import Call, Upstream
 from gateway.upstream.connections import Connections
 from gateway.upstream.dialer import Dialer, Route
-from gateway.upstream_proxy import proxy_url
-from gateway.verdict import Outcome, Verdict
-from gateway.watch import Watch
+from gateway.upstream.watch import Watch
+from gateway.web.app import create_app
+from gateway.web.service import Gateway, route_of
 from tests.unit.fakes import FakeClock, chronicle_of
 
 PLANTED = "sk-ant-api03-PLANTED-0123456789-abcdefghijklmnopqrstuvwxyz"

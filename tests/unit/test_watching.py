@@ -17,9 +17,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from gateway.credential import Key, Secret
-from gateway.service import Gateway
-from gateway.settings import Settings
+from gateway.access.credential import Key, Secret
+from gateway.config.settings import Settings
+from gateway.web.service import Gateway
 from tests.harness import ROOT
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"

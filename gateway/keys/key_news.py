@@ -1,0 +1,176 @@
+"""What becomes of the keys without a request of this worker's: one line in the log each.
+
+Owns: noticing that the operator has changed a key, that another worker or gateway has marked one, and that one is back;
+and the words. One thread a worker. All workers look, once a second, and the one that holds a file's lock
+tells. What this worker marks itself is told by the narrator, or by the looks, when it happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from gateway.access.credential import Key
+from gateway.keys.key_record import NEVER_SEEN, Record
+from gateway.keys.pool import BY_OPERATOR, Pool
+from gateway.keys.standing import KeyStatus, Subject
+from gateway.keys.verdict import Concern
+from gateway.runtime.background import BackgroundThread
+from gateway.runtime.chair import Chair
+from gateway.runtime.machine_clock import machine_time
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_WITH = {Concern.WORKSPACE: " with its workspace", Concern.ORGANISATION: " with its organisation"}
+
+
+class _Use(Enum):
+    """What a record alone lets its subject be used for."""
+
+    FREE = "free"
+    COOLING = "cooling"
+    RETIRED = "retired"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    """A subject of a key's, and what the log calls it: the whole key, or a part of what it is used for."""
+
+    key: Key
+    subject: Subject
+    part: str = ""
+
+
+class KeyNews:
+    """Tells what changes about the keys of the pool in force.
+
+    `lock_path` is a file in the data folder; `others` is who else may mark keys; `clock` is the pool's.
+    """
+
+    def __init__(
+        self, in_force: Callable[[], Pool], lock_path: Path, others: str, clock: Callable[[], float] = machine_time
+    ) -> None:
+        self._in_force = in_force
+        self._others = others
+        self._clock = clock
+        self._chair = Chair(lock_path)
+        self._thread = BackgroundThread("key-news", self.step, at_end=self._chair.leave)
+        # As it was seen last: subjects by name, and which generation of each key.
+        self._known: dict[str, tuple[_Marked, _Use]] = {}
+        self._generations: dict[Key, int] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        self._thread.stop()
+
+    def step(self) -> float:
+        """Compare with the last time. How long to rest then."""
+        pool = self._in_force()
+        now = self._clock()
+        known: dict[str, tuple[_Marked, _Use]] = {}
+        generations: dict[Key, int] = {}
+        for status in pool.statuses():
+            for marked in _marked(status):
+                known.setdefault(marked.subject.name, (marked, _use(marked.subject.record, now)))
+                if marked.subject.concern is Concern.KEY:
+                    generations[status.key] = marked.subject.record.generation
+        if self._chair.is_taken():
+            renewed = {key for key, number in generations.items() if self._generations.get(key) != number}
+            for name, (marked, use) in known.items():
+                before, was = self._known.get(name, (None, _Use.FREE))
+                goes_with_its_key = bool(marked.part and renewed) and use is _Use.FREE
+                if marked.key in self._generations and not goes_with_its_key:
+                    self._tell(pool, marked, before.subject.record if before is not None else NEVER_SEEN, was, use, now)
+            for name, (marked, was) in self._known.items():  # a scope that was answered for is not listed any more
+                if name not in known and was is _Use.COOLING and marked.key in generations.keys() - renewed:
+                    _tell_back(marked)
+        self._known, self._generations = known, generations
+        return _LOOK_SECONDS
+
+    def _tell(self, pool: Pool, marked: _Marked, before: Record, was: _Use, use: _Use, now: float) -> None:
+        record = marked.subject.record
+        who = (marked.key.name, marked.key.hint)
+        is_new = record.marked_at != before.marked_at or record.generation != before.generation
+        if not is_new and use is was:
+            return
+        if is_new and pool.has_made(marked.subject):
+            return
+        if use is _Use.DISABLED:
+            if was is not _Use.DISABLED:
+                log.info("key %s (%s) is disabled by the operator: it gets no requests until it is enabled", *who)
+        elif is_new and record.reason == BY_OPERATOR:
+            self._tell_of_operator(marked, use, now)
+        elif use is was:
+            return
+        elif use is _Use.RETIRED:
+            log.warning(
+                "key %s (%s) is retired: %s, as %s found; it gets no requests until the upstream accepts it again or "
+                "the operator enables it",
+                *(*who, _reason(record), self._others),
+            )
+        elif use is _Use.COOLING:
+            log.info(
+                "key %s (%s) is cooling down for %.1f s%s: %s, as %s found; then one request tries it",
+                *(*who, record.cooling_until_at - now, marked.part, _reason(record), self._others),
+            )
+        elif record.generation != before.generation:
+            log.info("key %s (%s) is valid again%s, as %s found", *who, marked.part, self._others)
+        else:
+            _tell_back(marked)
+
+    def _tell_of_operator(self, marked: _Marked, use: _Use, now: float) -> None:
+        key, record = marked.key, marked.subject.record
+        if use is _Use.COOLING:
+            seconds = record.cooling_until_at - now
+            log.info(
+                "key %s (%s) is cooling down for %.1f s: the operator wants it so; then one request tries it",
+                *(key.name, key.hint, seconds),
+            )
+        elif use is _Use.FREE:
+            log.info(
+                "key %s (%s) is enabled by the operator: what was held against it is forgotten, and it is used again",
+                *(key.name, key.hint),
+            )
+
+    def __repr__(self) -> str:
+        return f"<KeyNews {self._chair!r} known={len(self._known)}>"
+
+
+def _tell_back(marked: _Marked) -> None:
+    log.info(
+        "key %s (%s) is back%s: its cooldown is over; one request tries it first",
+        *(marked.key.name, marked.key.hint, marked.part),
+    )
+
+
+def _marked(status: KeyStatus) -> Iterator[_Marked]:
+    """All that a key can be marked for. What it shares with others is told of the first of them."""
+    assert status.standing is not None
+    whole = status.standing.whole
+    for subject in status.standing.others:
+        yield _Marked(status.key, subject, _WITH.get(subject.concern, ""))
+    for rest in status.scopes:
+        subject = Subject(Concern.SCOPE, f"{whole.name}/{rest.scope}", rest.record)
+        yield _Marked(status.key, subject, f" for {rest.scope}")
+    yield _Marked(status.key, whole)
+
+
+def _use(record: Record, now: float) -> _Use:
+    if record.is_disabled:
+        return _Use.DISABLED
+    if record.is_retired:
+        return _Use.RETIRED
+    return _Use.COOLING if record.is_cooling(now) else _Use.FREE
+
+
+def _reason(record: Record) -> str:
+    return f"{record.reason}{f' ({record.status})' if record.status else ''}"

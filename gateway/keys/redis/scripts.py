@@ -1,0 +1,307 @@
+"""The scripts that read and merge the records of keys on a Redis server.
+
+Owns: the records' form there, and the rules of gateway.keys.key_record.joined in the server's language. Constants only.
+The server runs one script at a time, so nobody comes between reading and writing
+(https://redis.io/docs/latest/develop/programmability/eval-intro/). Nothing here needs more than Redis 6 or Valkey.
+
+Under a prefix: `key:<name>`, a hash, is a record; `lease:<name>` expires with the prober's lease; `keys` is the set
+of the names of bases; `epoch` is a random value that is gone when the data are. Points in time are whole microseconds
+of the server's clock, 0 for never.
+
+Earlier gateways know of no details and share the server with later ones. So names with details are in a set of their
+own, `details`, sorted by the number that `version` showed when the record was last changed: what has changed since a
+number that a process has seen is a range of it. Records of bases are few, and earlier gateways change them without
+counting: whether they have changed shows in a digest of them all, which is made on the server. Records of subjects with
+details expire a day after they were written, or after their rest, whatever is later; permanent ones do not. Each look
+takes some names whose records are gone out of `details`.
+
+The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
+from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
+of another type) is passed over, and replaced when it is written next.
+
+A command may be run long after it was sent: a server that was paused finds it in its socket. So times cross the
+wire as points of the server's clock, not as spans from its arrival, and every script is told until when it is
+wanted, and refuses after that.
+"""
+
+from __future__ import annotations
+
+_RECORD = """
+local function is_whole(value)
+  return string.match(value, '^%d+$') and #value <= 16
+end
+
+local clock = {}
+
+local function read_clock(key)
+  local time = redis.call('TIME')
+  local shown = redis.pcall('HMGET', key, 'at', 'ahead')
+  clock.is_sound = not shown.err and shown[1] and shown[2] and is_whole(shown[1]) and is_whole(shown[2])
+  clock.key, clock.ahead = key, clock.is_sound and tonumber(shown[2]) or 0
+  clock.at = time[1] * 1000000 + time[2] + clock.ahead
+  if clock.is_sound and clock.at < tonumber(shown[1]) then
+    clock.ahead = clock.ahead + tonumber(shown[1]) - clock.at
+    clock.at = tonumber(shown[1])
+  end
+end
+
+local function keep_clock()
+  if not clock.is_sound then redis.call('DEL', clock.key) end
+  redis.call('HSET', clock.key, 'at', string.format('%.0f', clock.at), 'ahead', string.format('%.0f', clock.ahead))
+end
+
+local function holder(lease)
+  local held = redis.pcall('GET', lease)
+  return type(held) == 'string' and held
+end
+
+local FIELDS = {'generation', 'cooling_until_at', 'confirmed_at', 'is_retired', 'is_disabled', 'marked_at', 'reason',
+                'status', 'limited_count', 'refused_count'}
+local GENERATION, COOLING, CONFIRMED, RETIRED, DISABLED, MARKED, REASON, STATUS, LIMITED, REFUSED =
+      1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+
+-- The record, and whether what stands there is none.
+local function read(key)
+  local record = redis.pcall('HMGET', key, unpack(FIELDS))
+  if record.err then
+    if not string.find(record.err, 'WRONGTYPE', 1, true) then error(record.err) end
+    return nil, true
+  end
+  if not record[GENERATION] then return nil, false end
+  for field = 1, #FIELDS do
+    record[field] = record[field] or (field == REASON and '' or '0')
+    local is_sound
+    if field == REASON then
+      is_sound = string.match(record[field], '^[%w_]*$') and #record[field] <= 64
+    else
+      is_sound = is_whole(record[field])
+    end
+    if not is_sound then return nil, true end
+  end
+  return record, false
+end
+"""
+
+_VERSION = """
+-- The number of the last change to a record with a detail. If it was lost, the highest that is still to be seen.
+local function read_version(key, details)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'string' and is_whole(value) then return tonumber(value) end
+  local top = redis.call('ZREVRANGE', details, 0, 0, 'WITHSCORES')
+  return top[2] and is_whole(top[2]) and tonumber(top[2]) or 0
+end
+"""
+
+# KEYS: clock, epoch, names, version, details. ARGV: what the records' keys begin with, the digest that was last seen,
+# the version that was last seen, how far the names with details have been looked through for those whose records are
+# gone, how many of these to look at now, and how many changed ones to name.
+# Answers what the clock shows, the epoch or '', the digest, the version, all names of bases if the digest is another
+# one, changed names with details and their versions, how far it has looked, and the names that it took out.
+LOOK = (
+    _RECORD
+    + _VERSION
+    + """
+local function digest_of(names)
+  local shown = {}
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local record, is_odd = read(ARGV[1] .. name)
+    shown[#shown + 1] = name .. ' ' .. (record and table.concat(record, ' ') or is_odd and 'odd' or 'none')
+  end
+  return redis.sha1hex(table.concat(shown, '\\n'))
+end
+
+local function swept(details, version)
+  local gone, at = {}, '0'
+  local some = redis.call('ZRANGEBYSCORE', details, '(' .. ARGV[4], version, 'WITHSCORES', 'LIMIT', 0, ARGV[5])
+  for index = 1, #some, 2 do
+    if redis.call('EXISTS', ARGV[1] .. some[index]) == 0 then
+      redis.call('ZREM', details, some[index])
+      gone[#gone + 1] = some[index]
+    end
+    at = some[index + 1]
+  end
+  return #some < 2 * ARGV[5] and '0' or at, gone
+end
+
+read_clock(KEYS[1])
+keep_clock()
+local names = redis.call('SMEMBERS', KEYS[3])
+local digest = digest_of(names)
+if digest == ARGV[2] then names = {} end
+local version = string.format('%.0f', read_version(KEYS[4], KEYS[5]))
+local changed = redis.call('ZRANGEBYSCORE', KEYS[5], '(' .. ARGV[3], version, 'WITHSCORES', 'LIMIT', 0, ARGV[6])
+local at, gone = swept(KEYS[5], version)
+return {string.format('%.0f', clock.at), redis.call('GET', KEYS[2]) or '', digest, version, names, changed, at, gone}
+"""
+)
+
+# The rules of gateway.keys.key_record.joined. Counts are told as what the server had said and what came on top.
+# KEYS: clock, epoch, names, version, details, and for each name its record and its lease.
+# ARGV: void after, a new epoch, what the records' and the leases' keys begin with, for how many milliseconds a record
+# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and the ten
+# fields with the two counts' increments, or one ''.
+# Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.
+EXCHANGE = (
+    _RECORD
+    + _VERSION
+    + """
+local argument = 0
+local function told()
+  argument = argument + 1
+  return ARGV[argument]
+end
+
+local function told_record()
+  local first = told()
+  if first == '' then return nil end
+  local record = {first}
+  for field = 2, #FIELDS do record[field] = told() end
+  return record, told(), told()
+end
+
+local function greater(one, other, field)
+  return tonumber(one[field]) > tonumber(other[field]) and one[field] or other[field]
+end
+
+local function is_permanent(record)
+  return record[RETIRED] == '1' or record[DISABLED] == '1'
+end
+
+local function tells_more(one, other)
+  if is_permanent(one) ~= is_permanent(other) then return is_permanent(one) end
+  local difference = tonumber(one[MARKED]) - tonumber(other[MARKED])
+  if difference ~= 0 then return difference > 0 end
+  if one[REASON] ~= other[REASON] then return one[REASON] > other[REASON] end
+  return tonumber(one[STATUS]) > tonumber(other[STATUS])
+end
+
+local function joined(one, other)
+  local record = {}
+  local generations = tonumber(one[GENERATION]) - tonumber(other[GENERATION])
+  if generations == 0 then
+    record[GENERATION] = one[GENERATION]
+    for field = COOLING, DISABLED do record[field] = greater(one, other, field) end
+    local telling = tells_more(one, other) and one or other
+    for field = MARKED, STATUS do record[field] = telling[field] end
+  else
+    local newest = generations > 0 and one or other
+    for field = GENERATION, STATUS do record[field] = newest[field] end
+  end
+  record[LIMITED] = greater(one, other, LIMITED)
+  record[REFUSED] = greater(one, other, REFUSED)
+  return record
+end
+
+local function is_same(one, other, last)
+  for field = GENERATION, last do
+    if one[field] ~= other[field] then return false end
+  end
+  return true
+end
+
+-- The record that stands there then, and whether it is another one than before.
+local function push(key, lease, held, is_odd, record, limited, refused)
+  if is_odd then redis.call('DEL', key) end
+  local merged = held and joined(held, record) or record
+  merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
+  merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
+  if not held or not is_same(held, merged, DISABLED) then redis.call('DEL', lease) end
+  if held and is_same(held, merged, #FIELDS) then return merged, false end
+  local words = {}
+  for field, name in ipairs(FIELDS) do
+    words[#words + 1] = name
+    words[#words + 1] = merged[field]
+  end
+  redis.call('HSET', key, unpack(words))
+  return merged, true
+end
+
+local version = read_version(KEYS[4], KEYS[5])
+local first_version = version
+
+local function has_detail(name)
+  return string.find(name, '/', 1, true)
+end
+
+local function keep_name(name, key, record, is_changed, kept_ms)
+  if not has_detail(name) then return redis.call('SADD', KEYS[3], name) end
+  if is_changed then
+    if is_permanent(record) then
+      redis.call('PERSIST', key)
+    else
+      local rest_ms = math.max(0, tonumber(record[COOLING]) - clock.at) / 1000
+      redis.call('PEXPIRE', key, string.format('%.0f', rest_ms + kept_ms))
+    end
+  end
+  if is_changed or not redis.call('ZSCORE', KEYS[5], name) then
+    version = version + 1
+    redis.call('ZADD', KEYS[5], string.format('%.0f', version), name)
+  end
+end
+
+local function end_version(key_start, lease_start, most)
+  if version == first_version then return end
+  redis.call('SET', KEYS[4], string.format('%.0f', version))
+  local surplus = redis.call('ZCARD', KEYS[5]) - most
+  if surplus <= 0 then return end
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[5], 0, surplus - 1)) do
+    redis.call('DEL', key_start .. name, lease_start .. name)
+    redis.call('ZREM', KEYS[5], name)
+  end
+end
+
+read_clock(KEYS[1])
+if clock.at > tonumber(told()) then return redis.error_reply('LATE the time for this exchange is over') end
+keep_clock()
+redis.call('SET', KEYS[2], told(), 'NX')
+local key_start, lease_start, kept_ms, most = told(), told(), tonumber(told()), tonumber(told())
+local answer = {redis.call('GET', KEYS[2])}
+for at = 6, #KEYS, 2 do
+  local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
+  local held, is_odd = read(key)
+  local record, limited, refused = told_record()
+  if record then
+    local is_changed
+    held, is_changed = push(key, lease, held, is_odd, record, limited, refused)
+    keep_name(name, key, held, is_changed, kept_ms)
+  elseif not held and not is_odd and has_detail(name) then
+    redis.call('ZREM', KEYS[5], name)
+  end
+  if released ~= '' and holder(lease) == released then redis.call('DEL', lease) end
+  answer[#answer + 1] = held or is_odd and {'odd'} or {}
+end
+end_version(key_start, lease_start, most)
+return answer
+"""
+)
+
+# A lease is granted unless the record says that the trial is over, or another process holds it: within one process
+# its replica has seen to it that there is one at a time.
+# KEYS: clock, record, lease. ARGV: void after, process, lease, milliseconds, the asker's generation and
+# cooling_until_at.
+LEASE = (
+    _RECORD
+    + """
+local function is_over(record, generation, cooling)
+  if tonumber(record[GENERATION]) ~= generation then return tonumber(record[GENERATION]) > generation end
+  return record[RETIRED] == '1' or record[DISABLED] == '1' or tonumber(record[COOLING]) > clock.at
+    or tonumber(record[CONFIRMED]) >= math.max(cooling, tonumber(record[COOLING]))
+end
+
+read_clock(KEYS[1])
+if clock.at > tonumber(ARGV[1]) then return redis.error_reply('LATE the time for this lease is over') end
+keep_clock()
+local record = read(KEYS[2])
+if record and is_over(record, tonumber(ARGV[5]), tonumber(ARGV[6])) then return {'over', record} end
+local other = holder(KEYS[3])
+if other and string.sub(other, 1, #ARGV[2]) ~= ARGV[2] then
+  local left = redis.call('PTTL', KEYS[3])
+  -- One that has longer to go than the one that is asked for outlives its time: the clock was set back. One without an
+  -- end is none of ours.
+  if left >= 0 and left <= ARGV[4] + 1000 then return {'held', left} end
+end
+redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+return {'granted'}
+"""
+)

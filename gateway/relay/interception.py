@@ -1,0 +1,230 @@
+"""One client request to `/v1/messages`, from the first byte in to the last byte out.
+
+Owns: the one loop over turns, relaying each to the client, and saying how it ended. Belongs to one thread.
+`run` is a generator of one Head and then bytes; closing it at any point frees the upstream's connection and records
+what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's affair.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from enum import Enum
+
+from gateway.protocol.errors import (
+    ClientGone,
+    GatewayError,
+    Stopping,
+    UpstreamError,
+    UpstreamSilent,
+    error_event,
+    upstream_error_event,
+)
+from gateway.records.record_builder import Chronicle
+from gateway.relay.conversation import Dialogue
+from gateway.relay.lending import Lender
+from gateway.relay.pace import Output, Pace
+from gateway.relay.turn import Turn, TurnMaker
+from gateway.telemetry.metrics import Metrics
+from gateway.upstream import Reply
+from gateway.upstream.event_stream import EventStream
+
+log = logging.getLogger(__name__)
+
+# How long a stream may stay open behind its last event, and how much may come, before its connection is dropped.
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 64 * 1024
+
+
+class StreamOutcome(Enum):
+    """How a stream ended; the values are the metric's `outcome` label."""
+
+    COMPLETED = "completed"
+    UPSTREAM_ERROR = "upstream_error"
+    TRUNCATED = "truncated"
+    CLIENT_DISCONNECTED = "client_disconnected"
+    IDLE_TIMEOUT = "idle_timeout"
+    DRAINED = "drained"
+
+
+class Interception:
+    """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head.
+
+    Without a `lender` its thread waits for every event itself. `settle` is called before the client
+    is told the end of a turn: what the last one has used is counted by then.
+    """
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        turns: TurnMaker,
+        pace: Pace,
+        metrics: Metrics,
+        chronicle: Chronicle,
+        started_at: float,
+        clock: Callable[[], float] = time.monotonic,
+        lender: Lender | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._dialogue = dialogue
+        self._turns = turns
+        self._pace = pace
+        self._metrics = metrics
+        self._chronicle = chronicle
+        self._started_at = started_at
+        self._clock = clock
+        self._lender = lender
+        self._settle = settle
+        self._has_relayed = False
+
+    def run(self) -> Generator[Output, None, None]:
+        """The response: its Head, then the bytes of its body, if it is a stream.
+
+        Raises GatewayError and ClientGone before the head; BrokenPipeError after it when the client has gone.
+        """
+        outcome = StreamOutcome.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
+        failure: GatewayError | None = None
+        try:
+            outcome = yield from self._answer()
+        except ClientGone:
+            if not self._pace.has_begun:
+                raise
+            # The server must not end the response cleanly, in case the client has only stopped sending.
+            raise BrokenPipeError(errno.EPIPE, "the client is gone") from None
+        except GatewayError as error:
+            if not self._pace.has_begun:
+                raise
+            outcome, failure = _outcome_of(error), error
+            log.warning("%s: stream ended: %s", self._chronicle.name, error.message)
+            yield self._error(error)
+        except Exception:
+            if not self._pace.has_begun:
+                raise
+            outcome = StreamOutcome.TRUNCATED
+            failure = GatewayError("the gateway failed in mid-stream; its log says why")
+            log.exception("%s: stream failed inside the gateway", self._chronicle.name)
+            yield self._error(failure)
+        finally:
+            self._dialogue.close()
+            if self._pace.has_begun:
+                self._metrics.streams_ended.labels(outcome.value).inc()
+                self._chronicle.stream_ended(outcome.value, failure)
+
+    def _answer(self) -> Generator[Output, None, StreamOutcome]:
+        outcome = StreamOutcome.COMPLETED
+        while self._dialogue.has_more and outcome is StreamOutcome.COMPLETED:
+            outcome = yield from self._turn()
+            if outcome is StreamOutcome.COMPLETED:
+                yield from self._dialogue.end_turn(self._pace)
+        return outcome
+
+    def _turn(self) -> Generator[Output, None, StreamOutcome]:
+        turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
+        try:
+            with closing(turn.reply):
+                if turn.stream is None:
+                    return (yield from self._whole(turn))
+                return (yield from self._streamed(turn.stream, turn.opening))
+        finally:
+            self._turns.ended(turn)
+
+    def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+        is_message = turn.reply.status == 200 and _holds_message(turn)
+        if is_message and self._dialogue.shows_events:
+            return (yield from self._as_events(turn))
+        if self._pace.has_begun:  # for another answer, which was a stream
+            yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
+            return StreamOutcome.UPSTREAM_ERROR
+        body = self._dialogue.show_whole(turn.body) if is_message else turn.body
+        if body is not None:
+            self._settle()
+            yield self._pace.whole(turn.reply, body)
+        return StreamOutcome.COMPLETED
+
+    def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+        shown = self._dialogue.show_whole(turn.body)
+        self._settle()
+        yield from self._begun(turn.reply)
+        if shown:
+            yield self._pace.sent(shown)
+        return StreamOutcome.COMPLETED
+
+    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
+        yield from self._begun(stream.reply)
+        yield from self._shown(opening, stream)
+        while not stream.tally.has_ended:
+            batch = stream.receive(self._patience_seconds(stream))
+            if batch == b"":
+                raise UpstreamError("the upstream's stream ended before message_stop")
+            if batch is not None:
+                yield from self._shown(batch, stream)
+            else:
+                yield from self._silent(stream)
+        self._linger(stream)
+        return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+
+    def _patience_seconds(self, stream: EventStream) -> float:
+        """How long to wait for events before anything else is done."""
+        return self._pace.left_seconds if self._lender is None else self._lender.patience_seconds(stream)
+
+    def _silent(self, stream: EventStream) -> Generator[Output, None, None]:
+        """Nothing has come for a while: a ping, if it is due; else the relay waits for what comes next."""
+        if self._lender is None or self._pace.left_seconds <= 0:
+            yield self._pace.signal(stream.reply)
+        elif not self._lender.lend(stream):
+            yield b""  # has the server send what the client has not taken yet
+
+    def _begun(self, reply: Reply) -> Generator[Output, None, None]:
+        """The head, if it has not gone out yet; the first event follows."""
+        if not self._pace.has_begun:
+            yield self._pace.begin(reply, is_due=self._dialogue.shows_events)  # else all is shown, the first event too
+        if not self._has_relayed:
+            self._has_relayed = True
+            self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
+            self._chronicle.first_event()
+
+    def _shown(self, batch: bytes, stream: EventStream) -> Generator[Output, None, None]:
+        """What the client is shown of whole events; a ping if that has been nothing for too long."""
+        shown = self._dialogue.show(batch)
+        if stream.tally.has_ended:
+            self._settle()
+        if shown:
+            yield self._pace.sent(shown)
+        elif self._pace.left_seconds <= 0:
+            yield self._pace.signal(stream.reply)
+
+    def _linger(self, stream: EventStream) -> None:
+        """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.
+
+        The client has its message: nothing that still comes is shown.
+        """
+        deadline = self._clock() + _LINGER_SECONDS
+        left_bytes = _LINGER_BYTES
+        try:
+            while left_bytes > 0 and (left := deadline - self._clock()) > 0 and (rest := stream.reply.receive(left)):
+                left_bytes -= len(rest)
+        except (UpstreamError, Stopping, ClientGone) as error:
+            log.debug("%s: after the last event: %r", self._chronicle.name, error)
+
+    def _error(self, error: GatewayError) -> bytes:
+        return error_event(error.kind, error.message, self._pace.told_id)
+
+
+def _holds_message(turn: Turn) -> bool:
+    """Whether a whole answer is a message and not an error. Raises UpstreamError if it is no JSON object."""
+    if not turn.tally.observe_whole(turn.body):
+        raise UpstreamError("the upstream's answer is not a JSON object")
+    return turn.tally.error_kind is None
+
+
+def _outcome_of(error: GatewayError) -> StreamOutcome:
+    if isinstance(error, Stopping):
+        return StreamOutcome.DRAINED
+    if isinstance(error, UpstreamSilent):
+        return StreamOutcome.IDLE_TIMEOUT
+    if isinstance(error, UpstreamError):
+        return StreamOutcome.TRUNCATED
+    return StreamOutcome.UPSTREAM_ERROR

@@ -1,0 +1,221 @@
+"""Obtaining one upstream answer: the attempts of a turn, over the pool or with the client's own credential.
+
+Owns: what an attempt is. Every route that calls upstream comes through here, and through the one walk. A TurnMaker
+belongs to one request and its thread.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from gateway.access.authentication import Caller
+from gateway.access.credential import AuthHeader, Key, key_headers
+from gateway.keys.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
+from gateway.keys.failover import Course, walk
+from gateway.keys.places import place_of
+from gateway.keys.pool import Pool
+from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.protocol.errors import UpstreamError, UpstreamSilent
+from gateway.protocol.json_values import object_or_none
+from gateway.protocol.messages import Tally
+from gateway.protocol.sse import Event
+from gateway.relay.pace import Output, Pace
+from gateway.telemetry.observer import Narrator
+from gateway.upstream import Call, Reply, Upstream
+from gateway.upstream.event_stream import EventStream
+from gateway.upstream.watch import Watch
+
+
+@dataclass(slots=True)
+class Turn:
+    """One answer obtained: either whole, in `body`, or a stream of which `opening` holds the first events.
+
+    One that is not relayable was not read: nobody but another key can answer.
+    """
+
+    reply: Reply
+    tally: Tally
+    body: bytes = b""
+    stream: EventStream | None = None
+    opening: bytes = b""
+    is_relayable: bool = True
+
+    def discard(self) -> None:
+        """Throw the answer away; its connection is kept if that is quick."""
+        self.reply.discard()
+
+    def forbid_retries(self) -> None:
+        """Tell the client that asking again does not help: SDKs obey this header."""
+        self.reply.replace_header("x-should-retry", "false")
+
+
+class TurnMaker:
+    """Makes the turns of one request.
+
+    `course` is what its walks are for. `rests` are those of keys where the upstream names none; `stream_idle_seconds`
+    is how long the upstream may be silent behind a stream's first event; `wall_clock` gives epoch seconds.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        pool: Pool,
+        caller: Caller,
+        watch: Watch,
+        narrator: Narrator,
+        course: Course,
+        rests: Rests,
+        stream_idle_seconds: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._upstream = upstream
+        self._pool = pool
+        self._caller = caller
+        self._watch = watch
+        self._narrator = narrator
+        self._course = course
+        self._rests = rests
+        self._stream_idle_seconds = stream_idle_seconds
+        self._wall_clock = wall_clock
+
+    def obtain(self, call: Call, pace: Pace) -> Generator[Output, None, Turn]:
+        """One turn: yields what the client must hear meanwhile, returns the answer.
+
+        A stream of events is opened as such if the call may have one, and read whole as any other answer if not.
+
+        Raises RateLimited, AuthenticationExhausted, OutOfMoney, UpstreamError, ClientGone, Stopping.
+        """
+        self._narrator.trace.turn_began(has_walk=not self._caller.own)
+        if self._caller.own:
+            turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
+        else:
+
+            def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
+                return self._attempt(call, key_headers(key), pace, key)
+
+            self._narrator.walk_began(self._course.scope)
+            turn = yield from walk(self._pool, attempt, self._narrator, self._course)
+        self._narrator.chronicle.turn_obtained(turn.tally)
+        return turn
+
+    def ended(self, turn: Turn) -> None:
+        """A turn's answer has come to its end, or as far as it will."""
+        if turn.tally.container_id is not None and self._course.session is not None:
+            self._course.session.told_of(turn.tally.container_id)
+
+    def _attempt(
+        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
+    ) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        chronicle, trace = self._narrator.chronicle, self._narrator.trace
+        chronicle.attempt_began(key)
+        call = trace.attempt_began(call, key.name if key is not None else None)
+        try:
+            turn, verdict = yield from self._exchange(call, credentials, pace, key)
+        except BaseException as error:
+            if isinstance(error, UpstreamError):
+                was_silent = isinstance(error, UpstreamSilent)
+                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR), was_silent=was_silent)
+            trace.attempt_failed(error)
+            raise
+        chronicle.attempt_ended(verdict)
+        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)
+        return turn, verdict
+
+    def _exchange(
+        self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
+    ) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        if pace.has_begun:  # an earlier answer's head has gone out, so silence must not grow long
+            sending = self._upstream.send_patiently(call, credentials, self._watch, lambda: pace.left_seconds)
+            reply = yield from _with_pings(sending, pace)
+        else:
+            reply = self._upstream.send(call, credentials, self._watch)
+        try:
+            headers = dict(reply.headers)
+            if key is not None:
+                self._pool.learn(key, place_of(headers))
+            self._narrator.answered(key, reply.status, headers)
+            if call.may_stream and reply.is_event_stream:
+                return (yield from self._opened(EventStream(reply), pace))
+            return self._whole(reply, key)
+        except BaseException:
+            reply.close()
+            raise
+
+    def _whole(self, reply: Reply, key: Key | None) -> tuple[Turn, Verdict]:
+        """An answer that is no stream: judged, and read to its end if it may be the client's."""
+        head, is_all, failure = b"", False, None
+        if reply.status >= 400:
+            try:
+                head, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES)
+            except UpstreamError as error:  # its status says what it is, and another key may answer
+                failure = error
+        verdict = self._judge(reply, head)
+        if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
+            return Turn(reply, Tally(), is_relayable=False), verdict
+        if failure is not None:
+            raise failure
+        body = head if is_all else head + reply.read_whole()
+        reply.close()  # the walk may go on, and needs the connection
+        return Turn(reply, Tally(), _checked(reply, body)), verdict
+
+    def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
+        """Wait for a stream's first event that is no ping: it still decides whether the key was refused."""
+        pace.upstream_head_came()
+        while (opening := stream.open(pace.left_seconds)) is None:
+            if pace.left_seconds <= 0:
+                yield pace.signal(stream.reply)
+        event = opening.event
+        if not _is_error(event) or stream.tally.error_kind is None:
+            # The gateway's pings keep the client's own watchdog quiet, so the gateway has to be the one.
+            stream.reply.limit_silence(self._stream_idle_seconds)
+            turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch)
+            return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
+        status = status_of_kind(stream.tally.error_kind)
+        verdict = self._judge(stream.reply, event.data.encode(), status)
+        if pace.has_begun:
+            return Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch), verdict
+        stream.reply.recast(status, "application/json")  # SDKs do not retry an error in a 200
+        stream.reply.close()
+        return Turn(stream.reply, Tally(), event.data.encode()), verdict
+
+    def _judge(self, reply: Reply, body: bytes, status: int | None = None) -> Verdict:
+        return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._rests)
+
+
+def _is_error(event: Event) -> bool:
+    """Whether an event is an error by its name or, if it has none, by what its data says."""
+    if event.name != "message":  # what an event without a name is called
+        return event.name == "error"
+    document = object_or_none(event.data)
+    return document is not None and document.get("type") == "error"
+
+
+def _with_pings(sending: Generator[None, None, Reply], pace: Pace) -> Generator[Output, None, Reply]:
+    """Wait for an answer's head, with pings to a client whose stream has begun."""
+    try:
+        while True:
+            next(sending)
+            yield pace.ping()
+    except StopIteration as done:
+        reply: Reply = done.value
+        return reply
+    finally:
+        sending.close()
+
+
+def _checked(reply: Reply, body: bytes) -> bytes:
+    """A whole answer's body. Raises UpstreamError for a success that is no JSON: SDKs would take it for an answer."""
+    if reply.status != 200:
+        return body
+    if not body.strip():
+        raise UpstreamError("the upstream's answer is empty")
+    if "json" not in reply.content_type:
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError) as error:
+            kind = reply.content_type or "no content type"
+            raise UpstreamError(f"the upstream's answer is not JSON ({kind})") from error
+    return body

@@ -1,0 +1,159 @@
+"""What a worker's threads do with a connection whose request's head is there.
+
+Owns: serving a connection's requests, and answers to what never became one. The pool's threads. The main
+loop, which hands connections over and takes them back, is `worker`'s. What gunicorn's own worker does otherwise, and
+why that will not do here:
+
+- It invites a body (100 Continue) before anybody has looked at the request; here that is up to whoever reads it.
+- It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
+- It sends a response's head by itself; here that goes with the first piece of the body.
+- It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
+  threads and a dozen system calls; here the thread waits a moment for the next request itself.
+- It parses and checks lines of heads that it has read a thousand times, and looks each of its settings up anew; here
+  `request_head` knows such lines again, and the settings are plain attributes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from gunicorn.http import wsgi
+
+from gateway.access.cors import unread_answer_headers
+from gateway.runtime.client_socket import ReadDeadlineExceeded
+from gateway.server.bad_request import FAILURE, refusal_of
+from gateway.server.clients_at_hand import ClientsAtHand
+from gateway.server.connection import Connection, Progress
+from gateway.server.server_response import PromptResponse
+from gateway.server.thread_pool import ThreadPool
+from gateway.server.waiting_room import WaitingRoom
+from gateway.server.worker_life import PromptWorker
+from gateway.web.service import Gateway
+
+log = logging.getLogger("gateway.worker")  # who reads the log knows one worker, however its code is cut
+
+# What a kept connection may still hold of a body that nobody read; the rest is not waited for.
+_LEFTOVER_SECONDS = 0.02
+# How long a thread waits for a client's next request, if so many threads are spare.
+_LINGER_SECONDS = 0.002
+_SPARE_FOR_LINGERING = 8
+
+
+class ServingWorker(PromptWorker):
+    """A gthread worker as its threads know it."""
+
+    tpool: ThreadPool
+    _at_hand: ClientsAtHand
+    _waiting: WaitingRoom
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Have a thread serve what the connection has brought."""
+        self._at_hand.add(conn.sock)
+        self.tpool.submit(partial(self._serve, conn))
+
+    def _serve(self, conn: Connection) -> None:
+        """Serve a connection's request and those that follow closely; then the main loop has it back."""
+        is_kept = False
+        try:
+            is_kept = self.handle(conn)
+            while is_kept and self._lingers(conn):
+                is_kept = self.handle(conn)
+        finally:
+            self.method_queue.defer(self.finish_request, conn, is_kept)
+
+    def _lingers(self, conn: Connection) -> bool:
+        """Whether the client asks again at once. Not for requests that came together: others have their turn first."""
+        if not self.alive or self.tpool.spare < _SPARE_FOR_LINGERING or conn.parser.unreader.buf.getvalue():
+            return False
+        return conn.sock.is_readable(_LINGER_SECONDS) and conn.collect() is Progress.READY
+
+    def handle(self, conn: Connection) -> bool:
+        """Serve a request in a thread."""
+        client = conn.sock
+        self._at_hand.add(client)
+        try:
+            if conn.refusal is not None:
+                self.handle_error(None, client, conn.client, conn.refusal)
+                return False
+            # The head is there. Only what is no plain HTTP has to be waited for.
+            client.read_deadline_at = time.monotonic() + self._gateway.configuration.settings.head_timeout_seconds
+            return bool(super().handle(conn))
+        finally:
+            self._at_hand.discard(client)
+
+    def handle_request(self, req: Any, conn: Connection) -> bool:
+        """The head is there: have the application answer, and say whether the connection is kept.
+
+        The body's deadline is set, and the body asked for, where it is read.
+        """
+        conn.sock.read_deadline_at = None
+        conn.sock.owes_continue = req._expected_100_continue
+        req._expected_100_continue = False
+        began_at = time.monotonic()
+        response, environ = wsgi.create(
+            req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
+        )
+        environ["wsgi.multithread"] = True
+        environ["gateway.client"] = response
+        is_crowded = self._waiting.kept >= self.max_keepalived
+        if not self.alive or (is_crowded and req.req_number == 1):  # known clients keep their connections
+            response.force_close()
+        try:
+            self._respond(response, environ)
+        except OSError:
+            raise  # the client is gone; gunicorn's `handle` knows what to do
+        except Exception as error:
+            if not response.headers_sent:
+                raise
+            # An error page would come in the middle of the answer.
+            log.exception("an answer broke off inside the gateway")
+            raise StopIteration from error
+        finally:
+            self.log.access(response, req, environ, timedelta(seconds=time.monotonic() - began_at))
+        return not response.should_close()
+
+    def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:
+        body = self.wsgi(environ, response.start_response)
+        try:
+            for piece in body:
+                response.write(piece)
+            response.close()
+        finally:
+            if hasattr(body, "close"):  # not every iterable has it (PEP 3333)
+                body.close()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer a request that could not be parsed, in the protocol's shape."""
+        refusal = refusal_of(exc)
+        if refusal is not None:
+            log.warning("refused a request from %s: %s", (addr or ("a socket",))[0], refusal.message)
+            self._gateway.metrics.count_refusal("unknown", refusal.status, refusal.kind)
+        else:
+            log.error("a request failed in the server", exc_info=exc)
+        settings = self._gateway.configuration.settings
+        try:
+            client.sendall((refusal or FAILURE).rendered(unread_answer_headers(settings.cors_origins)))
+        except OSError as error:
+            log.debug("the refusal was not delivered: %s", error)
+
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        """Whether the connection can carry another request: not if its body is still to come."""
+        if not keepalive or conn.sock.owes_continue:
+            return False
+        conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
+        try:
+            # gunicorn looks at the deadline between pieces, and a trickle never completes one.
+            return bool(conn.parser.finish_body(deadline=deadline))
+        except ReadDeadlineExceeded:
+            return False
+        finally:
+            conn.sock.read_deadline_at = None
+
+    @property
+    def _gateway(self) -> Gateway:
+        gateway: Gateway = self.wsgi.extensions["gateway"]
+        return gateway

@@ -1,0 +1,134 @@
+"""One upstream answer as a stream of whole events.
+
+Owns: reading a Reply event-wise, looking into the few events that must be looked into, and the bounds of what is held
+back. Belongs to one thread. The fast path decodes nothing: a run of whole events passes through as the
+bytes that arrived.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from gateway.protocol.errors import UpstreamError, UpstreamSilent
+from gateway.protocol.messages import Tally
+from gateway.protocol.sse import Event, EventSplitter, EventTooLarge, decode_event, notable_events, split_events
+from gateway.upstream import Reply
+
+# Comments and pings before the first event are signs of life; nobody needs so many.
+_LARGEST_PRELUDE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A stream's first event that is an answer, and all that came up to the end of its batch."""
+
+    event: Event
+    batch: bytes
+
+
+class EventStream:
+    """The events of one Reply. `tally` is brought up to date with every batch that is handed out.
+
+    The last event (`message_stop`, or an `error`) ends it: what the upstream sends behind that is not handed out.
+    Both what comes before the first event and an event that does not end are bounded in bytes, and in time by the
+    upstream's longest silence: that something comes is no excuse for nothing that is whole.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.tally = Tally()
+        self._splitter = EventSplitter()
+        self._half_since_at: float | None = None
+        self._began_at = time.monotonic()
+        self._prelude = bytearray()
+
+    def open(self, timeout_seconds: float) -> Opening | None:
+        """The first event that is an answer; None if it has not come in time. Before `receive`, and until it is there.
+
+        Raises as `receive` does, and UpstreamError if the stream ends before or only comments and pings come.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            batch = self.receive(deadline - time.monotonic())
+            if batch is None:
+                return None
+            if not batch:
+                raise UpstreamError("the upstream's stream ended before its first event")
+            self._prelude += batch
+            event = first_event(batch)
+            if event is not None:
+                opening = Opening(event, bytes(self._prelude))
+                self._prelude.clear()
+                return opening
+            self._require_first_event()
+            if deadline <= time.monotonic():
+                return None
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        """Whole events as soon as there are any; b"" at the end; None if none was complete in time.
+
+        Half an event at the end is not handed out; one that only lacks its blank line is, with it. Raises as
+        Reply.receive does, UpstreamError for an event that is too large, UpstreamSilent for one that does not end.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            data = self.reply.receive(deadline - time.monotonic())
+            if data is None:
+                return None
+            batch = self._whole_events(data)
+            if batch:
+                self._half_since_at = None
+                return self._observed(batch)
+            if not data:
+                return b""
+            self._require_end_of_event()
+            # What no poll would tell of must not wait for the next packet.
+            if deadline <= time.monotonic() and not self.reply.may_hold_more:
+                return None
+
+    def _whole_events(self, data: bytes) -> bytes:
+        try:
+            return self._splitter.feed(data) if data else self._splitter.finish()
+        except EventTooLarge as error:
+            raise UpstreamError(f"the upstream sent {error}") from error
+
+    def _require_first_event(self) -> None:
+        if len(self._prelude) > _LARGEST_PRELUDE_BYTES:
+            raise UpstreamError(
+                f"the upstream sent {len(self._prelude)} bytes of comments and pings before its first event"
+            )
+        if time.monotonic() - self._began_at > self.reply.read_idle_seconds:
+            raise UpstreamSilent("the upstream sent nothing but comments and pings in place of its first event")
+
+    def _require_end_of_event(self) -> None:
+        now = time.monotonic()
+        if self._half_since_at is None:
+            self._half_since_at = now
+        elif now - self._half_since_at > self.reply.read_idle_seconds:
+            raise UpstreamSilent("the upstream began an event and did not end it")
+
+    def _observed(self, batch: bytes) -> bytes:
+        """The batch, up to the last event of the stream if that is in it."""
+        usage = self.tally.usage
+        read = 0
+        for start, end in notable_events(batch):
+            usage.passed(batch[read:start])
+            read = end
+            event = decode_event(batch[start:end])
+            if event is not None:
+                self.tally.observe(event)
+            if self.tally.has_ended:
+                batch = batch[:end]
+                if batch.endswith(b"\r\n\r"):
+                    batch += b"\n"  # on its way, and nothing more is read
+                break
+        usage.passed(batch[read:])
+        self.tally.tools.observe(batch)
+        return batch
+
+
+def first_event(batch: bytes) -> Event | None:
+    """The first event of a run of whole events that is an answer; None if there are only comments and pings."""
+    events = (decode_event(raw) for raw in split_events(batch))
+    return next((event for event in events if event is not None and event.name != "ping"), None)

@@ -1,0 +1,263 @@
+"""What one start of the gateway shares between its master and its workers.
+
+Owns: the configuration this process was started with, the reload board. The master reads the
+configuration before it forks, so that a worker that is replaced later starts from what is in force, not from
+whatever half-edited files hold by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config.loader import ReadFile, load_settings
+from gateway.config.settings import Settings, SettingsError
+from gateway.keys.file_store import FileStore
+from gateway.keys.store import Store
+from gateway.limits.counters import MachineCounters
+from gateway.limits.limiter import Limiter, Used
+from gateway.limits.reading import read_used
+from gateway.limits.shared_limiter import SharedLimiter
+from gateway.records.forwarder import Ledger, LedgerUnavailable
+from gateway.records.recorder import Meter, NoRecorder, Recorder, Sink
+from gateway.records.spool import FileJournal
+from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.shared_counts import SharedCounts
+from gateway.runtime.whole_file import read_now, read_whole
+from gateway.telemetry import tracing
+from gateway.upstream.tls import tls_context
+from gateway.web.admission import Admission, Board
+from gateway.web.starts import StartBoard
+
+if TYPE_CHECKING:
+    from gateway.records.database import Database, Reader
+
+log = logging.getLogger(__name__)
+
+_settings: Settings | None = None
+_counts_folder: Path | None = None  # the master finds one, if there is any
+_slot: int | None = None  # this process's among the workers; None in the master
+
+
+class ReloadBoard:
+    """What the master tells all workers of the last reload, and what a worker that could not follow says of it.
+
+    Anonymous shared memory, made before the fork. The master writes what is in force; a failure names the contents that
+    it is about, so that one which comes late says nothing against a newer reload.
+    """
+
+    def __init__(self) -> None:
+        self._size = hashlib.sha256().digest_size
+        self._nothing = b"\xff" * self._size
+        self._memory = mmap.mmap(-1, 1 + 2 * self._size)
+        self._memory[0] = 1
+        self.fail(self._nothing)
+
+    @property
+    def digest(self) -> bytes:
+        """The contents that the master has checked last."""
+        return self._memory[1 : 1 + self._size]
+
+    def publish(self, digest: str | None) -> None:
+        """The master has checked a configuration: its digest, or None if it was unusable."""
+        if digest is not None:
+            self._memory[1:] = bytes.fromhex(digest) + self._nothing
+        self._memory[0] = int(digest is not None)
+
+    def fail(self, digest: bytes) -> None:
+        """A worker could not put these contents in force."""
+        self._memory[1 + self._size :] = digest
+
+    def is_ok(self) -> bool:
+        """Whether the last reload was applied; true before the first."""
+        return bool(self._memory[0]) and self._memory[1 + self._size :] != self.digest
+
+    def expects(self, digest: str) -> bool:
+        """Whether these are the contents that the master has checked."""
+        return self.digest == bytes.fromhex(digest)
+
+
+class StopBoard:
+    """Whether the master stops: for workers that were not yet there to be told by a signal.
+
+    Anonymous shared memory, made before the fork; one writer, the master.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def publish(self) -> None:
+        """The master stops, and tells its workers next."""
+        self._memory[0] = 1
+
+    def says_so(self) -> bool:
+        """Whether the master stops."""
+        return bool(self._memory[0])
+
+
+reload_board = ReloadBoard()
+stop_board = StopBoard()
+places_board = Board()
+start_board = StartBoard()
+
+
+def settings() -> Settings:
+    """The configuration in force in this process, read on the first call. Raises SettingsError."""
+    global _settings
+    if _settings is None:
+        _settings = read_settings(read_whole)
+    return _settings
+
+
+def read_settings(read_file: ReadFile = read_now) -> Settings:
+    """Read the configuration anew: the environment as it was at the start, the files as they are now.
+
+    Who decides that it is to be in force reads with `read_whole`, which waits for files that are being written.
+    """
+    found = load_settings(os.environ, read_file, len(os.sched_getaffinity(0)))
+    _check_state_url(found)
+    _check_record_url(found)
+    tracing.check(found)
+    try:
+        tls_context(found.upstream_ca_pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
+    return found
+
+
+def _check_state_url(found: Settings) -> None:
+    if found.state_url is not None:
+        from gateway.keys.redis.wire import Server  # most gateways have no Redis, and need not load its client
+
+        try:
+            Server(found.state_url, prefix="")
+        except ValueError as error:
+            raise SettingsError([f"GATEWAY_STATE_URL: {error}"]) from error
+
+
+def _check_record_url(found: Settings) -> None:
+    if found.record_url not in (None, "none"):
+        try:
+            open_database(found)
+        except ValueError as error:
+            raise SettingsError([f"GATEWAY_RECORD_URL: {error}"]) from error
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of records; nothing is connected to yet. Raises ValueError for a URL that cannot be used."""
+    from gateway.records.database import Database  # a gateway that records nothing need not load SQLAlchemy
+
+    return Database(settings.record_url) if settings.record_url else Database.in_folder(Path(settings.data_dir))
+
+
+def open_recorder(settings: Settings, meter: Meter) -> Sink:
+    """This worker's recorder, at work; after the fork."""
+    if settings.record_url == "none":
+        return NoRecorder()
+    recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), lambda: _open_ledger(settings), meter)
+    recorder.start()
+    return recorder
+
+
+def _open_ledger(settings: Settings) -> Ledger:
+    from gateway.records.database import DatabaseLedger  # as above
+
+    return DatabaseLedger(open_database(settings), settings.record_retention_days)
+
+
+def open_reader(settings: Settings) -> Reader:
+    """The records, for reading; whoever opens them closes them.
+
+    Raises ValueError and LedgerUnavailable, with words for the operator.
+    """
+    if settings.record_url == "none":
+        raise ValueError("this gateway records nothing: GATEWAY_RECORD_URL is none")
+    from gateway.records.database import Reader  # as above
+
+    database = open_database(settings)
+    try:
+        database.prepare_to_read()
+    except LedgerUnavailable:
+        database.close()
+        raise
+    return Reader(database)
+
+
+def open_store(settings: Settings) -> Store:
+    """The shared state of the keys, for this process; after the fork."""
+    if settings.state_url is not None:
+        from gateway.keys.redis.store import RedisStore  # most gateways have no Redis, and need not load its client
+
+        return RedisStore(settings.state_url)
+    return FileStore(Path(settings.data_dir))
+
+
+def open_limiter(settings: Settings) -> Limiter:
+    """What holds this worker's requests to their limits; after the fork."""
+    counters, link = MachineCounters(Path(settings.data_dir)), None
+    if settings.state_url is not None:
+        from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
+
+        link = Link(settings.state_url, counters)
+    limiter = SharedLimiter(counters, link, fails_closed=settings.limits_fail == "closed")
+    limiter.start()
+    return limiter
+
+
+def read_limits(settings: Settings) -> tuple[list[Used], str]:
+    """What everybody who has limits has used, and what is wrong if the other machines' part is not known.
+
+    Raises OSError.
+    """
+    return read_used(Path(settings.data_dir), settings.limits.everybody(settings.tokens), settings.state_url)
+
+
+def tell_doubts(settings: Settings) -> None:
+    """Log a line for each table of limits that limits nobody."""
+    for line in settings.limits.doubts(settings.tokens):
+        log.warning("%s", line)
+
+
+def admission(settings: Settings) -> Admission:
+    """This worker's places."""
+    return Admission(settings.admission_limit, places_board, _slot or 0)
+
+
+def share_counts(folder: Path) -> None:
+    """Workers that are forked from now on keep their counts there, for each other."""
+    global _counts_folder
+    _counts_folder = folder
+
+
+def counts() -> SharedCounts | None:
+    """This worker's counts; None if it keeps them to itself."""
+    return SharedCounts(_counts_folder, _slot or 0) if _counts_folder is not None else None
+
+
+def become_worker(slot: int) -> None:
+    """This process is the worker that has this slot: no other one that lives has it."""
+    global _slot
+    _slot = slot
+
+
+def refuse_preload() -> None:
+    """Raise SystemExit in a process that is no worker: there `--preload` builds the application, before any check."""
+    if _slot is None:
+        raise SystemExit("gateway: --preload must not be set: threads and locks of the master's do not survive a fork")
+
+
+def adopt(new: Settings) -> None:
+    """What workers that are forked from now on start with."""
+    global _settings
+    _settings = new
+
+
+def complain(error: SettingsError) -> None:
+    """Log one line for each fault."""
+    for line in error.complaints:
+        log.error("configuration: %s", line)

@@ -1,0 +1,300 @@
+"""The gateway's routes: where a request comes in, and the way it takes.
+
+Owns: who is let in, what is asked of the upstream, and the responses. A view runs in its request's
+thread. The order of things, for every route that calls upstream:
+
+    open gateway? the path's own spelling?   pass_door
+    who is it, what pays                     authenticate
+    is there a place                         Admission, before the body is read
+    has it any of its limits left            Limiter, likewise
+    body, in time and within bounds          read_body, read_request
+    one answer, or turns with tools          OneTurn, ToolLoop
+    attempts over the pool                   TurnMaker, walk
+    the answer                               Interception (messages) or relay_whole (the rest)
+
+A view returns once the response's head is known; what follows runs in the generator that it hands to the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from flask import Blueprint, Response, current_app, request
+
+from gateway import __version__
+from gateway.access.authentication import Caller, authenticate
+from gateway.access.client_address import origin_of
+from gateway.access.client_info import client_of, session_of
+from gateway.access.credential import WORKSPACE_HEADER
+from gateway.keys.classification import Rests
+from gateway.keys.failover import Course
+from gateway.limits.limiter import Admitted
+from gateway.limits.no_limits import NO_LIMITS
+from gateway.models.scopes import COUNT_TOKENS, MODELS, messages_scope
+from gateway.protocol.errors import GatewayError, NotFound, Overloaded
+from gateway.protocol.headers import Headers, for_upstream
+from gateway.protocol.messages import RequestSummary, read_request
+from gateway.relay.conversation import Dialogue, OneTurn
+from gateway.relay.interception import Interception
+from gateway.relay.lending import Lender
+from gateway.relay.pace import Output, Pace
+from gateway.relay.passthrough import relay_whole
+from gateway.relay.tool_loop import ToolLoop
+from gateway.relay.turn import TurnMaker
+from gateway.runtime.lifecycle import Phase
+from gateway.telemetry.metrics import CONTENT_TYPE
+from gateway.telemetry.observer import Narrator
+from gateway.tools.injection import ToolRequest
+from gateway.upstream import Call
+from gateway.upstream.watch import Watch
+from gateway.web.door import client_headers, pass_door
+from gateway.web.exchange import Exchange
+from gateway.web.request_body import read_body
+from gateway.web.responses import json_response, relayed, text_response
+from gateway.web.service import Configuration, Gateway
+
+routes = Blueprint("routes", __name__)
+
+# WSGI's (PEP 3333). Views hand it on: `request` looks for the request anew each time.
+Environ = dict[str, Any]
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
+
+
+@routes.post("/v1/messages", endpoint="messages")
+def messages() -> Response:
+    """Relay a message, streamed or whole, failing over."""
+    environ = request.environ
+    exchange = _admitted(environ, "messages")
+    with exchange.guarding():
+        body = _body(exchange, environ)
+        summary = read_request(body)
+        exchange.mode = "streamed" if summary.is_streaming else "whole"
+        exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
+        exchange.trace.asks(summary.model, summary.is_streaming)
+        call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
+        watch, narrator = _watch(exchange, environ), _narrator(exchange)
+        turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
+        dialogue = _dialogue(exchange, call, summary, watch, narrator)
+
+        def settle() -> None:
+            if dialogue.is_last:
+                exchange.settle()
+
+        interception = Interception(
+            dialogue,
+            turns,
+            pace,
+            exchange.gateway.metrics,
+            exchange.chronicle,
+            exchange.started_at,
+            exchange.gateway.clock,
+            _lender(exchange, environ, watch, pace, dialogue, settle),
+            settle,
+        )
+        return relayed(exchange, interception.run())
+
+
+@routes.post("/v1/messages/count_tokens", endpoint="count_tokens")
+def count_tokens() -> Response:
+    """Relay a count of tokens, failing over."""
+    environ = request.environ
+    exchange = _admitted(environ, "count_tokens")
+    with exchange.guarding():
+        body = _body(exchange, environ)
+        summary = read_request(body)
+        exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
+        exchange.trace.asks(summary.model, None)
+        with_tools = _with_tools(exchange, body, summary)  # they count, too
+        target = _target(environ, "/v1/messages/count_tokens")
+        call = Call("POST", target, _headers(exchange, environ), body)
+        if with_tools is not None:
+            call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
+        return _passed_through(exchange, environ, call, COUNT_TOKENS)
+
+
+@routes.get("/v1/models", endpoint="models")
+def models() -> Response:
+    """Relay the list of models, failing over."""
+    environ = request.environ
+    exchange = _admitted(environ, "models")
+    with exchange.guarding():
+        call = Call("GET", _target(environ, "/v1/models"), _headers(exchange, environ))
+        return _passed_through(exchange, environ, call, MODELS)
+
+
+@routes.get("/v1/models/<model_id>", endpoint="model")
+def model(model_id: str) -> Response:
+    """Relay one model's description, failing over. Its id is checked: keys may open more than models."""
+    if not _MODEL_ID.fullmatch(model_id):
+        raise NotFound("there is no such model here: the id has characters that no model id has")
+    environ = request.environ
+    exchange = _admitted(environ, "model")
+    with exchange.guarding():
+        target = _target(environ, f"/v1/models/{quote(model_id, safe=':@')}")
+        return _passed_through(exchange, environ, Call("GET", target, _headers(exchange, environ)), MODELS)
+
+
+@routes.get("/", endpoint="root")
+def root() -> Response:
+    """Say what this is; no upstream call."""
+    return json_response(200, {"name": "messages-gateway", "version": __version__})
+
+
+@routes.get("/healthz", endpoint="healthz")
+def healthz() -> Response:
+    """Alive: a thread took the request."""
+    return text_response(200, "ok\n")
+
+
+@routes.get("/readyz", endpoint="readyz")
+def readyz() -> Response:
+    """Ready for traffic: not while starting or stopping; key states do not matter."""
+    phase = _gateway().lifecycle.phase
+    return text_response(200 if phase is Phase.SERVING else 503, f"{phase.value}\n")
+
+
+@routes.get("/metrics", endpoint="metrics")
+def metrics() -> Response:
+    """Everything that is counted, for Prometheus."""
+    return Response(_gateway().metrics.render(), content_type=CONTENT_TYPE)
+
+
+@routes.before_app_request
+def at_the_door() -> Response | None:
+    """What holds for every path comes before its view."""
+    return pass_door(request, _gateway().configuration.settings)
+
+
+def _gateway() -> Gateway:
+    gateway: Gateway = current_app.extensions["gateway"]
+    return gateway
+
+
+def _admitted(environ: Environ, route: str) -> Exchange:
+    """Let the caller in: a known one, if there is a place, and by its limits."""
+    gateway = _gateway()
+    configuration = gateway.configuration
+    settings = configuration.settings
+    started_at = gateway.clock()
+    headers = dict(client_headers(environ))
+    caller: Caller = authenticate(headers, configuration.tokens(), settings.allow_byok)
+    origin = origin_of(environ.get("REMOTE_ADDR", ""), headers, settings.trusted_proxies)
+    client = client_of(headers)
+    trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)
+    if trace.trace_id is not None:
+        client = replace(client, trace_id=trace.trace_id)
+    if not gateway.admission.enter():
+        raise Overloaded(
+            f"the gateway is serving {gateway.admission.limit} requests, as many as it can; try again",
+            retry_after_seconds=1,
+        )
+    try:
+        admitted = _held_to_limits(gateway, configuration, caller, route)
+    except BaseException as error:
+        gateway.admission.leave()
+        if isinstance(error, GatewayError):
+            error.token_name = caller.token_name
+        raise
+    return Exchange(gateway, configuration, caller, origin, client, route, started_at, trace, admitted)
+
+
+def _held_to_limits(gateway: Gateway, configuration: Configuration, caller: Caller, route: str) -> Admitted:
+    """Count the request for whoever has limits. Raises LimitReached, SpendLimitReached, Overloaded."""
+    limited = configuration.limited(caller)
+    if not limited:
+        return NO_LIMITS
+    return gateway.limiter.enter(limited, costs=route == "messages", is_own=bool(caller.own))
+
+
+def _body(exchange: Exchange, environ: Environ) -> bytes:
+    settings = exchange.configuration.settings
+    return read_body(environ, settings.max_body_bytes, settings.body_timeout_seconds)
+
+
+def _headers(exchange: Exchange, environ: Environ) -> Headers:
+    dropped = exchange.configuration.settings.drop_request_headers
+    if not exchange.caller.own:  # a workspace goes with the credential that may use it
+        dropped = (*dropped, WORKSPACE_HEADER)
+    return for_upstream(client_headers(environ), dropped)
+
+
+def _target(environ: Environ, path: str) -> str:
+    query = environ.get("QUERY_STRING", "")
+    return f"{path}?{query}" if query else path
+
+
+def _watch(exchange: Exchange, environ: Environ) -> Watch:
+    return Watch(environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
+
+
+def _lender(
+    exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dialogue: Dialogue, settle: Callable[[], None]
+) -> Lender | None:
+    client = environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
+    if client is None:
+        return None
+    return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show, settle)
+
+
+def _narrator(exchange: Exchange) -> Narrator:
+    return Narrator(exchange.gateway.metrics, exchange.chronicle, exchange.trace)
+
+
+def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
+    gateway, session = exchange.gateway, exchange.chronicle.session
+    tools = gateway.tool_sessions.tools(exchange.caller.token_name, session, gateway.toolbox.tools())
+    return exchange.configuration.tool_policy.inject(body, summary.model, tools)
+
+
+def _dialogue(exchange: Exchange, call: Call, summary: RequestSummary, watch: Watch, narrator: Narrator) -> Dialogue:
+    request = _with_tools(exchange, call.body, summary)
+    if request is None:
+        return OneTurn(call)
+    gateway, policy = exchange.gateway, exchange.configuration.tool_policy
+    return ToolLoop(call, request, gateway.toolbox, policy, summary.is_streaming, watch, narrator, gateway.clock)
+
+
+def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
+    """What the walks of a message are for."""
+    gateway, configuration = exchange.gateway, exchange.configuration
+    model_class = configuration.settings.model_classes.class_of(summary.model)
+    scope, caller = messages_scope(model_class, is_fast=summary.is_fast), exchange.caller
+    if caller.own:  # no key of the pool is tried
+        return Course(scope)
+    session = exchange.chronicle.session or summary.user_id
+    pins = configuration.pins(gateway.affinity, caller.token_name, session, body)
+    return Course(scope, session=pins, looks=gateway.looks, request=exchange.chronicle.name)
+
+
+def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course) -> tuple[TurnMaker, Pace]:
+    gateway, configuration = exchange.gateway, exchange.configuration
+    settings = configuration.settings
+    turns = TurnMaker(
+        configuration.upstream,
+        configuration.pool,
+        exchange.caller,
+        watch,
+        narrator,
+        course,
+        Rests(settings.default_cooldown_seconds, settings.money_rest_seconds),
+        settings.stream_idle_timeout_seconds,
+        gateway.wall_clock,
+    )
+    return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)
+
+
+def _passed_through(exchange: Exchange, environ: Environ, call: Call, scope: str) -> Response:
+    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.chronicle.name)
+    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
+
+    def run() -> Generator[Output, None, None]:
+        head = relay_whole(call, turns, pace)
+        exchange.settle()
+        yield head
+
+    return relayed(exchange, run())

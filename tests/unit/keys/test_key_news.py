@@ -1,0 +1,179 @@
+"""What the log says of keys that change without a request of this worker's: the operator, others, and time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from gateway.keys.key_news import KeyNews
+from gateway.keys.places import Place
+from gateway.keys.pool import BY_OPERATOR, Pool
+from gateway.keys.store import MemoryStore
+from gateway.keys.verdict import Concern
+from gateway.runtime.chair import Chair
+from tests.unit.fakes import FakeClock, keys_of
+
+SCOPE = "messages/opus-4"
+
+
+class Scene:
+    """Two processes with one store, each with a pool of its own; the log's lines are of the first."""
+
+    def __init__(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore()
+        self.folder = folder
+        self._caplog = caplog
+        self.pool = self.another_pool()
+        self.others = self.another_pool()
+        self.news = self.news_of(self.pool)
+        assert self.told() == []
+
+    def another_pool(self, count: int = 2) -> Pool:
+        return Pool(keys_of(count), self.store, self.clock)
+
+    def news_of(self, pool: Pool, lock: str = "lock") -> KeyNews:
+        return KeyNews(lambda: pool, self.folder / lock, "another worker", self.clock)
+
+    def told(self, seconds: float = 1.0) -> list[str]:
+        """What is told after so long, without the keys' hints."""
+        self._caplog.clear()
+        self.clock.advance(seconds)
+        self.news.step()
+        return [message.replace(f" ({key.hint})", "") for message in self._caplog.messages for key in keys_of(1)]
+
+    def cool(self, pool: Pool, number: int, seconds: float, reason: str = "rate_limited", **more: Concern) -> bool:
+        status = pool.statuses(SCOPE)[number]
+        return pool.cool(status, seconds, reason, 0 if reason == BY_OPERATOR else 429, **more)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Scene:
+    caplog.set_level(logging.INFO, "gateway.keys.key_news")
+    return Scene(tmp_path, caplog)
+
+
+def test_the_operators_hand_is_told(scene: Scene) -> None:
+    """Given a command beside the gateway that disables, enables and cools a key, then a line each, once."""
+    scene.others.disable(scene.pool.keys[0])
+    assert scene.told() == ["key k0 is disabled by the operator: it gets no requests until it is enabled"]
+    assert scene.told() == []
+    scene.others.enable(scene.pool.keys[0])
+    assert scene.told() == [
+        "key k0 is enabled by the operator: what was held against it is forgotten, and it is used again"
+    ]
+    scene.cool(scene.others, 0, 91.0, BY_OPERATOR)
+    assert scene.told() == [
+        "key k0 is cooling down for 90.0 s: the operator wants it so; then one request tries it",
+    ]
+    assert scene.told() == []
+    scene.cool(scene.others, 0, 501.0, BY_OPERATOR)
+    assert scene.told() == ["key k0 is cooling down for 500.0 s: the operator wants it so; then one request tries it"]
+
+
+def test_the_operators_hand_is_told_where_it_is_this_process_itself(scene: Scene) -> None:
+    """Given an operator who uses this very worker, then the lines are the same."""
+    scene.pool.disable(scene.pool.keys[0])
+    assert len(scene.told()) == 1
+    scene.pool.enable(scene.pool.keys[0])
+    assert len(scene.told()) == 1
+    scene.cool(scene.pool, 0, 91.0, BY_OPERATOR)
+    assert len(scene.told()) == 1
+
+
+def test_marks_of_others_are_told_with_their_origin(scene: Scene) -> None:
+    """Given marks that another worker has made, for a scope and of a whole key, then a line each that says so."""
+    scene.cool(scene.others, 0, 41.0, concern=Concern.SCOPE)
+    assert scene.told() == [
+        f"key k0 is cooling down for 40.0 s for {SCOPE}: rate_limited (429), as another worker found; then one request "
+        "tries it"
+    ]
+    scene.others.retire(scene.others.statuses()[0], "unauthorized", 401)
+    assert scene.told() == [
+        "key k0 is retired: unauthorized (401), as another worker found; it gets no requests until the upstream "
+        "accepts it again or the operator enables it"
+    ]
+    scene.others.revive(scene.others.statuses()[0])
+    assert scene.told() == ["key k0 is valid again, as another worker found"]
+    assert scene.told() == []
+
+
+def test_own_marks_are_left_to_the_narrator(scene: Scene) -> None:
+    """Given marks of this process, and a key that it found to be accepted again, then nothing is told twice."""
+    scene.cool(scene.pool, 0, 41.0, concern=Concern.SCOPE)
+    assert scene.told() == []
+    scene.pool.retire(scene.pool.statuses()[0], "unauthorized", 401)
+    assert scene.told() == []
+    scene.pool.revive(scene.pool.statuses()[0])
+    assert scene.told() == []
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_a_key_that_is_back_is_told(scene: Scene, is_own: bool, is_confirmed: bool) -> None:
+    """Given a key whose cooldown ends, whoever had marked it, and whether or not a request was quicker to try it, then
+    a line says for what it is back, once."""
+    scene.cool(scene.pool if is_own else scene.others, 0, 41.0, concern=Concern.SCOPE)
+    scene.told()
+    assert scene.told(39.0) == []
+    scene.clock.advance(1.0)
+    if is_confirmed:
+        scene.pool.confirm(scene.pool.statuses(SCOPE)[0])
+    assert scene.told(0.5) == [f"key k0 is back for {SCOPE}: its cooldown is over; one request tries it first"]
+    assert scene.told() == []
+
+
+def test_what_several_keys_share_is_told_once(scene: Scene) -> None:
+    """Given an organisation without money, then one line, of its first key, and one when it is back."""
+    for pool in (scene.pool, scene.others):
+        for key in pool.keys:
+            pool.learn(key, Place("org-a", "ws-1"))
+    scene.told()
+    scene.cool(scene.others, 1, 61.0, "out_of_credit", concern=Concern.ORGANISATION)
+    (line,) = scene.told()
+    assert line.startswith("key k0 is cooling down for 60.0 s with its organisation: out_of_credit")
+    assert scene.told(60.0) == [
+        "key k0 is back with its organisation: its cooldown is over; one request tries it first"
+    ]
+
+
+def test_what_goes_with_an_enabled_key_is_not_told_besides(scene: Scene) -> None:
+    """Given a key that cools for a scope and with its organisation, when the operator enables it, then one line."""
+    for pool in (scene.pool, scene.others):
+        pool.learn(pool.keys[0], Place("org-a", "ws-1"))
+    scene.told()
+    scene.cool(scene.pool, 0, 600.0, concern=Concern.SCOPE)
+    scene.cool(scene.pool, 0, 600.0, "out_of_credit", concern=Concern.ORGANISATION)
+    scene.told()
+    scene.others.enable(scene.pool.keys[0])
+    (line,) = scene.told()
+    assert "is enabled by the operator" in line
+    assert scene.told() == []
+
+
+def test_one_worker_tells_and_the_next_goes_on(scene: Scene) -> None:
+    """Given two workers, then the one with the chair tells; when it has left, the other does, of what is new then."""
+    first = Chair(scene.folder / "other")
+    assert first.is_taken()
+    scene.news = scene.news_of(scene.others, "other")
+    assert scene.told() == []
+    scene.others.disable(scene.pool.keys[0])
+    assert scene.told() == []
+    first.leave()
+    scene.others.enable(scene.pool.keys[0])
+    assert len(scene.told()) == 1
+
+
+def test_keys_that_a_reload_brings_are_no_news(scene: Scene) -> None:
+    """Given keys that are out of use already when a reload brings them, then nothing is told of that."""
+    pool = scene.another_pool(3)
+    pool.disable(pool.keys[2])
+    pools = [scene.pool]
+    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", "another worker", scene.clock)
+    assert scene.told() == []
+    pools.append(pool)
+    assert scene.told() == []
+    pool.enable(pool.keys[2])
+    assert len(scene.told()) == 1

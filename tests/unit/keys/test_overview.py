@@ -1,0 +1,154 @@
+"""How the keys stand in operators' words: as a whole and for each scope, why, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.keys.overview import KeyView, overview, short
+from gateway.keys.places import Place
+from gateway.keys.pool import BY_OPERATOR, Pool
+from gateway.keys.standing import Doubt, KeyState
+from gateway.keys.verdict import Concern
+from tests.unit.fakes import FakeClock, pool_of
+
+OPUS, SONNET = "messages/opus-4", "messages/sonnet-4"
+PLACES = (Place("org-a", "ws-1"), Place("org-a", "ws-1"), Place("org-a", "ws-1"), Place("org-a", "ws-2"))
+WORKSPACE, ORGANISATION = Concern.WORKSPACE, Concern.ORGANISATION
+
+Mark = Callable[[Pool], object]
+
+
+def placed_pool(clock: FakeClock | None = None) -> Pool:
+    """Three keys of one workspace, one of another of the same organisation."""
+    pool = pool_of(len(PLACES), clock)
+    for key, place in zip(pool.keys, PLACES, strict=True):
+        pool.learn(key, place)
+    return pool
+
+
+def limit(number: int, scope: str, seconds: float = 30.0, reason: str = "rate_limited") -> Mark:
+    return lambda pool: pool.cool(pool.statuses(scope)[number], seconds, reason, 429, Concern.SCOPE)
+
+
+def rest(concern: Concern, reason: str, status: int = 429) -> Mark:
+    return lambda pool: pool.cool(pool.statuses(OPUS)[0], 60.0, reason, status, concern)
+
+
+def retire(reason: str, status: int, concern: Concern = Concern.KEY) -> Mark:
+    return lambda pool: pool.retire(pool.statuses(OPUS)[0], reason, status, concern)
+
+
+def views_after(*marks: Mark) -> list[KeyView]:
+    pool = placed_pool()
+    for mark in marks:
+        mark(pool)
+    return overview(pool.statuses)
+
+
+@pytest.mark.parametrize(
+    ("number", "marks", "cause", "advice"),
+    [
+        (0, [], "", ""),
+        (0, [limit(0, OPUS)], "limited for messages/opus-4", "wait"),
+        (0, [limit(0, OPUS), limit(0, SONNET)], "limited for messages/opus-4, messages/sonnet-4", "wait"),
+        (0, [limit(0, OPUS, reason="forbidden")], "forbidden for messages/opus-4", "wait"),
+        (
+            2,
+            [limit(0, OPUS), limit(1, OPUS)],
+            "rests with 2 others of its workspace, limited for messages/opus-4",
+            "wait",
+        ),
+        (1, [limit(0, OPUS)], "tried late for messages/opus-4 (its workspace has a limited key)", ""),
+        (3, [limit(0, OPUS)], "tried late for messages/opus-4 (its organisation has a limited key)", ""),
+        (
+            3,
+            [rest(ORGANISATION, "out_of_credit", 400)],
+            "its organisation is out of credit",
+            "top up credit, then: gateway keys enable k3",
+        ),
+        (
+            1,
+            [rest(WORKSPACE, "spend_limited", 400)],
+            "its workspace is over its spending limit",
+            "raise the spending limit, then: gateway keys enable k1",
+        ),
+        (
+            1,
+            [rest(WORKSPACE, "workspace_unusable", 400)],
+            "its workspace cannot be used",
+            "see to the workspace's encryption key, then: gateway keys enable k1",
+        ),
+        (0, [rest(Concern.KEY, BY_OPERATOR, 0)], "rested by the operator", "wait"),
+        (0, [retire("unauthorized", 401)], "refused (401)", "replace or enable it: gateway keys enable k0"),
+        (0, [retire("forbidden", 403)], "forbidden something (403)", "replace or enable it: gateway keys enable k0"),
+        (
+            0,
+            [retire("forbidden", 403), lambda pool: pool.suspect(pool.keys[0])],
+            "forbidden something (403); being looked into",
+            "wait: it is being looked into",
+        ),
+        (
+            3,
+            [retire("unauthorized", 403, ORGANISATION)],
+            "tried late: another key of its organisation was refused",
+            "",
+        ),
+        (
+            0,
+            [lambda pool: pool.disable(pool.keys[0])],
+            "disabled by the operator",
+            "when it may be used again: gateway keys enable k0",
+        ),
+    ],
+)
+def test_cause_and_advice_say_what_is_wrong_with_whom(number, marks, cause, advice):
+    """Given marks on a key, its workspace, organisation or neighbours, then its cause and what to do are in words."""
+    view = views_after(*marks)[number]
+    assert (view.cause, view.advice) == (cause, advice)
+
+
+def test_scopes_tell_what_remains_of_each():
+    """Given a key that rests for one scope and is on trial for another, then each has its own line."""
+    clock = FakeClock()
+    pool = placed_pool(clock)
+    limit(0, OPUS, 30)(pool)
+    limit(0, SONNET, 5)(pool)
+    clock.advance(10)
+    view = overview(pool.statuses)[0]
+    assert [(scope.scope, scope.word, scope.remaining_seconds, scope.rest_seconds) for scope in view.scopes] == [
+        (OPUS, "temporary", 20, 30),
+        (SONNET, "on trial", 0, 5),
+    ]
+
+
+def test_key_on_trial_for_a_scope_is_on_trial():
+    """Given a key whose rest for a scope is over, then that is its word, and the cause names the scope."""
+    clock = FakeClock()
+    pool = placed_pool(clock)
+    limit(0, OPUS, 5)(pool)
+    clock.advance(6)
+    view = overview(pool.statuses)[0]
+    assert (view.status.state, view.word, view.cause) == (KeyState.VALID, "on trial", "on trial for messages/opus-4")
+
+
+def test_key_that_rests_with_others_is_temporary_as_a_whole():
+    """Given two limited keys of a workspace, then its third rests until the earlier deadline; others are in doubt."""
+    views = views_after(limit(0, OPUS, 30), limit(1, OPUS, 20))
+    third, other = views[2], views[3]
+    assert (third.status.state, third.status.remaining_seconds) == (KeyState.TEMPORARY, 20)
+    assert [(scope.scope, scope.siblings) for scope in third.scopes] == [(OPUS, 2)]
+    assert other.status.state is KeyState.VALID
+    assert [(scope.scope, scope.word, scope.doubt) for scope in other.scopes] == [
+        (OPUS, "doubtful", Doubt.ORGANISATION)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("identifier", "shown"),
+    [("", "-"), ("org-a", "org-a"), ("wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ", "...HKfFUJ")],
+)
+def test_ids_are_shortened(identifier, shown):
+    """Given an id, then a long one is shown by its end, and none is a dash."""
+    assert short(identifier) == shown

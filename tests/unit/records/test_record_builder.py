@@ -1,0 +1,296 @@
+"""What a chronicle makes of the facts that it is told: the record of an interception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.access.authentication import Caller
+from gateway.access.client_info import Client
+from gateway.access.credential import AuthHeader, Key, Secret
+from gateway.keys.verdict import Outcome, Verdict
+from gateway.pricing.prices import known_prices
+from gateway.protocol.errors import (
+    AuthenticationExhausted,
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    RateLimited,
+    Stopping,
+    TurnLimitReached,
+    UpstreamError,
+    UpstreamSilent,
+    UpstreamTimedOut,
+)
+from gateway.protocol.messages import Tally
+from gateway.records.interception_record import Attempt, PassedOver, ToolCall, decode_record, encode_record
+from gateway.records.record_builder import Chronicle
+from tests.unit.fakes import FakeClock, chronicle_of, cool, pool_of, retire
+
+CLIENT = Client("claude-code", "2.1.0", "session-in-header", "0af7651916cd43dd8448eb211c80319c")
+OWN = AuthHeader("x-api-key", "", Secret("sk-ant-api03-planted-planted-9876"))
+OK = Verdict(Outcome.OK, 0.0, 200)
+
+
+def tally_of(input_tokens: int, *, tools: tuple[tuple[str, str], ...] = (), has_stopped: bool = True) -> Tally:
+    tally = Tally(has_stopped=has_stopped, model="claude-a-1")
+    tally.usage.take({"input_tokens": input_tokens, "output_tokens": 4, "service_tier": "standard"})
+    tally.usage.has_counted_output = has_stopped
+    tally.tools.observe_whole(
+        {"content": [{"type": "tool_use", "id": id, "name": name, "input": {}} for id, name in tools]}
+    )
+    return tally
+
+
+def test_a_request_s_whole_story_is_in_its_record() -> None:
+    """Given a skipped key, a limited one, an answer with a tool's call, a second turn; then the record has it all."""
+    clock = FakeClock()
+    pool = pool_of(3, clock)
+    cool(pool, 0, 30.0)
+    keys = pool.keys
+    caller = Caller("alice", is_operator=False)
+    chronicle = Chronicle("req_gw_1", "messages", caller, CLIENT, clock, clock, known_prices())
+    chronicle.asked("claude-a", True, "session-in-body")
+    clock.advance(1)
+    chronicle.passed_over(pool.statuses()[0])
+    chronicle.passed_over(pool.statuses()[0])
+    chronicle.attempt_began(keys[1])
+    clock.advance(2)
+    chronicle.answered(429, "req_up_1")
+    chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 12.0, 429))
+    chronicle.attempt_began(keys[2])
+    clock.advance(3)
+    chronicle.answered(200, "req_up_2")
+    chronicle.attempt_ended(OK)
+    chronicle.turn_obtained(tally_of(10, tools=(("t1", "bmcp_time_now"), ("t2", "Bash"))))
+    chronicle.head_sent("req_up_2")
+    chronicle.first_event()
+    chronicle.tool_called("t1", "cancelled")
+    chronicle.tool_called("t1", "ok", 40, 0.5)
+    clock.advance(4)
+    chronicle.first_event()
+    chronicle.attempt_began(keys[2])
+    chronicle.answered(200, "req_up_3")
+    chronicle.attempt_ended(OK)
+    chronicle.turn_obtained(tally_of(20, has_stopped=False))
+    chronicle.stream_ended("truncated")
+    record = chronicle.finished(200)
+    assert (record.id, record.request_id, record.route, record.status) == ("req_gw_1", "req_up_2", "messages", 200)
+    assert (record.started_at, record.day, record.duration_seconds) == (1_800_000_000.0, "2027-01-15", 10.0)
+    assert (record.outcome, record.error, record.first_event_seconds) == ("truncated", None, 6.0)
+    assert (record.credential, record.token, record.key, record.hint) == ("pooled", "alice", "k2", keys[2].hint)
+    assert (record.client, record.client_version, record.trace_id) == ("claude-code", "2.1.0", CLIENT.trace_id)
+    assert (record.session, record.model, record.is_streamed) == ("session-in-header", "claude-a", True)
+    assert record.passed_over == (PassedOver(0, "k0", "temporary", "rate_limited", 429, 29.0, "key"),)
+    assert record.attempts == (
+        Attempt(0, "k1", "rate_limited", 429, 12.0, 1.0, 2.0, "req_up_1"),
+        Attempt(0, "k2", "ok", 200, 0.0, 3.0, 3.0, "req_up_2"),
+        Attempt(1, "k2", "ok", 200, 0.0, 10.0, 0.0, "req_up_3"),
+    )
+    assert [(usage.turn, usage.key, usage.input_tokens, usage.certainty) for usage in record.usage] == [
+        (0, "k2", 10, "exact"),
+        (1, "k2", 20, "estimated"),
+    ]
+    assert record.tool_calls == (
+        ToolCall(0, "bmcp_time_now", True, 2, 40, "ok", 0.5),
+        ToolCall(0, "Bash", False, 2),
+    )
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_client_s_own_credential_shows_its_hint_alone() -> None:
+    """Given a request that the client pays; then the record names no key, and masks the credential."""
+    chronicle = chronicle_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
+    chronicle.attempt_began(None)
+    chronicle.answered(401, None)
+    chronicle.attempt_ended(Verdict(Outcome.UNAUTHORIZED, 0.0, 401))
+    record = chronicle.finished(401)
+    assert (record.credential, record.key, record.hint) == ("byok", None, "sk-ant-...9876")
+    assert record.attempts[0].key is None
+    assert record.outcome == "upstream_error"
+    assert "planted" not in encode_record(record).decode()
+
+
+def test_a_client_s_own_credential_never_rests() -> None:
+    """Given a request that the client pays, when its credential is limited, then the record tells of no rest."""
+    chronicle = chronicle_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
+    chronicle.attempt_began(None)
+    chronicle.answered(429, None)
+    chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 60.0, 429))
+    assert chronicle.finished(429).attempts[0].cooldown_seconds == 0.0
+
+
+def test_every_state_of_a_key_that_was_not_tried_is_told() -> None:
+    """Given keys that rest, are retired, disabled, or tried by another request; then each has its word."""
+    clock = FakeClock()
+    pool = pool_of(4, clock)
+    cool(pool, 3, 1.0)
+    clock.advance(2)
+    cool(pool, 0, 30.0)
+    retire(pool, 1)
+    pool.disable(pool.keys[2])
+    chronicle = chronicle_of(clock=clock)
+    for status in pool.statuses():
+        chronicle.passed_over(status)
+    assert [(skipped.key, skipped.state, skipped.reason) for skipped in chronicle.finished(429).passed_over] == [
+        ("k0", "temporary", "rate_limited"),
+        ("k1", "permanent", "unauthorized"),
+        ("k2", "disabled", "operator"),
+        ("k3", "on_trial", "rate_limited"),
+    ]
+
+
+def test_an_attempt_that_nobody_ended_was_abandoned() -> None:
+    """Given a client that hangs up while an upstream is silent; then the attempt is in the record all the same."""
+    clock = FakeClock()
+    chronicle = chronicle_of(clock=clock)
+    chronicle.attempt_began(Key("k0", Secret("s")))
+    clock.advance(7)
+    chronicle.failed(ClientGone())
+    record = chronicle.finished(499)
+    assert (record.outcome, record.error) == ("client_disconnected", None)
+    assert record.attempts == (Attempt(0, "k0", "abandoned", 0, 0.0, 0.0, 7.0, None),)
+
+
+ENDS = [
+    (InvalidRequest("no"), "rejected", "invalid_request_error: no"),
+    (RateLimited("all"), "exhausted", "rate_limit_error: all"),
+    (AuthenticationExhausted("all"), "exhausted", "api_error: all"),
+    (UpstreamError("broke"), "upstream_failed", "api_error: broke"),
+    (UpstreamTimedOut("slow"), "timed_out", "timeout_error: slow"),
+    (UpstreamSilent("silent"), "timed_out", "timeout_error: silent"),
+    (Stopping("stop"), "drained", "overloaded_error: stop"),
+    (TurnLimitReached("on and on"), "turn_limit", "api_error: on and on"),
+    (GatewayError("bug"), "gateway_error", "api_error: bug"),
+]
+
+
+@pytest.mark.parametrize(("error", "outcome", "words"), ENDS, ids=[type(row[0]).__name__ for row in ENDS])
+def test_an_error_ends_an_interception_in_a_word(error: GatewayError, outcome: str, words: str) -> None:
+    """Given a request that ends with an error of the gateway's; then its word, and what the client was told."""
+    chronicle = chronicle_of()
+    chronicle.failed(error)
+    record = chronicle.finished(error.status)
+    assert (record.outcome, record.error) == (outcome, words)
+
+
+@pytest.mark.parametrize(
+    ("error", "stream", "outcome"),
+    [
+        pytest.param(RateLimited("all"), "upstream_error", "exhausted", id="no-key-left"),
+        pytest.param(TurnLimitReached("on"), "upstream_error", "turn_limit", id="turn-limit"),
+        pytest.param(UpstreamError("broke"), "truncated", "truncated", id="truncated"),
+        pytest.param(UpstreamSilent("silent"), "idle_timeout", "idle_timeout", id="silent"),
+        pytest.param(Stopping("stop"), "drained", "drained", id="drained"),
+        pytest.param(GatewayError("bug"), "truncated", "gateway_error", id="fault-of-the-gateway"),
+    ],
+)
+def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(
+    error: GatewayError, stream: str, outcome: str
+) -> None:
+    """Given a stream that the gateway ends with an error; then the record says why, and what the client was told."""
+    chronicle = chronicle_of()
+    chronicle.stream_ended(stream, error)
+    record = chronicle.finished(200)
+    assert (record.outcome, record.error) == (outcome, f"{error.kind}: {error.message}")
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "completed"), (307, "completed"), (404, "upstream_error")])
+def test_an_answer_that_was_relayed_whole_ends_by_its_status(status: int, outcome: str) -> None:
+    """Given nothing went wrong in the gateway; then the upstream's status says how it ended."""
+    assert chronicle_of().finished(status).outcome == outcome
+
+
+def test_a_200_that_holds_an_error_is_an_error() -> None:
+    """Given a whole answer of status 200 whose body is an error; then its type is in the record."""
+    chronicle = chronicle_of()
+    tally = Tally()
+    tally.observe_whole(b'{"type":"error","error":{"type":"overloaded_error","message":"Planted"}}')
+    chronicle.turn_obtained(tally)
+    record = chronicle.finished(200)
+    assert (record.outcome, record.error, record.usage) == ("upstream_error", "overloaded_error", ())
+
+
+def test_what_does_not_look_like_a_name_is_not_kept() -> None:
+    """Given prose where a name was expected, from a client or an upstream; then nothing of it is in the record."""
+    prose = "Planted prose, with spaces"
+    tally = tally_of(1, tools=(("t", prose),))
+    tally.model = prose
+    tally.usage.take({"service_tier": prose, "server_tool_use": {prose: 3}})
+    chronicle = chronicle_of()
+    chronicle.asked(prose, False, None)
+    chronicle.attempt_began(Key("k0", Secret("s")))
+    chronicle.answered(200, prose)
+    chronicle.attempt_ended(OK)
+    chronicle.turn_obtained(tally)
+    chronicle.head_sent(prose)
+    record = chronicle.finished(200)
+    assert "Planted" not in encode_record(record).decode()
+    assert record.model == record.tool_calls[0].name == "unexpected"
+    assert record.usage[0].server_tool_uses == 3
+
+
+BODY = b'{"model":"claude-opus-5","messages":[{"role":"user","content":"' + b"word " * 400 + b'"}]}'
+IMAGE = b'{"data":"' + b"QUJD" * 5000 + b'"}'
+
+
+def lost_rows(chronicle: Chronicle) -> list[tuple[str, int, str | None, str, bool]]:
+    rows = chronicle.finished(499).usage
+    return [(row.kind, row.input_tokens, row.key, row.certainty, row.is_cost_estimated) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [(BODY, -(-len(BODY) // 4)), (BODY + IMAGE, -(-(len(BODY) + 11) // 4) + 1600)],
+    ids=["text", "an image"],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda chronicle: chronicle.failed(ClientGone()),
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR), was_silent=True),
+        lambda chronicle: (chronicle.answered(200, None), chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
+        lambda chronicle: (chronicle.answered(200, None), chronicle.failed(ClientGone())),
+    ],
+    ids=["client left", "upstream silent", "whole answer broken", "client left while it came"],
+)
+def test_answer_that_never_came_costs_its_prompt(end: Callable[[Chronicle], object], body: bytes, tokens: int) -> None:
+    """Given an upstream that was at work, and no answer; then the prompt is billed by its size, as an estimate."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None, body)
+    chronicle.attempt_began(keys[0])
+    end(chronicle)
+    assert lost_rows(chronicle) == [("lost", tokens, "k0", "estimated", True)]
+    (row,) = chronicle.settled()
+    assert row.cost_picodollars == tokens * 5_000_000
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR)),
+        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 5.0, 429)),
+        lambda chronicle: (chronicle.answered(500, None), chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
+        lambda chronicle: (chronicle.answered(500, None), chronicle.attempt_ended(Verdict(Outcome.SERVER_ERROR))),
+    ],
+    ids=["no connection", "limited", "broken error", "error"],
+)
+def test_what_the_upstream_did_not_answer_costs_nothing(
+    end: Callable[[Chronicle], object],
+) -> None:
+    """Given a refusal or no connection; then nothing is billed."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None, BODY)
+    chronicle.attempt_began(keys[0])
+    end(chronicle)
+    assert lost_rows(chronicle) == []
+
+
+def test_count_of_tokens_that_never_came_costs_nothing() -> None:
+    """Given a route that costs nothing, whose client leaves; then nothing is billed."""
+    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
+    chronicle.asked("claude-opus-5", False, None)
+    chronicle.attempt_began(keys[0])
+    chronicle.failed(ClientGone())
+    assert lost_rows(chronicle) == []

@@ -1,0 +1,45 @@
+"""What master and workers tell each other of a reload."""
+
+from __future__ import annotations
+
+from gateway.web.launch import ReloadBoard
+
+OLD, NEW = "ab" * 32, "cd" * 32
+
+
+def test_first_configuration_is_good() -> None:
+    board = ReloadBoard()
+    assert board.is_ok()
+    board.publish(OLD)
+    assert board.is_ok()
+    assert (board.expects(OLD), board.expects(NEW)) == (True, False)
+
+
+def test_unusable_configuration_is_told_and_what_is_in_force_stays() -> None:
+    board = ReloadBoard()
+    board.publish(OLD)
+    board.publish(None)
+    assert not board.is_ok()
+    assert board.expects(OLD)
+    board.publish(OLD)
+    assert board.is_ok()
+
+
+def test_worker_that_cannot_follow_says_so_until_a_reload_is_good() -> None:
+    board = ReloadBoard()
+    board.publish(OLD)
+    board.fail(board.digest)
+    assert not board.is_ok()
+    board.publish(OLD)
+    assert board.is_ok()
+
+
+def test_failure_that_comes_late_says_nothing_against_a_newer_reload() -> None:
+    """Given a worker that reads a reload while the files change again, when the master has checked the newer ones
+    before the worker says that it failed, then the newer reload counts as good."""
+    board = ReloadBoard()
+    board.publish(OLD)
+    expected = board.digest
+    board.publish(NEW)
+    board.fail(expected)
+    assert board.is_ok()

@@ -60,7 +60,7 @@ curl -sSf "$url/metrics" >"$folder/metrics"
 printf '   %-8s %-10s %12s   %s\n' key state cooldown attempts
 for key in limited revoked good; do
     state=$(sed -n "s/^gateway_key_state{key=\"$key\",state=\"\([a-z]*\)\"} 1.0/\1/p" "$folder/metrics")
-    cooldown=$(sed -n "s/^gateway_key_cooldown_seconds{key=\"$key\"} //p" "$folder/metrics")
+    cooldown=$(sed -n "s/^gateway_key_cooldown_seconds{key=\"$key\",scope=.*} //p" "$folder/metrics" | sort -g | tail -n 1)
     attempts=$(sed -n "s/^gateway_key_attempts_total{key=\"$key\",outcome=\"\([a-z_]*\)\"} \([0-9]*\).*/\2 \1/p" "$folder/metrics" | tr '\n' ' ')
     printf '   %-8s %-10s %10.0f s   %s\n' "$key" "$state" "$cooldown" "$attempts"
 done

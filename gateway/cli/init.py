@@ -30,7 +30,7 @@ _BIND = "127.0.0.1:8080"
 _TOKEN_NAME = "admin"
 
 _SETTINGS = """\
-# Settings of a messages gateway. README, "Settings", has all of them; here their names are in lower case, without
+# Settings of a messages gateway. docs/configuration.md has all of them; here their names are in lower case, without
 # GATEWAY_.
 # A variable of the environment, such as GATEWAY_BIND, wins over what is written here.
 # To see whether this file is good:           gateway check --config FILE

@@ -1,6 +1,6 @@
 """What becomes of the keys without a request of this worker's: one line in the log each.
 
-Owns: noticing that the operator has changed a key, that another worker or gateway has marked one, and that one is back;
+Owns: noticing that the operator has changed a key, that another gateway has marked one, and that one is back;
 and the words. One thread a worker. All workers look, once a second, and the one that holds a file's lock
 tells. What this worker marks itself is told by the narrator, or by the looks, when it happens.
 """
@@ -49,11 +49,16 @@ class _Marked:
 class KeyNews:
     """Tells what changes about the keys of the pool in force.
 
-    `lock_path` is a file in the data folder; `others` is who else may mark keys; `clock` is the pool's.
+    `lock_path` is a file in the data folder; `clock` is the pool's. `others` is what the log calls whoever else marks
+    keys; None: only workers of this gateway do, and each of them tells its own marks in the same log.
     """
 
     def __init__(
-        self, in_force: Callable[[], Pool], lock_path: Path, others: str, clock: Callable[[], float] = machine_time
+        self,
+        in_force: Callable[[], Pool],
+        lock_path: Path,
+        others: str | None,
+        clock: Callable[[], float] = machine_time,
     ) -> None:
         self._in_force = in_force
         self._others = others
@@ -109,7 +114,7 @@ class KeyNews:
                 log.info("key %s (%s) is disabled by the operator: it gets no requests until it is enabled", *who)
         elif is_new and record.reason == BY_OPERATOR:
             self._tell_of_operator(marked, use, now)
-        elif use is was:
+        elif use is was or (is_new and self._others is None):
             return
         elif use is _Use.RETIRED:
             log.warning(

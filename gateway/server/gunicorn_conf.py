@@ -2,7 +2,7 @@
 
 Owns: what gunicorn is told. The master imports it, once. `gateway serve` names this module, and the file
 gunicorn.conf.py at the top of the sources takes everything from it. Everything an operator sets is a GATEWAY_* setting
-(README); this module only hands it on.
+(docs/configuration.md); this module only hands it on.
 """
 
 import os

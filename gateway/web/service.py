@@ -164,7 +164,7 @@ class Gateway:
     def begin_key_news(self) -> None:
         """Tell in the log what becomes of the keys without this worker's requests."""
         settings = self.configuration.settings
-        others = "another worker" if settings.state_url is None else "another worker or gateway"
+        others = None if settings.state_url is None else "another worker or gateway"
         lock_path = Path(settings.data_dir) / "key-news.lock"
         self.key_news = KeyNews(lambda: self.configuration.pool, lock_path, others, self.clock)
         self.key_news.start()

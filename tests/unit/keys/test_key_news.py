@@ -34,8 +34,8 @@ class Scene:
     def another_pool(self, count: int = 2) -> Pool:
         return Pool(keys_of(count), self.store, self.clock)
 
-    def news_of(self, pool: Pool, lock: str = "lock") -> KeyNews:
-        return KeyNews(lambda: pool, self.folder / lock, "another worker", self.clock)
+    def news_of(self, pool: Pool, lock: str = "lock", others: str | None = "another gateway") -> KeyNews:
+        return KeyNews(lambda: pool, self.folder / lock, others, self.clock)
 
     def told(self, seconds: float = 1.0) -> list[str]:
         """What is told after so long, without the keys' hints."""
@@ -84,20 +84,33 @@ def test_the_operators_hand_is_told_where_it_is_this_process_itself(scene: Scene
 
 
 def test_marks_of_others_are_told_with_their_origin(scene: Scene) -> None:
-    """Given marks that another worker has made, for a scope and of a whole key, then a line each that says so."""
+    """Given marks that another gateway has made, for a scope and of a whole key, then a line each that says so."""
     scene.cool(scene.others, 0, 41.0, concern=Concern.SCOPE)
     assert scene.told() == [
-        f"key k0 is cooling down for 40.0 s for {SCOPE}: rate_limited (429), as another worker found; then one request "
-        "tries it"
+        f"key k0 is cooling down for 40.0 s for {SCOPE}: rate_limited (429), as another gateway found; then one "
+        "request tries it"
     ]
     scene.others.retire(scene.others.statuses()[0], "unauthorized", 401)
     assert scene.told() == [
-        "key k0 is retired: unauthorized (401), as another worker found; it gets no requests until the upstream "
+        "key k0 is retired: unauthorized (401), as another gateway found; it gets no requests until the upstream "
         "accepts it again or the operator enables it"
     ]
     scene.others.revive(scene.others.statuses()[0])
-    assert scene.told() == ["key k0 is valid again, as another worker found"]
+    assert scene.told() == ["key k0 is valid again, as another gateway found"]
     assert scene.told() == []
+
+
+def test_marks_of_this_gateways_other_workers_are_told_by_them_alone(scene: Scene) -> None:
+    """Given a gateway that shares its keys with no other, when another worker marks keys, which it tells itself, then
+    only the end of a cooldown is told here."""
+    scene.news = scene.news_of(scene.pool, "alone", others=None)
+    assert scene.told() == []
+    scene.others.retire(scene.others.statuses()[1], "unauthorized", 401)
+    scene.cool(scene.others, 0, 41.0, concern=Concern.SCOPE)
+    assert scene.told() == []
+    scene.others.revive(scene.others.statuses()[1])
+    assert scene.told() == []
+    assert scene.told(40.0) == [f"key k0 is back for {SCOPE}: its cooldown is over; one request tries it first"]
 
 
 def test_own_marks_are_left_to_the_narrator(scene: Scene) -> None:
@@ -171,7 +184,7 @@ def test_keys_that_a_reload_brings_are_no_news(scene: Scene) -> None:
     pool = scene.another_pool(3)
     pool.disable(pool.keys[2])
     pools = [scene.pool]
-    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", "another worker", scene.clock)
+    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", "another gateway", scene.clock)
     assert scene.told() == []
     pools.append(pool)
     assert scene.told() == []

@@ -103,7 +103,7 @@ def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
     if waiting:
         complain(f"{waiting} records are not in the database yet, and not in this report")
     elif even_nothing:
-        complain(f"no record waits in the journal in {journal} either")
+        complain(f"nothing waits in the journal in {journal} either")
 
 
 def _tell_odd(name: str, why: str) -> None:

@@ -45,10 +45,11 @@ def bill(used: BilledUsage, prices: PriceList, day: str) -> Bill:
     if used.is_free:
         return Bill(min(searches, MOST_PICODOLLARS), _FREE, not used.is_exact)
     write_5m = used.cache_write_tokens - used.cache_write_1h_tokens  # a write of no lifetime is one of five minutes
-    prompt_tokens = used.input_tokens + used.cache_read_tokens + used.cache_write_tokens
+    input_tokens = used.input_tokens + used.guessed_input_tokens
+    prompt_tokens = input_tokens + used.cache_read_tokens + used.cache_write_tokens
     price = prices.price_of(used.model, day, prompt_tokens)
     picodollars = (
-        used.input_tokens * price.input
+        input_tokens * price.input
         + write_5m * price.cache_write_5m
         + used.cache_write_1h_tokens * price.cache_write_1h
         + used.cache_read_tokens * price.cache_read

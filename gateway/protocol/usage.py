@@ -58,7 +58,8 @@ class BilledUsage(msgspec.Struct, frozen=True):
     """One inference: its counts as the upstream said them, and what its price depends on.
 
     `cache_write_tokens` are all that were written to the cache, the two lifetimes' tokens those of them of which it
-    was said for how long. `billed_output_tokens` is the guess where a broken answer has not been counted.
+    was said for how long. `billed_output_tokens` is the guess where a broken answer has not been counted, and
+    `guessed_input_tokens` that for an answer that never came.
     `is_exact` tells whether the counts are final, and of a kind whose price is known; `is_free`, that the model has
     declined without a word, which costs nothing.
     """
@@ -78,6 +79,7 @@ class BilledUsage(msgspec.Struct, frozen=True):
     speed: str | None = None
     is_exact: bool = True
     is_free: bool = False
+    guessed_input_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class Usage:
     _has_fallen: bool = False  # a cumulative count did: the larger one is kept
     _is_doubtful: bool = False
     _iterations: tuple[Iteration, ...] = ()
-    _kind: str = MESSAGE
+    _guessed_input_tokens: int = 0
     _deltas: int = 0
     _delta_bytes: int = 0
 
@@ -152,6 +154,8 @@ class Usage:
 
         `asked_model` is the request's, `model` the answer's; `is_refused` tells whether the model declined.
         """
+        if self._guessed_input_tokens:
+            return [BilledUsage(LOST, model, is_exact=False, guessed_input_tokens=self._guessed_input_tokens)]
         if not self.is_said and not self._delta_bytes:
             return []
         certainty = self.certainty(has_ended)
@@ -184,7 +188,7 @@ class Usage:
         of_lifetimes = self.cache_write_5m_tokens + self.cache_write_1h_tokens
         written = self.cache_write_tokens
         return BilledUsage(
-            self._kind,
+            MESSAGE,
             model,
             self.input_tokens,
             self.output_tokens,
@@ -242,8 +246,7 @@ class Usage:
     def guess_prompt(self, request_body: bytes) -> None:
         """Nothing of the answer came: guess its input by the request. Images and files count as one image each."""
         text, files = _FILE.subn(b"", request_body)
-        self.input_tokens = math.ceil(len(text) / _BYTES_PER_TOKEN) + files * _TOKENS_OF_AN_IMAGE
-        self.is_said, self._kind = True, LOST
+        self._guessed_input_tokens = math.ceil(len(text) / _BYTES_PER_TOKEN) + files * _TOKENS_OF_AN_IMAGE
 
     def passed(self, raw: bytes) -> None:
         """Note events that were relayed unread, for the guess."""

@@ -16,7 +16,7 @@ from gateway.access.authentication import Caller
 from gateway.access.client_info import Client
 from gateway.access.credential import Key
 from gateway.keys.standing import Doubt, KeyState, KeyStatus
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import PriceList
 from gateway.protocol.errors import ClientGone, GatewayError, UpstreamError
 from gateway.protocol.messages import Tally
@@ -24,7 +24,6 @@ from gateway.records.interception_record import Attempt, InterceptionRecord, Pas
 from gateway.records.record_words import outcome_of_failure, plain, usage_of, word
 
 _ABANDONED = "abandoned"
-_ANSWERING = 200
 _DAY_SECONDS = 86_400
 _DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_organisation"}
 
@@ -83,7 +82,7 @@ class Chronicle:
     def asked(self, model: str, is_streamed: bool, session: str | None, body: bytes | None = None) -> None:
         """The body is there: what it asks for, and the session that it names.
 
-        `body` is that of a request that costs: by it, the cost of an answer that never came is guessed.
+        `body` is that of a request that costs: by it, the cost of an answer that nobody waited for is guessed.
         """
         self._model = word(model)
         self._body = body
@@ -141,16 +140,11 @@ class Chronicle:
             self._attempt.status = status
             self._attempt.request_id = self._upstream_id
 
-    def attempt_ended(self, verdict: Verdict, *, was_silent: bool = False) -> None:
-        """The attempt has ended, with an answer or a transport error.
-
-        `was_silent`: the upstream had the request, and nothing came for too long.
-        """
+    def attempt_ended(self, verdict: Verdict) -> None:
+        """The attempt has ended, with an answer or a transport error."""
         is_key_s = self._attempt is not None and self._attempt.key is not None  # a client's own credential never rests
         rests_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
-        was_begun = self._attempt is not None and self._attempt.status == _ANSWERING
-        is_lost = verdict.outcome is Outcome.TRANSPORT_ERROR and (was_silent or was_begun)
-        self._close_attempt(verdict.outcome.value, rests_seconds, is_lost=is_lost)
+        self._close_attempt(verdict.outcome.value, rests_seconds)
 
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""
@@ -223,17 +217,16 @@ class Chronicle:
         return self._clock() - self._began_at
 
     def _abandon(self) -> None:
-        """Nobody waits for the answer any longer."""
-        self._close_attempt(_ABANDONED, 0.0, is_lost=True)
+        """Nobody waits for the answer any longer. The upstream was at work on it, hardly for nothing."""
+        if self._attempt is not None and self._body is not None:
+            self._answers.append((self._turn, self._attempt.key, Tally.of_lost_answer(self._model, self._body)))
+        self._close_attempt(_ABANDONED, 0.0)
 
-    def _close_attempt(self, outcome: str, cooldown_seconds: float, *, is_lost: bool) -> None:
-        """`is_lost`: the upstream may have been at work, and will hardly do that for nothing."""
+    def _close_attempt(self, outcome: str, cooldown_seconds: float) -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return
         self._key = attempt.key
-        if is_lost and self._body is not None:
-            self._answers.append((self._turn, attempt.key, Tally.of_lost_answer(self._model, self._body)))
         self._attempts.append(
             Attempt(
                 turn=self._turn,

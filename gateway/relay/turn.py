@@ -18,7 +18,7 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.places import place_of
 from gateway.keys.pool import Pool
 from gateway.keys.verdict import Next, Outcome, Verdict
-from gateway.protocol.errors import UpstreamError, UpstreamSilent
+from gateway.protocol.errors import UpstreamError
 from gateway.protocol.json_values import object_or_none
 from gateway.protocol.messages import Tally
 from gateway.protocol.sse import Event
@@ -116,8 +116,7 @@ class TurnMaker:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                was_silent = isinstance(error, UpstreamSilent)
-                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR), was_silent=was_silent)
+                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
             trace.attempt_failed(error)
             raise
         chronicle.attempt_ended(verdict)

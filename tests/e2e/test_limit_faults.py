@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,10 +77,11 @@ def test_limit_by_the_minute_is_a_refusal_that_says_when_to_come_back(tmp_path: 
 
 def test_what_a_killed_worker_ran_no_longer_counts(tmp_path: Path) -> None:
     """Given streams that take all that a group may run, when their worker is killed, then others are let in."""
-    with fleet_with("concurrent = 1", tmp_path) as fleet, Client(fleet.gateway.url) as client:
+    with fleet_with("concurrent = 1", tmp_path) as fleet, ExitStack() as stack:
         fleet.keys.play("stall:after=4")
         first = fleet.gateway.worker_pids[0]
-        with fleet.only(first):
+        with fleet.only(first):  # which accepts the connection, too
+            client = stack.enter_context(Client(fleet.gateway.url))
             client.send(message_body(True), headers=[KEY])
             assert client.read_head().status == 200
         fleet.keys.play("ok")

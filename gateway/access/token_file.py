@@ -15,7 +15,7 @@ from collections.abc import Callable
 from gateway.access.authentication import ClientToken, TokenFileError, parse_tokens
 from gateway.runtime.whole_file import WatchedFile
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("gateway.token_file")  # below `gateway.access` lies the access log
 
 _LOOK_SECONDS = 0.25
 # How long a changed file must not have changed again: it may be half written. Longer if most tokens are gone from it:

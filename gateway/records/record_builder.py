@@ -149,6 +149,7 @@ class Chronicle:
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""
         self._answers.append((self._turn, self._key, tally))
+        self._body = None  # it may be large, and a stream long
         self._turn += 1
 
     # The answer.

@@ -186,7 +186,7 @@ def test_storm_of_limits_and_revocations_reaches_no_client(
 
         assert wait_until(lambda: simulator.open_connections == 0, 15)
         tasks, _ = _worker_tasks_and_files(gateway)
-        assert tasks <= THREADS + 4
+        assert tasks <= THREADS + 5
         assert wait_until(lambda: _worker_tasks_and_files(gateway)[1] <= files_before + 2 + COUNTS_FILES, 15)
         assert "Traceback" not in gateway.log
 

@@ -266,3 +266,10 @@ def test_wheel_has_every_file_that_is_no_code():
     found = [set(ROOT.glob(pattern)) for pattern in patterns]
     assert set().union(*found) >= files
     assert all(found)
+
+
+def test_no_module_logs_into_the_access_log() -> None:
+    """Given a logger named by its module, then none lies below `gateway.access`, which is the access log's and is off
+    where that is."""
+    named = [path.name for path in (ROOT / "access").rglob("*.py") if "getLogger(__name__)" in path.read_text()]
+    assert named == []

@@ -54,7 +54,7 @@ class Replicas:
                     client_tokens_file=tokens,
                     state_url=self.redis.url,
                     bind=f"127.0.0.1:{free_port()}",  # the same after a restart, for nginx
-                    **({"threads": 64} | settings),
+                    **({"threads": 128} | settings),  # a crowd of 200 has room wherever it comes
                 )
             )
             for name in ("one", "two")

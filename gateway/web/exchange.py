@@ -109,7 +109,7 @@ class Exchange:
         duration = gateway.clock() - self.started_at
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
         if record is not None:
-            gateway.metrics.count_usage(record)
+            gateway.metrics.usage.count(record)
         gateway.metrics.requests_inflight.labels(self._route).dec()  # last: nothing in flight, everything counted
         if record is not None:
             self._record(record)

@@ -61,10 +61,10 @@ def test_an_answer_with_an_odd_count_is_relayed_and_counts_nothing(count: object
     ran = rig.run(is_streaming)
     assert ran.stream == b"".join(odd) if is_streaming else ran.head.body == body
     record = rig.chronicle.finished(200)
-    rig.metrics.count_usage(record)
+    rig.metrics.usage.count(record)
     counted = {
         sample.labels["type"]: sample.value
-        for family in rig.metrics.tokens.collect()
+        for family in rig.metrics.usage.tokens.collect()
         for sample in family.samples
         if sample.name.endswith("_total")
     }

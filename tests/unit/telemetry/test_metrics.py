@@ -20,7 +20,8 @@ from gateway.keys.verdict import Concern
 from gateway.relay.interception import StreamOutcome
 from gateway.runtime.counts_folder import CountsFolder
 from gateway.server import master
-from gateway.telemetry.metrics import BoundedLabels, Metrics
+from gateway.telemetry.instruments import BoundedLabels
+from gateway.telemetry.metrics import Metrics
 from tests.record_samples import record_of, usage_of
 from tests.unit.fakes import FakeClock, cool, keys_of, pool_of, race, retire
 
@@ -121,7 +122,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.streams_ended.labels("completed").inc()
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_limit_refusal("concurrent", "token", "ann")
-    metrics.count_usage(record_of(1, usage=(usage_of(price="default"),)))
+    metrics.usage.count(record_of(1, usage=(usage_of(price="default"),)))
     metrics.count_tool_call("time", "now", "ok", 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
@@ -308,9 +309,9 @@ def test_limits_are_read_when_they_are_asked_for():
 def test_tokens_add_up_over_answers():
     """Given the usage of several answers, then it is summed by model and type, unnamed models as `unknown`."""
     metrics = Metrics()
-    metrics.count_usage(record_of(1, usage=(usage_of(model="m", input_tokens=2, output_tokens=3),)))
+    metrics.usage.count(record_of(1, usage=(usage_of(model="m", input_tokens=2, output_tokens=3),)))
     unnamed = usage_of(model=None, input_tokens=0, output_tokens=7)
-    metrics.count_usage(record_of(2, usage=(usage_of(model="m", input_tokens=5, output_tokens=0), unnamed)))
+    metrics.usage.count(record_of(2, usage=(usage_of(model="m", input_tokens=5, output_tokens=0), unnamed)))
     assert value(metrics, "gateway_tokens_total", model="m", type="input") == 7
     assert value(metrics, "gateway_tokens_total", model="m", type="output") == 3
     assert value(metrics, "gateway_tokens_total", model="unknown", type="output") == 7
@@ -334,8 +335,8 @@ def test_costs_add_up_by_model_and_by_who_asked():
     """
     metrics = Metrics()
     unpriced = usage_of(model="claude-b", price="default", cost_picodollars=2 * 10**12)
-    metrics.count_usage(record_of(1, usage=(usage_of(cost_picodollars=5 * 10**11), unpriced)))
-    metrics.count_usage(record_of(2, token=None, token_group=None, usage=(usage_of(cost_picodollars=25 * 10**10),)))
+    metrics.usage.count(record_of(1, usage=(usage_of(cost_picodollars=5 * 10**11), unpriced)))
+    metrics.usage.count(record_of(2, token=None, token_group=None, usage=(usage_of(cost_picodollars=25 * 10**10),)))
     assert value(metrics, "gateway_cost_dollars_total", model="claude-a-1") == 0.75
     assert value(metrics, "gateway_cost_dollars_total", model="claude-b") == 2
     assert value(metrics, "gateway_token_cost_dollars_total", token="alice", group="research") == 2.5
@@ -347,8 +348,8 @@ def test_costs_add_up_by_model_and_by_who_asked():
 def test_what_the_pool_does_not_pay_costs_nothing():
     """Given a record without a cost, as a client's own credential and an error leave, then no dollars are counted."""
     metrics = Metrics()
-    metrics.count_usage(record_of(1, credential="byok", usage=(usage_of(cost_picodollars=None, price=None),)))
-    metrics.count_usage(record_of(2, usage=()))
+    metrics.usage.count(record_of(1, credential="byok", usage=(usage_of(cost_picodollars=None, price=None),)))
+    metrics.usage.count(record_of(2, usage=()))
     assert not {name for name, _ in samples(metrics) if "dollars" in name or "unpriced" in name}
 
 
@@ -356,7 +357,7 @@ def test_tokens_past_the_limit_cost_as_other():
     """Given more tokens than are kept apart, then what the rest costs folds into `other`."""
     metrics = Metrics()
     for number in range(1010):
-        metrics.count_usage(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
+        metrics.usage.count(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
     assert value(metrics, "gateway_token_cost_dollars_total", token="other", group="research") == 10
 
 
@@ -364,7 +365,7 @@ def test_models_past_the_limit_are_other():
     """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
     metrics = Metrics()
     for number in range(150):
-        metrics.count_usage(record_of(number, usage=(usage_of(model=f"m{number}", input_tokens=1),)))
+        metrics.usage.count(record_of(number, usage=(usage_of(model=f"m{number}", input_tokens=1),)))
     models = {dict(labels)["model"] for name, labels in samples(metrics) if name == "gateway_tokens_total"}
     assert len(models) == 101
     assert value(metrics, "gateway_tokens_total", model="other", type="input") == 50

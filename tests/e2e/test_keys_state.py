@@ -100,12 +100,16 @@ def all_agree(fleet: Fleet, *states: str) -> bool:
         for name, state in zip(fleet.keys.names, states, strict=True)
     }
     up = ("gateway_store_up", frozenset[tuple[str, str]]())
-    return wait_until(
-        lambda: all(
-            sample.get(up) == 1 and all(sample.get(one) == 1 for one in wanted) for sample in fleet.scrapes(6 * WORKERS)
-        ),
-        PATIENT_SECONDS,
-    )
+
+    def agree() -> bool:
+        for pid in fleet.gateway.worker_pids:
+            with fleet.only(pid):
+                sample = fleet.gateway.metrics()
+            if sample.get(up) != 1 or any(sample.get(one) != 1 for one in wanted):
+                return False
+        return True
+
+    return wait_until(agree, PATIENT_SECONDS)
 
 
 # The lock

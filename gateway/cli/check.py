@@ -153,7 +153,8 @@ def _clients(settings: Settings) -> str:
     if settings.tokens is None:
         return "no token file: this machine only"
     operators = sum(token.is_operator for token in settings.tokens)
-    words = f"{len(settings.tokens)} tokens, {operators} of them operators'"
+    number = len(settings.tokens)
+    words = f"{number} token{'s' * (number != 1)}, {operators} of them operators'"
     groups = sorted({token.group for token in settings.tokens if token.group is not None})
     return f"{words}; groups: {', '.join(groups)}" if groups else words
 

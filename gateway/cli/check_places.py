@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.cli.bounded import begun
 from gateway.config.settings import Settings
-from gateway.config.values import is_local_address
+from gateway.config.values import exposure, is_local_address
 from gateway.records.forwarder import LedgerUnavailable
 from gateway.web import launch
 
@@ -140,10 +140,7 @@ def _trouble_of_port(settings: Settings) -> tuple[int, str] | None:
             "and a port that this user may listen at"
         )
     if settings.is_open and not is_local_address(f"{address[0]}:0"):
-        return 0, (
-            f"{settings.bind} is not a loopback address, and without GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it "
-            "would spend your keys"
-        )
+        return 0, exposure(settings.bind)
     return None
 
 

@@ -222,10 +222,7 @@ class Settings:
         if self.reserved_threads >= self.threads:
             lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
         if self.is_open and not values.is_local_address(self.bind):
-            lines.append(
-                f"GATEWAY_BIND: {self.bind} is not a loopback address, and without "
-                "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
-            )
+            lines.append(f"GATEWAY_BIND: {values.exposure(self.bind)}")
         if self.is_open and ANY_ORIGIN in self.cors_origins:
             lines.append(
                 "GATEWAY_CORS_ORIGINS: without GATEWAY_CLIENT_TOKENS_FILE, `*` would let any web page in a browser "

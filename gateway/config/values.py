@@ -193,6 +193,14 @@ def is_local_address(bind: str) -> bool:
     return bind.startswith("unix:") or is_loopback_host(bind.rpartition(":")[0].strip("[]"))
 
 
+def exposure(address: str) -> str:
+    """What is to be said of an open gateway at an address that others reach."""
+    return (
+        f"{address} is not a loopback address, and without GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would "
+        "spend your keys"
+    )
+
+
 def url_parts(url: str) -> SplitResult | None:
     """The parts of a URL that has a host, and neither query nor fragment nor an odd port."""
     try:

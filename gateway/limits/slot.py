@@ -1,7 +1,7 @@
 """One subject's counts: the last minute by seconds, what runs, the money of a day and a month.
 
-Owns: their layout, and what happens to them as time passes. Whoever holds the memory's lock. Words of 64
-bits, but the columns, which have 16:
+Owns: their layout, and what happens to them as time passes. For whoever holds the memory's lock. Words of 64 bits, but
+the columns, which have 16:
 
     the subject's name, facts, what other machines have used, 64 seconds of requests, 64 seconds of tokens, and a column
     a process: how many of the requests it runs

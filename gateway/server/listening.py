@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.config.settings import Settings, SettingsError
-from gateway.config.values import is_local_address
+from gateway.config.values import exposure, is_local_address
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,7 @@ def refuse_exposure(listeners: Iterable[Any], settings: Settings) -> None:
         return
     for host, port in _tcp_addresses(listeners):
         if not is_local_address(_joined(host, 0)):
-            why = (
-                f"{_joined(host, port)} is not a loopback address, and without "
-                "GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would spend your keys"
-            )
-            raise SettingsError([why])
+            raise SettingsError([exposure(_joined(host, port))])
 
 
 def tell_start(listeners: Iterable[Any], settings: Settings) -> None:

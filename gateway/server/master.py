@@ -36,6 +36,8 @@ from gateway.web.starts import Patience
 
 log = logging.getLogger(__name__)
 
+_WORKER_CLASS = "gateway.server.worker.GatewayWorker"
+
 
 class Hangups:
     """SIGHUPs that came, so that those which come while the files are waited for cost one more reading together."""
@@ -85,8 +87,8 @@ def on_starting(server: Any) -> None:
     for option, configured, wanted in _promised(server.cfg, settings):
         if configured != wanted:
             _refuse(f"{option} is {configured!r} and must be {wanted!r}: leave it to gunicorn.conf.py and GATEWAY_*")
-    if server.cfg.worker_class_str != "gateway.server.worker.GatewayWorker":
-        _refuse("--worker-class: only gateway.worker.GatewayWorker keeps the gateway's promises")
+    if server.cfg.worker_class_str != _WORKER_CLASS:
+        _refuse(f"--worker-class: only {_WORKER_CLASS} keeps the gateway's promises")
     if server.cfg.is_ssl:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
     descriptors.raise_limit(worker_connections(settings), settings.threads)

@@ -7,6 +7,7 @@ is told by `looks`.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +17,8 @@ from gateway.keys.places import NOWHERE, Place, place_of
 from gateway.keys.verdict import Outcome, Verdict
 from gateway.protocol.errors import GatewayError
 from gateway.runtime.lifecycle import Lifecycle
-from gateway.upstream import Call, Reply, Upstream
+from gateway.runtime.pause import Pause, complete
+from gateway.upstream import Call, Upstream
 from gateway.upstream.watch import Watch
 
 LOOK = Call("GET", "/v1/models?limit=1", [("anthropic-version", "2023-06-01")])
@@ -50,26 +52,20 @@ class Finding:
 
 def look_at(upstream: Upstream, key: Key, lifecycle: Lifecycle) -> Finding:
     """Ask with this key."""
-    ends_at = time.monotonic() + _PATIENCE_SECONDS
-    sending = upstream.send_patiently(
-        LOOK, key_headers(key), Watch(None, lifecycle), lambda: max(0.0, ends_at - time.monotonic())
-    )
     try:
-        next(sending)
-    except StopIteration as done:
-        return _judged(done.value)
+        return complete(_looked(upstream, key, Watch(None, lifecycle)), time.monotonic() + _PATIENCE_SECONDS)
+    except TimeoutError:
+        return _unanswered(f"no answer in {_PATIENCE_SECONDS:g} s")
     except GatewayError as error:
         return _unanswered(error.message)
-    finally:
-        sending.close()
-    return _unanswered(f"no answer in {_PATIENCE_SECONDS:g} s")
 
 
-def _judged(reply: Reply) -> Finding:
+def _looked(upstream: Upstream, key: Key, watch: Watch) -> Generator[Pause, None, Finding]:
+    reply = yield from upstream.exchange(LOOK, key_headers(key), watch)
+    body = b""
     try:
-        body, _ = reply.read_refusal(LARGEST_JUDGED_BYTES) if reply.status >= 400 else (b"", True)
-    except GatewayError as error:
-        return _unanswered(error.message)
+        if reply.status >= 400:
+            body, _ = yield from reply.read_refusal(LARGEST_JUDGED_BYTES)
     finally:
         reply.discard()
     headers = dict(reply.headers)

@@ -1,8 +1,9 @@
 """One client request to `/v1/messages`, from the first byte in to the last byte out.
 
-Owns: the one loop over turns, relaying each to the client, and saying how it ended. Belongs to one thread.
-`run` is a generator of one Head and then bytes; closing it at any point frees the upstream's connection and records
-what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's affair.
+Owns: the one loop over turns, relaying each to the client, and saying how it ended.
+`run` is a generator of one Head and then bytes, and of Pauses all along; closing it at any point frees the upstream's
+connection and records what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's
+affair.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from gateway.protocol.errors import (
 )
 from gateway.records.record_builder import Chronicle
 from gateway.relay.conversation import Dialogue
-from gateway.relay.lending import Lender
 from gateway.relay.pace import Output, Pace
 from gateway.relay.turn import Turn, TurnMaker
 from gateway.telemetry.metrics import Metrics
@@ -53,8 +53,7 @@ class StreamOutcome(Enum):
 class Interception:
     """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head.
 
-    Without a `lender` its thread waits for every event itself. `settle` is called before the client
-    is told the end of a turn: what the last one has used is counted by then.
+    `settle` is called before the client is told the end of a turn: what the last one has used is counted by then.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class Interception:
         chronicle: Chronicle,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
-        lender: Lender | None = None,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._dialogue = dialogue
@@ -76,7 +74,6 @@ class Interception:
         self._chronicle = chronicle
         self._started_at = started_at
         self._clock = clock
-        self._lender = lender
         self._settle = settle
         self._has_relayed = False
 
@@ -156,26 +153,17 @@ class Interception:
         yield from self._begun(stream.reply)
         yield from self._shown(opening, stream)
         while not stream.tally.has_ended:
-            batch = stream.receive(self._patience_seconds(stream))
-            if batch == b"":
-                raise UpstreamError("the upstream's stream ended before message_stop")
-            if batch is not None:
+            batch = stream.receive()
+            if batch:
                 yield from self._shown(batch, stream)
+            elif batch is None:
+                if self._pace.left_seconds <= 0:
+                    yield self._pace.signal(stream.reply)
+                yield stream.reply.pause(self._pace.due_at)
             else:
-                yield from self._silent(stream)
-        self._linger(stream)
+                raise UpstreamError("the upstream's stream ended before message_stop")
+        yield from self._linger(stream)
         return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
-
-    def _patience_seconds(self, stream: EventStream) -> float:
-        """How long to wait for events before anything else is done."""
-        return self._pace.left_seconds if self._lender is None else self._lender.patience_seconds(stream)
-
-    def _silent(self, stream: EventStream) -> Generator[Output, None, None]:
-        """Nothing has come for a while: a ping, if it is due; else the relay waits for what comes next."""
-        if self._lender is None or self._pace.left_seconds <= 0:
-            yield self._pace.signal(stream.reply)
-        elif not self._lender.lend(stream):
-            yield b""  # has the server send what the client has not taken yet
 
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""
@@ -196,16 +184,21 @@ class Interception:
         elif self._pace.left_seconds <= 0:
             yield self._pace.signal(stream.reply)
 
-    def _linger(self, stream: EventStream) -> None:
+    def _linger(self, stream: EventStream) -> Generator[Output, None, None]:
         """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.
 
         The client has its message: nothing that still comes is shown.
         """
-        deadline = self._clock() + _LINGER_SECONDS
+        deadline = time.monotonic() + _LINGER_SECONDS
         left_bytes = _LINGER_BYTES
         try:
-            while left_bytes > 0 and (left := deadline - self._clock()) > 0 and (rest := stream.reply.receive(left)):
-                left_bytes -= len(rest)
+            while left_bytes > 0 and (rest := stream.reply.receive()) != b"":
+                if rest is not None:
+                    left_bytes -= len(rest)
+                elif time.monotonic() < deadline:
+                    yield stream.reply.pause(deadline)
+                else:
+                    break
         except (UpstreamError, Stopping, ClientGone) as error:
             log.debug("%s: after the last event: %r", self._chronicle.name, error)
 

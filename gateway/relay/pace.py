@@ -6,11 +6,14 @@ pings of a silent stream. Belongs to one request. Pure but for the clock it is g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gateway.protocol.headers import Headers, for_client, for_client_stream
 from gateway.protocol.sse import PING
+from gateway.runtime.pause import Pause
 from gateway.upstream import Reply
 
 HEAD_GRACE_SECONDS = 0.5
@@ -29,31 +32,35 @@ class Head:
     is_due: bool = True
 
 
+# What an interception yields. A Pause is bytes, too, and belongs to whoever serves the response.
 Output = Head | bytes
+
+Result = TypeVar("Result")
 
 
 class Pace:
-    """The client's side of one streamed answer. `clock` is monotonic, in seconds.
+    """The client's side of one streamed answer. `clock` is that of Pauses: `time.monotonic`, in seconds.
 
-    `told_id` is the request id that the client is told: the gateway's, or that of the upstream's answer.
+    `due_at` is its reading when the client must hear something, the head or a ping. `told_id` is the request id that
+    the client is told: the gateway's, or that of the upstream's answer.
     """
 
-    def __init__(self, request_id: str, ping_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, request_id: str, ping_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.told_id = request_id
         self.has_begun = False
         self._ping_seconds = ping_seconds
         self._clock = clock
-        self._due_at = clock() + ping_seconds
+        self.due_at = clock() + ping_seconds
 
     @property
     def left_seconds(self) -> float:
         """How long the client may still be left without a word."""
-        return max(0.0, self._due_at - self._clock())
+        return max(0.0, self.due_at - self._clock())
 
     def upstream_head_came(self) -> None:
         """The upstream accepted the request as a stream; its first event may take its time."""
         if not self.has_begun:
-            self._due_at = self._clock() + HEAD_GRACE_SECONDS
+            self.due_at = self._clock() + HEAD_GRACE_SECONDS
 
     def signal(self, reply: Reply) -> Output:
         """What to send when nothing else has come in time: the head first, pings after."""
@@ -76,7 +83,7 @@ class Pace:
 
     def sent(self, data: bytes) -> bytes:
         """Note that the client hears this now."""
-        self._due_at = self._clock() + self._ping_seconds
+        self.due_at = self._clock() + self._ping_seconds
         return data
 
     def _identified(self, headers: Headers) -> Headers:
@@ -85,3 +92,20 @@ class Pace:
                 self.told_id = value
                 return headers
         return [*headers, ("request-id", self.told_id)]
+
+
+def with_pings(waiting: Generator[Pause, None, Result], pace: Pace) -> Generator[Output, None, Result]:
+    """Pass Pauses on, with pings to a client whose stream has begun."""
+    try:
+        while True:
+            pause = next(waiting)
+            if pace.has_begun:
+                if pace.left_seconds <= 0:
+                    yield pace.ping()
+                pause.until_at = min(pause.until_at, pace.due_at)
+            yield pause
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    finally:
+        waiting.close()

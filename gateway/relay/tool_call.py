@@ -1,7 +1,6 @@
 """One call of a tool of the gateway's that the model asks for.
 
-Owns: beginning it, waiting for it with the client in view, and telling how it ended, once. Belongs to one
-request's thread.
+Owns: beginning it, waiting for it with the client in view, and telling how it ended, once.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from gateway.protocol.json_values import to_json
-from gateway.relay.pace import Output, Pace
+from gateway.relay.pace import Output, Pace, with_pings
+from gateway.runtime.pause import READABLE, Pause, is_ready
 from gateway.telemetry.observer import Narrator
 from gateway.telemetry.spans import NO_TOOL_SPAN
 from gateway.tools.injection import tool_result
 from gateway.tools.splicer import ToolUse
 from gateway.tools.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
-from gateway.upstream.watch import READABLE, Watch
+from gateway.upstream.watch import Watch
 
 
 class RequestedCall:
@@ -49,12 +49,7 @@ class RequestedCall:
         Raises ClientGone, Stopping.
         """
         if self._running is not None and self._result is None:
-            try:
-                while not watch.wait(self._running.fileno(), READABLE, _patience_seconds(pace)):
-                    if pace.has_begun:
-                        yield pace.ping()
-            finally:
-                watch.forget()
+            yield from with_pings(_ended(self._running, watch), pace)
             self._result = self._running.result()
         assert self._result is not None  # there is one from the beginning, or it has been waited for
         return tool_result(self._use, self._result.content, self._result.is_error)
@@ -74,9 +69,9 @@ class RequestedCall:
         self._narrator.tool_called(self._use.id, self._tool, outcome, seconds, result_bytes)
 
 
-def _patience_seconds(pace: Pace) -> float:
-    """How long to wait in silence: an answer that is not streamed has nothing to say before its end."""
-    return pace.left_seconds if pace.has_begun else math.inf
+def _ended(call: ToolCall, watch: Watch) -> Generator[Pause, None, None]:
+    while not is_ready(call.fileno(), READABLE):
+        yield from watch.wait(call.fileno(), READABLE, math.inf)
 
 
 def _said(outcome: ToolOutcome, text: str) -> ToolResult:

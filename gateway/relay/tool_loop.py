@@ -1,8 +1,8 @@
 """The agentic loop: turns until the model calls none of the gateway's tools any more.
 
-Owns: making the calls of a turn and asking on with their results. A ToolLoop belongs to one request and
-its thread. Streamed and whole answers take the same way: a whole one is spliced as the events it could have been
-streamed as, and put together again if the client asked for no stream.
+Owns: making the calls of a turn and asking on with their results. A ToolLoop belongs to one request. Streamed and whole
+answers take the same way: a whole one is spliced as the events it could have been streamed as, and put together again
+if the client asked for no stream.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class ToolLoop:
     def end_turn(self, pace: Pace) -> Generator[Output, None, None]:
         if not self._splicer.continues:
             return
+        yield from self._watch.to_thread()  # the tools' input is read, and the next request written
         if self._turns >= self._max_turns:
             raise TurnLimitReached(f"the model still called tools after {self._turns} turns, the most that are allowed")
         uses, content, container_id = self._splicer.calls, self._splicer.content, self._splicer.container_id

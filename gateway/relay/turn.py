@@ -1,7 +1,7 @@
 """Obtaining one upstream answer: the attempts of a turn, over the pool or with the client's own credential.
 
 Owns: what an attempt is. Every route that calls upstream comes through here, and through the one walk. A TurnMaker
-belongs to one request and its thread.
+belongs to one request.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from gateway.protocol.errors import UpstreamError
 from gateway.protocol.json_values import object_or_none
 from gateway.protocol.messages import Tally
 from gateway.protocol.sse import Event
-from gateway.relay.pace import Output, Pace
+from gateway.relay.pace import Output, Pace, with_pings
+from gateway.runtime.pause import Pause
 from gateway.telemetry.observer import Narrator
 from gateway.upstream import Call, Reply, Upstream
 from gateway.upstream.event_stream import EventStream
 from gateway.upstream.watch import Watch
+
+# A whole answer that is larger is looked into in a thread.
+_LARGE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -126,11 +130,7 @@ class TurnMaker:
     def _exchange(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        if pace.has_begun:  # an earlier answer's head has gone out, so silence must not grow long
-            sending = self._upstream.send_patiently(call, credentials, self._watch, lambda: pace.left_seconds)
-            reply = yield from _with_pings(sending, pace)
-        else:
-            reply = self._upstream.send(call, credentials, self._watch)
+        reply = yield from with_pings(self._upstream.exchange(call, credentials, self._watch), pace)
         try:
             headers = dict(reply.headers)
             if key is not None:
@@ -138,34 +138,39 @@ class TurnMaker:
             self._narrator.answered(key, reply.status, headers)
             if call.may_stream and reply.is_event_stream:
                 return (yield from self._opened(EventStream(reply), pace))
-            return self._whole(reply, key)
+            return (yield from with_pings(self._whole(reply, key), pace))
         except BaseException:
             reply.close()
             raise
 
-    def _whole(self, reply: Reply, key: Key | None) -> tuple[Turn, Verdict]:
+    def _whole(self, reply: Reply, key: Key | None) -> Generator[Pause, None, tuple[Turn, Verdict]]:
         """An answer that is no stream: judged, and read to its end if it may be the client's."""
         head, is_all, failure = b"", False, None
         if reply.status >= 400:
             try:
-                head, is_all = reply.read_refusal(LARGEST_JUDGED_BYTES)
+                head, is_all = yield from reply.read_refusal(LARGEST_JUDGED_BYTES)
             except UpstreamError as error:  # its status says what it is, and another key may answer
                 failure = error
         verdict = self._judge(reply, head)
+        if verdict.outcome.next is not Next.NONE:
+            yield from self._watch.to_thread()  # a mark may have to be written somewhere
         if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
             return Turn(reply, Tally(), is_relayable=False), verdict
         if failure is not None:
             raise failure
-        body = head if is_all else head + reply.read_whole()
+        body = head if is_all else head + (yield from reply.read_whole())
         reply.close()  # the walk may go on, and needs the connection
+        if len(body) > _LARGE_BYTES:
+            yield from self._watch.to_thread()  # it is looked into
         return Turn(reply, Tally(), _checked(reply, body)), verdict
 
     def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
         """Wait for a stream's first event that is no ping: it still decides whether the key was refused."""
         pace.upstream_head_came()
-        while (opening := stream.open(pace.left_seconds)) is None:
+        while (opening := stream.open()) is None:
             if pace.left_seconds <= 0:
                 yield pace.signal(stream.reply)
+            yield stream.reply.pause(pace.due_at)
         event = opening.event
         if not _is_error(event) or stream.tally.error_kind is None:
             # The gateway's pings keep the client's own watchdog quiet, so the gateway has to be the one.
@@ -174,6 +179,8 @@ class TurnMaker:
             return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
         status = status_of_kind(stream.tally.error_kind)
         verdict = self._judge(stream.reply, event.data.encode(), status)
+        if verdict.outcome.next is not Next.NONE:
+            yield from self._watch.to_thread()
         if pace.has_begun:
             return Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch), verdict
         stream.reply.recast(status, "application/json")  # SDKs do not retry an error in a 200
@@ -190,19 +197,6 @@ def _is_error(event: Event) -> bool:
         return event.name == "error"
     document = object_or_none(event.data)
     return document is not None and document.get("type") == "error"
-
-
-def _with_pings(sending: Generator[None, None, Reply], pace: Pace) -> Generator[Output, None, Reply]:
-    """Wait for an answer's head, with pings to a client whose stream has begun."""
-    try:
-        while True:
-            next(sending)
-            yield pace.ping()
-    except StopIteration as done:
-        reply: Reply = done.value
-        return reply
-    finally:
-        sending.close()
 
 
 def _checked(reply: Reply, body: bytes) -> bytes:

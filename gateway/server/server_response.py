@@ -1,8 +1,9 @@
 """How the server writes a response: gunicorn's own way, with fewer system calls.
 
-Owns: the bytes of a response's head and the framing of its body. A response belongs to its request's thread.
+Owns: the bytes of a response's head and the framing of its body. Belongs to whoever runs the response.
 gunicorn sends the head by itself; here it leaves with the first piece of the body, in one segment, and wakes the client
-once. An empty first piece still means that the head is due now. Names of headers are looked at once.
+once. An empty first piece still means that the head is due now. Names of headers are looked at once. Nothing waits for
+the client: what it does not take at once is held, and nothing more should be written before that has gone.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from gunicorn.http.wsgi import HEADER_VALUE_RE, Response
 
 
 class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's Response with its head held until something goes with it."""
+    """gunicorn's Response with its head held until something goes with it. What sends raises OSError."""
 
     headers_sent: bool
-    _held = b""
+    _held: bytes | memoryview = b""
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the client has not taken all that was written."""
+        return bool(self._held)
+
+    def flush(self) -> None:
+        """Send on what the client has not taken."""
+        self._send(b"")
 
     def default_headers(self) -> list[str]:
         """The first lines of the head."""
@@ -63,20 +73,6 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
         if self._held:
             self._send(b"")
 
-    def offer(self, data: bytes) -> bool:
-        """Send a piece of a body that has begun, as far as the client takes it at once; whether that was all.
-
-        The rest leaves with what is sent next, and so does a client's having gone come to light.
-        """
-        self.sent += len(data)
-        framed = self._held + self._framed(data)
-        try:
-            taken = self.sock.send(framed, socket.MSG_DONTWAIT)
-        except OSError:
-            taken = 0
-        self._held = framed[taken:]
-        return not self._held
-
     def close(self) -> None:
         """End the response."""
         self.send_headers()
@@ -92,7 +88,14 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""
-        self.sock.sendall(held + data if held else data)
+        if held:
+            data = b"".join((held, data))
+        try:
+            sent = self.sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._held = memoryview(data)[sent:]
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ why that will not do here:
 - It invites a body (100 Continue) before anybody has looked at the request; here that is up to whoever reads it.
 - It answers a malformed request with an HTML page, and logs the offending header, which may be a credential.
 - It sends a response's head by itself; here that goes with the first piece of the body.
+- It keeps a thread for a response until that is over; here one that waits is parked, and has none (`parking`).
 - It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
   threads and a dozen system calls; here the thread waits a moment for the next request itself.
 - It parses and checks lines of heads that it has read a thousand times, and looks each of its settings up anew; here
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,12 @@ from gunicorn.http import wsgi
 
 from gateway.access.cors import unread_answer_headers
 from gateway.runtime.client_socket import ReadDeadlineExceeded
+from gateway.server.answer import Answer
+from gateway.server.arriving_body import ArrivingBody
 from gateway.server.bad_request import FAILURE, refusal_of
 from gateway.server.clients_at_hand import ClientsAtHand
 from gateway.server.connection import Connection, Progress
+from gateway.server.parking import Parking
 from gateway.server.server_response import PromptResponse
 from gateway.server.thread_pool import ThreadPool
 from gateway.server.waiting_room import WaitingRoom
@@ -49,6 +53,7 @@ class ServingWorker(PromptWorker):
     tpool: ThreadPool
     _at_hand: ClientsAtHand
     _waiting: WaitingRoom
+    _parking: Parking
 
     def enqueue_req(self, conn: Connection) -> None:
         """Have a thread serve what the connection has brought."""
@@ -56,14 +61,37 @@ class ServingWorker(PromptWorker):
         self.tpool.submit(partial(self._serve, conn))
 
     def _serve(self, conn: Connection) -> None:
-        """Serve a connection's request and those that follow closely; then the main loop has it back."""
-        is_kept = False
+        """Serve a connection's request and those that follow closely; then the main loop has it back.
+
+        A response that pauses is parked, and its connection with it.
+        """
+        served: bool | Answer = False
         try:
-            is_kept = self.handle(conn)
-            while is_kept and self._lingers(conn):
-                is_kept = self.handle(conn)
+            served = self.handle(conn)
+            while served is True and self._lingers(conn):
+                served = self.handle(conn)
         finally:
-            self.method_queue.defer(self.finish_request, conn, is_kept)
+            if isinstance(served, Answer):
+                self._parking.park(served)  # and from here on it is another's
+            else:
+                self.method_queue.defer(self.finish_request, conn, served)
+
+    def go_on(self, answer: Answer) -> bool:
+        """Go on with a response that has paused; whether it has paused again. Else the main loop has its connection."""
+        conn, is_kept = answer.connection, False
+        try:
+            if self._run(answer):
+                return True
+            is_kept = self._keepalive_after(conn, not answer.response.should_close()) is True
+        except StopIteration as error:  # as gunicorn has it
+            log.debug("closing a connection: %s", error)
+        except OSError as error:
+            log.debug("the client is gone: %s", error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            self.handle_error(answer.request, conn.sock, conn.client, error)
+        self._at_hand.discard(conn.sock)
+        self.method_queue.defer(self.finish_request, conn, is_kept)
+        return False
 
     def _lingers(self, conn: Connection) -> bool:
         """Whether the client asks again at once. Not for requests that came together: others have their turn first."""
@@ -71,60 +99,61 @@ class ServingWorker(PromptWorker):
             return False
         return conn.sock.is_readable(_LINGER_SECONDS) and conn.collect() is Progress.READY
 
-    def handle(self, conn: Connection) -> bool:
-        """Serve a request in a thread."""
+    def handle(self, conn: Connection) -> bool | Answer:
+        """Serve a request in a thread: whether its connection is kept, or a response that has paused."""
         client = conn.sock
         self._at_hand.add(client)
+        served: bool | Answer = False
         try:
             if conn.refusal is not None:
                 self.handle_error(None, client, conn.client, conn.refusal)
                 return False
             # The head is there. Only what is no plain HTTP has to be waited for.
             client.read_deadline_at = time.monotonic() + self._gateway.configuration.settings.head_timeout_seconds
-            return bool(super().handle(conn))
+            served = super().handle(conn)
+            return served
         finally:
-            self._at_hand.discard(client)
+            if not isinstance(served, Answer):
+                self._at_hand.discard(client)
 
-    def handle_request(self, req: Any, conn: Connection) -> bool:
-        """The head is there: have the application answer, and say whether the connection is kept.
+    def handle_request(self, req: Any, conn: Connection) -> bool | Answer:
+        """The head is there: have the application answer. As `handle`.
 
         The body's deadline is set, and the body asked for, where it is read.
         """
         conn.sock.read_deadline_at = None
         conn.sock.owes_continue = req._expected_100_continue
         req._expected_100_continue = False
-        began_at = time.monotonic()
         response, environ = wsgi.create(
             req, conn.sock, conn.client, conn.server, self.cfg, response_class=PromptResponse
         )
         environ["wsgi.multithread"] = True
-        environ["gateway.client"] = response
+        environ["gateway.body"] = ArrivingBody(req, conn.sock)
         is_crowded = self._waiting.kept >= self.max_keepalived
         if not self.alive or (is_crowded and req.req_number == 1):  # known clients keep their connections
             response.force_close()
+        answer = Answer(conn, req, response, environ)
+        return answer if self._run(answer, begins=True) else not response.should_close()
+
+    def _run(self, answer: Answer, begins: bool = False) -> bool:
+        """Run a response; whether it has paused."""
+        is_paused = False
         try:
-            self._respond(response, environ)
+            if begins:
+                answer.begin(self._application)
+            is_paused = answer.run()
         except OSError:
-            raise  # the client is gone; gunicorn's `handle` knows what to do
+            raise  # the client is gone
         except Exception as error:
-            if not response.headers_sent:
+            if not answer.response.headers_sent:
                 raise
             # An error page would come in the middle of the answer.
             log.exception("an answer broke off inside the gateway")
             raise StopIteration from error
         finally:
-            self.log.access(response, req, environ, timedelta(seconds=time.monotonic() - began_at))
-        return not response.should_close()
-
-    def _respond(self, response: PromptResponse, environ: dict[str, Any]) -> None:
-        body = self.wsgi(environ, response.start_response)
-        try:
-            for piece in body:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(body, "close"):  # not every iterable has it (PEP 3333)
-                body.close()
+            if not is_paused:
+                answer.end(self.log)
+        return is_paused
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer a request that could not be parsed, in the protocol's shape."""
@@ -140,8 +169,10 @@ class ServingWorker(PromptWorker):
         except OSError as error:
             log.debug("the refusal was not delivered: %s", error)
 
-    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+    def _keepalive_after(self, conn: Connection, keepalive: bool | Answer) -> bool | Answer:
         """Whether the connection can carry another request: not if its body is still to come."""
+        if isinstance(keepalive, Answer):
+            return keepalive
         if not keepalive or conn.sock.owes_continue:
             return False
         conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
@@ -152,6 +183,12 @@ class ServingWorker(PromptWorker):
             return False
         finally:
             conn.sock.read_deadline_at = None
+
+    @property
+    def _application(self) -> Callable[..., Iterable[bytes]]:
+        """The application with its Pauses: any other server is given none."""
+        application: Callable[..., Iterable[bytes]] = self.wsgi.extensions["pausing"]
+        return application
 
     @property
     def _gateway(self) -> Gateway:

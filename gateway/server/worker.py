@@ -40,6 +40,7 @@ from gateway.server.clients_at_hand import ClientsAtHand
 from gateway.server.connection import Connection, Progress
 from gateway.server.head_collector import HeadRules
 from gateway.server.lingering_close import Goodbyes
+from gateway.server.parking import Parking
 from gateway.server.request_head import KnownLines, read_once
 from gateway.server.serving import ServingWorker
 from gateway.server.thread_pool import ThreadPool
@@ -94,6 +95,8 @@ class GatewayWorker(ServingWorker):
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
         self._goodbyes = Goodbyes(self.poller)
         self._waiting = WaitingRoom(self.poller, self.enqueue_req, self._let_go, self._head_seconds)
+        self._parking = Parking(self.go_on, self.tpool.submit, self._gateway.lifecycle)
+        self._parking.start()
         gc.freeze()  # what is loaded stays: a collection that walks through all of it would stop every stream
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
         if not launch.reload_board.expects(self._gateway.configuration.settings.digest):

@@ -2,14 +2,13 @@
 
 Owns: writing a prepared request and reading an answer's head. Thread-safe: an exchange's state is in
 its connection and parser. requests' own HTTPAdapter waits in places that neither a client's hang-up nor a ping
-interval can interrupt, and holds back what has arrived; this one waits only in the request's Watch.
+interval can interrupt, and holds back what has arrived; this one yields a Pause wherever it would wait.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.structures import CaseInsensitiveDict
 
 from gateway.protocol.http_response import ResponseHead, ResponseParser, WireError
+from gateway.runtime.pause import READABLE, Pause, complete
 from gateway.upstream.connections import Connection, Connections
 from gateway.upstream.dialer import Route
 from gateway.upstream.proxy import authorization
@@ -31,7 +31,7 @@ class _ClosedUnanswered(Exception):
 
 
 class WireBody:
-    """The body of an answer that is being read; the `raw` of the Response. Belongs to one thread."""
+    """The body of an answer that is being read; the `raw` of the Response."""
 
     def __init__(self, connection: Connection, parser: ResponseParser, connections: Connections) -> None:
         self._connection: Connection | None = connection
@@ -40,18 +40,16 @@ class WireBody:
         self._failure: ChunkedEncodingError | None = None
 
     @property
-    def may_hold_more(self) -> bool:
-        """Whether `receive` may have something that no poll of the socket would tell of, the body's end included."""
-        if self._connection is None or self._parser.is_complete or self._failure is not None:
-            return True
-        return self._connection.may_hold_more
+    def wanted(self) -> tuple[int, int]:
+        """The descriptor, and what it is wanted for, when `receive` has found nothing."""
+        connection = self._connection
+        return (connection.descriptor, connection.wanted) if connection is not None else (-1, READABLE)
 
-    def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
-        """Body bytes as soon as there are any; b"" at the body's end; None if nothing came in time.
+    def receive(self) -> bytes | None:
+        """Body bytes if any are there; b"" at the body's end; None if nothing has come.
 
         Raises requests' ChunkedEncodingError or ConnectionError if the body breaks off.
         """
-        deadline = time.monotonic() + timeout_seconds
         while True:
             data = self._parser.take_body()
             if data or self._parser.is_complete or self._connection is None:
@@ -59,7 +57,7 @@ class WireBody:
             if self._failure is not None:
                 raise self._failure
             try:
-                arrived = self._connection.receive(watch, deadline - time.monotonic())
+                arrived = self._connection.receive()
             except OSError as error:
                 raise RequestsConnectionError("the upstream's connection broke") from error
             if arrived is None:
@@ -81,12 +79,11 @@ class WireBody:
             if self._parser.head is None:
                 raise self._failure from error
 
-    def close(self, watch: Watch) -> None:
+    def close(self) -> None:
         """Keep the connection if the answer was read to its end, else close it; may be called again."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        watch.forget()
         self._parser.close()
         if self._parser.is_reusable and connection.has_sent_all:
             self._connections.put(connection)
@@ -125,27 +122,21 @@ class SocketAdapter(BaseAdapter):
         """
         if watch is None:
             raise TypeError("this transport needs the request's watch")
-        exchanging = self.exchange(request, timeout, watch, lambda: math.inf)
-        while True:
-            try:
-                next(exchanging)
-            except StopIteration as done:
-                response: Response = done.value
-                return response
+        return complete(self.exchange(request, timeout, watch))
 
     def exchange(
-        self, request: PreparedRequest, timeout_seconds: float, watch: Watch, left_seconds: Callable[[], float]
-    ) -> Generator[None, None, Response]:
-        """As `send`; but after every `left_seconds()` without an answer it yields, and then goes on waiting."""
+        self, request: PreparedRequest, timeout_seconds: float, watch: Watch
+    ) -> Generator[Pause, None, Response]:
+        """As `send`, but yields a Pause wherever that would wait."""
         kept = self._connections.take()
         if kept is not None:
             try:
-                return (yield from self._exchange(kept, request, timeout_seconds, watch, left_seconds))
+                return (yield from self._exchange(kept, request, timeout_seconds, watch))
             except _ClosedUnanswered:
-                pass
+                yield from watch.to_thread()
         try:
-            fresh = self._connections.dial(watch)
-            return (yield from self._exchange(fresh, request, timeout_seconds, watch, left_seconds))
+            fresh = yield from self._connections.dial(watch)
+            return (yield from self._exchange(fresh, request, timeout_seconds, watch))
         except _ClosedUnanswered as error:
             raise RequestsConnectionError("the upstream closed the connection without an answer") from error
 
@@ -163,14 +154,12 @@ class SocketAdapter(BaseAdapter):
         request: PreparedRequest,
         timeout_seconds: float,
         watch: Watch,
-        left_seconds: Callable[[], float],
-    ) -> Generator[None, None, Response]:
+    ) -> Generator[Pause, None, Response]:
         parser = ResponseParser()
         body = WireBody(connection, parser, self._connections)
         try:
-            yield from _converse(connection, parser, body, self._written(request), timeout_seconds, watch, left_seconds)
+            yield from _converse(connection, parser, body, self._written(request), timeout_seconds, watch)
         except BaseException:
-            watch.forget()
             parser.close()
             connection.close()
             raise
@@ -198,8 +187,7 @@ def _converse(
     request: bytes,
     timeout_seconds: float,
     watch: Watch,
-    left_seconds: Callable[[], float],
-) -> Generator[None, None, None]:
+) -> Generator[Pause, None, None]:
     """Write the request and read until the answer's head is there."""
     has_arrived = False
 
@@ -210,7 +198,7 @@ def _converse(
         return parser.head is not None
 
     try:
-        connection.send(request, watch, timeout_seconds, heard)
+        yield from connection.send(request, watch, timeout_seconds, heard)
     except RequestException:
         raise
     except OSError:
@@ -218,7 +206,7 @@ def _converse(
     silent_until = time.monotonic() + timeout_seconds
     while parser.head is None:
         try:
-            arrived = connection.receive(watch, min(left_seconds(), silent_until - time.monotonic()))
+            arrived = connection.receive()
         except OSError as error:
             if has_arrived:
                 raise RequestsConnectionError("the upstream's connection broke") from error
@@ -226,7 +214,8 @@ def _converse(
         if arrived is None:
             if time.monotonic() >= silent_until:
                 raise ReadTimeout("the upstream did not answer in time")
-            yield
+            yield watch.pause(connection.descriptor, connection.wanted, silent_until)
+            watch.check()
             continue
         silent_until = time.monotonic() + timeout_seconds
         if not arrived and not has_arrived:

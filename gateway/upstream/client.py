@@ -6,7 +6,7 @@ brought. Thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,6 +15,7 @@ from requests.structures import CaseInsensitiveDict
 
 from gateway.access.credential import AuthHeader
 from gateway.protocol.headers import Headers
+from gateway.runtime.pause import Pause, complete
 from gateway.upstream.adapter import SocketAdapter
 from gateway.upstream.dialer import Route
 from gateway.upstream.reply import Reply, translated
@@ -48,18 +49,13 @@ class Upstream:
 
     def send(self, call: Call, credentials: Sequence[AuthHeader], watch: Watch) -> Reply:
         """Send a call and read the answer's head. Raises UpstreamError, ClientGone, Stopping."""
-        request = self._prepared(call, credentials)
-        with translated():
-            response = self._adapter.send(request, timeout=self._read_idle_seconds, watch=watch)
-        return Reply(response, watch, self._read_idle_seconds)
+        return complete(self.exchange(call, credentials, watch))
 
-    def send_patiently(
-        self, call: Call, credentials: Sequence[AuthHeader], watch: Watch, left_seconds: Callable[[], float]
-    ) -> Generator[None, None, Reply]:
-        """The same; but after every `left_seconds()` without an answer it yields, and then goes on waiting."""
+    def exchange(self, call: Call, credentials: Sequence[AuthHeader], watch: Watch) -> Generator[Pause, None, Reply]:
+        """As `send`, but yields a Pause wherever that would wait."""
         request = self._prepared(call, credentials)
         with translated():
-            response = yield from self._adapter.exchange(request, self._read_idle_seconds, watch, left_seconds)
+            response = yield from self._adapter.exchange(request, self._read_idle_seconds, watch)
         return Reply(response, watch, self._read_idle_seconds)
 
     def _prepared(self, call: Call, credentials: Sequence[AuthHeader]) -> PreparedRequest:

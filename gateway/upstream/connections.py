@@ -1,11 +1,12 @@
-"""Connections to the upstream: keeping them, dropping them, and bytes over them without blocking past a hang-up.
+"""Connections to the upstream: keeping them, dropping them, and bytes over them.
 
 Owns: every upstream socket that is connected. A Connection belongs to one exchange at a time; the pool of
-idle ones is thread-safe. No socket blocks: every wait goes through the request's Watch.
+idle ones is thread-safe. No socket blocks: what waits yields the request's Pause.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import ssl
@@ -13,30 +14,37 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from requests.exceptions import ReadTimeout
 
+from gateway.runtime.pause import READABLE, WRITABLE, Pause
 from gateway.upstream.dialer import Dialer, Route
 from gateway.upstream.tls import Stream, is_tls
-from gateway.upstream.watch import READABLE, WRITABLE, Watch
+from gateway.upstream.watch import Watch
 
 _RECEIVE_BYTES = 64 * 1024
 _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)
 
 
 class Connection:
-    """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow."""
+    """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow.
+
+    `wanted` is what a `receive` that found nothing waits for: READABLE, or WRITABLE under TLS.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._socket = stream
-        self._descriptor = stream.fileno()
+        self.descriptor = stream.fileno()
+        self.wanted: int = READABLE
         self._is_tls = is_tls(stream)
-        self.may_hold_more = True  # that can be received without waiting
+        self._is_drained = False  # the last piece was all that there was: it is waited for more, not asked
         self._quiet_poll: select.poll | None = None
         self.has_sent_all = True
 
-    def send(self, data: bytes, watch: Watch, timeout_seconds: float, heard: Callable[[bytes], bool]) -> None:
+    def send(
+        self, data: bytes, watch: Watch, timeout_seconds: float, heard: Callable[[bytes], bool]
+    ) -> Generator[Pause, None, None]:
         """Send all of `data`, or stop early when the upstream answers before it has read everything.
 
         What comes meanwhile goes to `heard`, which says whether that is the answer. Raises OSError if the connection
@@ -44,55 +52,55 @@ class Connection:
         """
         rest = memoryview(data)
         self.has_sent_all = False
+        silent_until = math.inf  # counted from the first wait
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
+                silent_until = math.inf
                 continue
             except ssl.SSLWantReadError:
                 wanted = READABLE
             except (BlockingIOError, ssl.SSLWantWriteError):
                 wanted = WRITABLE | READABLE
-            ready = watch.wait(self._descriptor, wanted, timeout_seconds)
-            if not ready:
+            early = self.receive()
+            if early is not None and (not early or heard(early)):
+                return
+            now = time.monotonic()
+            silent_until = min(silent_until, now + timeout_seconds)
+            if now >= silent_until:
                 raise ReadTimeout("the upstream took no more of the request")
-            if ready & ~WRITABLE:
-                early = self._receive_now()
-                if early is not None and (not early or heard(early)):
-                    return
+            yield watch.pause(self.descriptor, wanted, silent_until)
+            watch.check()
         self.has_sent_all = True
 
-    def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None:
-        """What is there, as soon as anything is; b"" at the end; None if nothing came in time.
+    def receive(self) -> bytes | None:
+        """What is there; b"" at the end; None if nothing is, or most likely nothing: who has waited asks again.
 
-        What TLS has already decrypted is handed out before the socket is waited on. Raises OSError, ClientGone,
-        Stopping.
+        Raises OSError.
         """
-        deadline = time.monotonic() + timeout_seconds
-        wanted = READABLE
-        while True:
-            if self.may_hold_more:
-                watch.check()
-                try:
-                    data = self._socket.recv(_RECEIVE_BYTES)
-                    self.may_hold_more = self._is_tls or len(data) == _RECEIVE_BYTES
-                    return data
-                except _WANTS_READ:
-                    wanted = READABLE
-                except ssl.SSLWantWriteError:
-                    wanted = WRITABLE
-            if not watch.wait(self._descriptor, wanted, deadline - time.monotonic()):
-                return None
-            self.may_hold_more = True
+        if self._is_drained:
+            self._is_drained = False
+            self.wanted = READABLE
+            return None
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            self._is_drained = not self._is_tls and 0 < len(data) < _RECEIVE_BYTES
+            return data
+        except _WANTS_READ:
+            self.wanted = READABLE
+        except ssl.SSLWantWriteError:
+            self.wanted = WRITABLE
+        return None
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still open and silent, as it must be before it is used again."""
         if self._quiet_poll is None:
             self._quiet_poll = select.poll()
-            self._quiet_poll.register(self._descriptor, select.POLLIN)
+            self._quiet_poll.register(self.descriptor, select.POLLIN)
         if not self._quiet_poll.poll(0):
             return True
         try:  # a TLS record that carries no data, such as a session ticket, is no reason to drop it
-            return self._is_tls and self._receive_now() is None
+            return self._is_tls and self.receive() is None
         except OSError:
             return False
 
@@ -102,12 +110,6 @@ class Connection:
             # An upstream that does not read would not see a FIN behind what it has not taken: reset the connection.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
-
-    def _receive_now(self) -> bytes | None:
-        try:
-            return self._socket.recv(_RECEIVE_BYTES)
-        except (*_WANTS_READ, ssl.SSLWantWriteError):
-            return None
 
 
 class Connections:
@@ -160,9 +162,9 @@ class Connections:
         for connection, _ in idle:
             connection.close()
 
-    def dial(self, watch: Watch) -> Connection:
+    def dial(self, watch: Watch) -> Generator[Pause, None, Connection]:
         """Connect anew. Raises as Dialer.dial does."""
-        return Connection(self._dialer.dial(watch))
+        return Connection((yield from self._dialer.dial(watch)))
 
     def __repr__(self) -> str:
         with self._lock:

@@ -1,17 +1,18 @@
 """The time that connecting may take, all of it together, and what may end it before.
 
-Owns: the waits of one dial. A Deadline belongs to one request's thread. Name, addresses, proxy and TLS wait
-here alone, and so each of them ends at once when the client hangs up or the drain time is over.
+Owns: the waits of one dial. Name, addresses, proxy and TLS wait here alone, and so each of them ends at once when the
+client hangs up or the drain time is over. Belongs to whoever runs the request.
 """
 
 from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
-from gateway.upstream.watch import READABLE, WRITABLE, Watch
+from gateway.runtime.pause import READABLE, WRITABLE, Pause
+from gateway.upstream.watch import Watch
 
 Result = TypeVar("Result")
 
@@ -32,20 +33,19 @@ class Deadline:
         """The first of so many equal parts of what is left."""
         return Deadline(self._watch, self.left_seconds / parts)
 
-    def wait(self, descriptor: int, events: int) -> None:
-        """Wait until a descriptor is READABLE or WRITABLE as asked."""
-        left_seconds = self.left_seconds
-        if left_seconds <= 0 or not self._watch.wait(descriptor, events, left_seconds):
-            raise TimeoutError
+    def wait(self, descriptor: int, events: int) -> Generator[Pause, None, None]:
+        """Wait for a descriptor to be READABLE or WRITABLE; who is woken needlessly calls again."""
+        return self.wait_any(((descriptor, events),), self._at)
 
-    def wait_any(self, wanted: Mapping[int, int], most_seconds: float) -> dict[int, int]:
-        """Wait until one of several is ready, and say which are; none if none was in that time."""
-        left_seconds = self.left_seconds
-        if left_seconds <= 0:
+    def wait_any(self, wanted: Iterable[tuple[int, int]], until_at: float) -> Generator[Pause, None, None]:
+        """Wait for one of several to be ready as asked, but not past a monotonic time."""
+        if self.left_seconds <= 0:
             raise TimeoutError
-        return self._watch.wait_any(wanted, min(most_seconds, left_seconds))
+        yield from self._watch.wait_any(wanted, min(until_at, self._at))
 
-    def complete(self, step: Callable[[], Result], descriptor: int, blocked_on: int = READABLE) -> Result:
+    def complete(
+        self, step: Callable[[], Result], descriptor: int, blocked_on: int = READABLE
+    ) -> Generator[Pause, None, Result]:
         """Call a step that does not block until it has not to wait any more.
 
         `blocked_on` is what BlockingIOError means of it; TLS says itself what it waits for.
@@ -59,8 +59,4 @@ class Deadline:
                 wanted = WRITABLE
             except BlockingIOError:
                 wanted = blocked_on
-            self.wait(descriptor, wanted)
-
-    def forget(self) -> None:
-        """What was waited for is about to be closed, or handed over."""
-        self._watch.forget()
+            yield from self.wait(descriptor, wanted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import ConnectTimeout
 
 from gateway.config.upstream_proxy import UpstreamProxy
+from gateway.runtime.pause import Pause
 from gateway.upstream.deadline import Deadline
 from gateway.upstream.proxy import DestinationRefused, ProxyError, open_tunnel
 from gateway.upstream.race import connect_first, interleaved
@@ -58,59 +59,65 @@ class Dialer:
         self._context = tls_context(route.ca_pem) if self._is_tls or is_proxy_tls else None  # it takes 20 ms
         self._resolver = Resolver()
 
-    def dial(self, watch: Watch) -> Stream:
+    def dial(self, watch: Watch) -> Generator[Pause, None, Stream]:
         """Connect; the stream does not block.
 
         Raises requests' ConnectTimeout or ConnectionError, with a message that may be shown, ClientGone and Stopping.
         """
         deadline = Deadline(watch, self._route.connect_timeout_seconds)
         try:
-            return self._reached(deadline)
+            return (yield from self._reached(deadline))
         except TimeoutError as error:
             raise ConnectTimeout("connecting to the upstream took too long") from error
         except (OSError, UnicodeError, ProxyError) as error:
             raise RequestsConnectionError(f"the upstream cannot be reached: {_cause(error)}") from error
-        finally:
-            deadline.forget()
 
-    def _reached(self, deadline: Deadline) -> Stream:
-        stream = self._transport(deadline)
-        return self._secured(stream, self._host, deadline) if self._is_tls else stream
+    def _reached(self, deadline: Deadline) -> Generator[Pause, None, Stream]:
+        stream = yield from self._transport(deadline)
+        if self._is_tls:
+            stream = yield from self._secured(stream, self._host, deadline)
+        return stream
 
-    def _transport(self, deadline: Deadline) -> Stream:
+    def _transport(self, deadline: Deadline) -> Generator[Pause, None, Stream]:
         """What carries the bytes to the upstream, or to the proxy that forwards requests."""
         proxy = self._route.proxy
         if proxy is None:
-            return connect_first(self._resolver.addresses(self._host, self._port, deadline), deadline)
+            return (yield from self._connected(self._host, self._port, deadline))
         if self._route.is_forwarded:
-            return self._to_proxy(proxy, deadline)
+            return (yield from self._to_proxy(proxy, deadline))
         if proxy.resolves_names:
-            return self._through(proxy, self._host, deadline)
-        return self._through_to_any(proxy, deadline)
+            return (yield from self._through(proxy, self._host, deadline))
+        return (yield from self._through_to_any(proxy, deadline))
 
-    def _through_to_any(self, proxy: UpstreamProxy, deadline: Deadline) -> Stream:
+    def _connected(self, host: str, port: int, deadline: Deadline) -> Generator[Pause, None, Stream]:
+        addresses = yield from self._resolver.addresses(host, port, deadline)
+        return (yield from connect_first(addresses, deadline))
+
+    def _through_to_any(self, proxy: UpstreamProxy, deadline: Deadline) -> Generator[Pause, None, Stream]:
         """Through a proxy that is told addresses, not names. It cannot be raced: each address has its share of time."""
-        addresses = interleaved(self._resolver.addresses(self._host, self._port, deadline))
+        addresses = interleaved((yield from self._resolver.addresses(self._host, self._port, deadline)))
         failure: Exception = OSError("the name has no address")
         for tried, address in enumerate(addresses):
             try:
-                return self._through(proxy, address[4][0], deadline.share(len(addresses) - tried))
+                return (yield from self._through(proxy, address[4][0], deadline.share(len(addresses) - tried)))
             except (DestinationRefused, TimeoutError) as error:
                 failure = error
         raise failure
 
-    def _through(self, proxy: UpstreamProxy, host: str, deadline: Deadline) -> Stream:
-        stream = self._to_proxy(proxy, deadline)
+    def _through(self, proxy: UpstreamProxy, host: str, deadline: Deadline) -> Generator[Pause, None, Stream]:
+        stream = yield from self._to_proxy(proxy, deadline)
         with _closing_if_it_fails(stream), _told_of_the_proxy("broke the connection"):
-            open_tunnel(stream, proxy, host, self._port, deadline)
+            yield from open_tunnel(stream, proxy, host, self._port, deadline)
         return stream
 
-    def _to_proxy(self, proxy: UpstreamProxy, deadline: Deadline) -> Stream:
+    def _to_proxy(self, proxy: UpstreamProxy, deadline: Deadline) -> Generator[Pause, None, Stream]:
         with _told_of_the_proxy("cannot be reached"):
-            stream = connect_first(self._resolver.addresses(proxy.host, proxy.port, deadline), deadline)
-            return self._secured(stream, proxy.host, deadline) if proxy.scheme == "https" else stream
+            stream = yield from self._connected(proxy.host, proxy.port, deadline)
+            if proxy.scheme == "https":
+                stream = yield from self._secured(stream, proxy.host, deadline)
+            return stream
 
-    def _secured(self, stream: Stream, host: str, deadline: Deadline) -> Stream:
+    def _secured(self, stream: Stream, host: str, deadline: Deadline) -> Generator[Pause, None, Stream]:
         if self._context is None:
             raise RuntimeError("this route has no TLS")
         return secure(stream, self._context, host, deadline)

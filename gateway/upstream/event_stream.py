@@ -1,7 +1,7 @@
 """One upstream answer as a stream of whole events.
 
 Owns: reading a Reply event-wise, looking into the few events that must be looked into, and the bounds of what is held
-back. Belongs to one thread. The fast path decodes nothing: a run of whole events passes through as the
+back. Nothing waits here. The fast path decodes nothing: a run of whole events passes through as the
 bytes that arrived.
 """
 
@@ -43,14 +43,13 @@ class EventStream:
         self._began_at = time.monotonic()
         self._prelude = bytearray()
 
-    def open(self, timeout_seconds: float) -> Opening | None:
-        """The first event that is an answer; None if it has not come in time. Before `receive`, and until it is there.
+    def open(self) -> Opening | None:
+        """The first event that is an answer; None if it has not come. Before `receive`, and until it is there.
 
         Raises as `receive` does, and UpstreamError if the stream ends before or only comments and pings come.
         """
-        deadline = time.monotonic() + timeout_seconds
         while True:
-            batch = self.receive(deadline - time.monotonic())
+            batch = self.receive()
             if batch is None:
                 return None
             if not batch:
@@ -62,18 +61,15 @@ class EventStream:
                 self._prelude.clear()
                 return opening
             self._require_first_event()
-            if deadline <= time.monotonic():
-                return None
 
-    def receive(self, timeout_seconds: float) -> bytes | None:
-        """Whole events as soon as there are any; b"" at the end; None if none was complete in time.
+    def receive(self) -> bytes | None:
+        """Whole events if there are any; b"" at the end; None if none is complete, and `reply.pause` is due.
 
         Half an event at the end is not handed out; one that only lacks its blank line is, with it. Raises as
         Reply.receive does, UpstreamError for an event that is too large, UpstreamSilent for one that does not end.
         """
-        deadline = time.monotonic() + timeout_seconds
         while True:
-            data = self.reply.receive(deadline - time.monotonic())
+            data = self.reply.receive()
             if data is None:
                 return None
             batch = self._whole_events(data)
@@ -83,9 +79,6 @@ class EventStream:
             if not data:
                 return b""
             self._require_end_of_event()
-            # What no poll would tell of must not wait for the next packet.
-            if deadline <= time.monotonic() and not self.reply.may_hold_more:
-                return None
 
     def _whole_events(self, data: bytes) -> bytes:
         try:

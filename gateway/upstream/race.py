@@ -7,17 +7,19 @@ refuses none, as behind a broken IPv6 path, costs a quarter of a second and not 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import chain, zip_longest
 
 from gateway.runtime.keepalive import keep_alive
+from gateway.runtime.pause import WRITABLE, Pause
 from gateway.upstream.deadline import Deadline
 from gateway.upstream.resolver import Address
-from gateway.upstream.watch import WRITABLE
 
 # RFC 8305, section 5: the Connection Attempt Delay, and the least that it may be.
 DELAY_SECONDS = 0.25
@@ -33,7 +35,7 @@ def interleaved(addresses: Sequence[Address]) -> list[Address]:
     return [address for address in chain.from_iterable(zip_longest(first, others)) if address is not None]
 
 
-def connect_first(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
+def connect_first(addresses: Sequence[Address], deadline: Deadline) -> Generator[Pause, None, socket.socket]:
     """Connect to whichever address answers first; the socket does not block.
 
     A next one is tried when the one before has failed, or has not answered after the delay; the others are given up as
@@ -55,8 +57,8 @@ def connect_first(addresses: Sequence[Address], deadline: Deadline) -> socket.so
                 except OSError as error:
                     failure, next_at = error, 0.0
                 continue
-            most_seconds = next_at - time.monotonic() if untried else deadline.left_seconds
-            for descriptor in deadline.wait_any(dict.fromkeys(tried, WRITABLE), most_seconds):
+            yield from deadline.wait_any([(begun, WRITABLE) for begun in tried], next_at if untried else math.inf)
+            for descriptor in _connected(tried):
                 answered = tried.pop(descriptor)
                 code = answered.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
@@ -67,6 +69,14 @@ def connect_first(addresses: Sequence[Address], deadline: Deadline) -> socket.so
     finally:
         for loser in tried.values():
             loser.close()
+
+
+def _connected(descriptors: Iterable[int]) -> list[int]:
+    """Those of which it is known how it went."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLOUT)
+    return [descriptor for descriptor, _ in poll.poll(0)]
 
 
 def _begin(address: Address) -> socket.socket:

@@ -1,12 +1,14 @@
 """An upstream's answer being read.
 
-Owns: the answer's status and headers, its body as it arrives, and giving the connection back. A Reply
-belongs to one thread; who opens it closes it. requests' exceptions end here: what leaves is a GatewayError.
+Owns: the answer's status and headers, its body as it arrives, and giving the connection back. Who opens a Reply closes
+it. requests' exceptions end here: what leaves is a GatewayError.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Generator
 from typing import Protocol, cast
 
 from requests import Response
@@ -14,8 +16,9 @@ from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
 from urllib3.exceptions import DecodeError
 from urllib3.response import ContentDecoder, HTTPResponse, MultiDecoder
 
-from gateway.protocol.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, UpstreamTimedOut
+from gateway.protocol.errors import UpstreamError, UpstreamSilent, UpstreamTimedOut
 from gateway.protocol.headers import Headers
+from gateway.runtime.pause import Pause
 from gateway.upstream.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
@@ -23,7 +26,6 @@ _DECODED_BYTES = 64 * 1024  # what is looked through at once, while others wait
 _DISCARD_BYTES = 64 * 1024
 # How long the body of a refusal may take before it is judged by its head alone: another key may answer meanwhile.
 _REFUSAL_SECONDS = 0.25
-_DISCARD_SECONDS = 0.05
 _DECODER_ERRORS: tuple[type[Exception], ...] = (DecodeError, *HTTPResponse.DECODER_ERROR_CLASSES)
 
 
@@ -31,11 +33,11 @@ class Body(Protocol):
     """What an answer's `raw` can do; see adapter.WireBody."""
 
     @property
-    def may_hold_more(self) -> bool: ...
+    def wanted(self) -> tuple[int, int]: ...
 
-    def receive(self, watch: Watch, timeout_seconds: float) -> bytes | None: ...
+    def receive(self) -> bytes | None: ...
 
-    def close(self, watch: Watch) -> None: ...
+    def close(self) -> None: ...
 
 
 class Reply:
@@ -63,30 +65,19 @@ class Reply:
         """Whether the body is a stream of events rather than one document."""
         return self.status == 200 and self.content_type == "text/event-stream"
 
-    @property
-    def may_hold_more(self) -> bool:
-        """Whether `receive` may have something that no poll of the upstream's socket would tell of."""
-        return self._raw.may_hold_more or (self._decoder is not None and self._decoder.has_unconsumed_tail)
-
-    @property
-    def patience_seconds(self) -> float:
-        """How much longer the upstream's silence is borne."""
-        return self._heard_at + self.read_idle_seconds - time.monotonic()
-
-    def receive(self, timeout_seconds: float) -> bytes | None:
-        """Decoded bytes as soon as there are any; b"" at the end; None if nothing came in time.
+    def receive(self) -> bytes | None:
+        """Decoded bytes if any are there; b"" at the end; None if nothing has come, and `pause` is due.
 
         Raises UpstreamError if the body breaks, UpstreamSilent past the read-idle limit, ClientGone, Stopping.
         """
-        deadline = time.monotonic() + timeout_seconds
+        self._watch.check()
         while True:
             if self._decoder is not None and self._decoder.has_unconsumed_tail:
                 return self._decode(b"")
             if self._is_ended:
                 return b""
-            limit = min(deadline, self._heard_at + self.read_idle_seconds)
             with translated():
-                data = self._raw.receive(self._watch, limit - time.monotonic())
+                data = self._raw.receive()
             if data is None:
                 if time.monotonic() >= self._heard_at + self.read_idle_seconds:
                     raise UpstreamSilent("the upstream has gone silent")
@@ -97,18 +88,25 @@ class Reply:
             if decoded:
                 return decoded
 
-    def read_whole(self) -> bytes:
+    def pause(self, until_at: float = math.inf) -> Pause:
+        """A Pause until `receive` may have something, or is to say that the upstream is silent, or a monotonic time."""
+        return self._watch.pause(*self._raw.wanted, min(until_at, self._heard_at + self.read_idle_seconds))
+
+    def read_whole(self) -> Generator[Pause, None, bytes]:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
         pieces: list[bytes] = []
         size = 0
-        while (data := self.receive(self.read_idle_seconds)) != b"":
-            pieces.append(data or b"")  # None is no end: the last thing that came decoded to nothing
-            size += len(pieces[-1])
+        while (data := self.receive()) != b"":
+            if data is None:
+                yield self.pause()
+                continue
+            pieces.append(data)
+            size += len(data)
             if size > LARGEST_WHOLE_BYTES:
                 raise UpstreamError("the upstream's answer is too large")
         return b"".join(pieces)
 
-    def read_refusal(self, limit_bytes: int) -> tuple[bytes, bool]:
+    def read_refusal(self, limit_bytes: int) -> Generator[Pause, None, tuple[bytes, bool]]:
         """The body as far as it comes quickly, up to about so many bytes, and whether that is all of it.
 
         Raises as `receive` does; the rest is there for `read_whole` or `discard`.
@@ -117,9 +115,14 @@ class Reply:
         size = 0
         deadline = time.monotonic() + _REFUSAL_SECONDS
         while size <= limit_bytes:
-            data = self.receive(deadline - time.monotonic())
-            if not data:
-                return b"".join(pieces), data == b""
+            data = self.receive()
+            if data == b"":
+                return b"".join(pieces), True
+            if data is None:
+                if time.monotonic() >= deadline:
+                    break
+                yield self.pause(deadline)
+                continue
             pieces.append(data)
             size += len(data)
         return b"".join(pieces), False
@@ -139,23 +142,19 @@ class Reply:
         self.headers = [*((known, old) for known, old in self.headers if known != name), (name, value)]
 
     def discard(self) -> None:
-        """Throw the answer away: what is left of it is read if that is quick, so that the connection is kept."""
+        """Throw the answer away. What is there of it is read: if that is all, the connection is kept."""
         left_bytes = _DISCARD_BYTES
-        deadline = time.monotonic() + _DISCARD_SECONDS
         try:
-            while left_bytes > 0 and (left := deadline - time.monotonic()) > 0:
-                data = self._raw.receive(self._watch, left)
-                if not data:
-                    break
+            while left_bytes > 0 and (data := self._raw.receive()):
                 left_bytes -= len(data)
-        except (RequestException, ClientGone, Stopping):
-            pass  # the next wait of this request meets the same and says so; here only the connection matters
+        except RequestException:
+            pass  # nobody needs this answer; a connection that broke is not kept
         finally:
             self.close()
 
     def close(self) -> None:
         """Give the connection back, or close it if the answer was not read to its end; may be called again."""
-        self._raw.close(self._watch)
+        self._raw.close()
 
     def _decode(self, data: bytes) -> bytes:
         if self._decoder is None:

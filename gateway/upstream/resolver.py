@@ -11,11 +11,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from gateway.runtime.pause import READABLE, Pause
 from gateway.upstream.deadline import Deadline
-from gateway.upstream.watch import READABLE
 
 # As getaddrinfo has it: family, kind, protocol, canonical name, and what a socket connects to.
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
@@ -31,12 +31,12 @@ class Resolver:
         self._lock = threading.Lock()  # guards _under_way
         self._under_way: list[_Lookup] = []  # oldest first
 
-    def addresses(self, host: str, port: int, deadline: Deadline) -> Sequence[Address]:
+    def addresses(self, host: str, port: int, deadline: Deadline) -> Generator[Pause, None, Sequence[Address]]:
         """The addresses of a name, or of an address itself. Raises socket.gaierror, and as a Deadline does."""
         try:
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except (socket.gaierror, UnicodeError):
-            return self._lookup(host, port).result(deadline)  # a name
+            return (yield from self._lookup(host, port).result(deadline))  # a name
 
     def _lookup(self, host: str, port: int) -> _Lookup:
         with self._lock:
@@ -79,19 +79,16 @@ class _Lookup:
         except RuntimeError as error:  # the system grants no more of them
             self._finish(error)
 
-    def result(self, deadline: Deadline) -> Sequence[Address]:
+    def result(self, deadline: Deadline) -> Generator[Pause, None, Sequence[Address]]:
         """Wait for the answer."""
         end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             with self._lock:
-                answer = self._answer
                 self._waiting.add(end)
-            if answer is None:
-                deadline.wait(end, READABLE)
+            while (answer := self._answer) is None:  # assigned once
+                yield from deadline.wait(end, READABLE)
         finally:
-            deadline.forget()
             with self._lock:
-                answer = self._answer
                 self._waiting.discard(end)
             os.close(end)
         if not isinstance(answer, Sequence):  # the exception is shared by all who waited: each raises one of its own

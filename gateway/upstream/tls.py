@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Generator
 from contextlib import suppress
 from typing import cast
 
 import certifi
 
+from gateway.runtime.pause import Pause
 from gateway.upstream.deadline import Deadline
 
 _CARRIED_BYTES = 64 * 1024
@@ -117,7 +119,7 @@ def is_tls(stream: Stream) -> bool:
     return isinstance(stream, ssl.SSLSocket | TlsInTls)
 
 
-def secure(stream: Stream, context: ssl.SSLContext, host: str, deadline: Deadline) -> Stream:
+def secure(stream: Stream, context: ssl.SSLContext, host: str, deadline: Deadline) -> Generator[Pause, None, Stream]:
     """TLS over a connected stream, with a server whose certificate is good for `host`.
 
     Raises ssl.SSLError, OSError, UnicodeError for a name that is none, and as a Deadline does. `stream` is used up.
@@ -130,7 +132,7 @@ def secure(stream: Stream, context: ssl.SSLContext, host: str, deadline: Deadlin
         else:
             tls = context.wrap_socket(cast(socket.socket, stream), server_hostname=name, do_handshake_on_connect=False)
         secured = tls
-        deadline.complete(tls.do_handshake, tls.fileno())
+        yield from deadline.complete(tls.do_handshake, tls.fileno())
     except BaseException:
         secured.close()
         raise

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+from werkzeug.wsgi import ClosingIterator
 
 from gateway.access.client_address import origin_of
 from gateway.access.client_info import client_of
 from gateway.access.cors import answer_headers, is_for_pages
-from gateway.protocol.errors import ClientGone, GatewayError, InvalidRequest, LimitReached, MethodNotAllowed
+from gateway.protocol.errors import GatewayError, InvalidRequest, LimitReached, MethodNotAllowed
+from gateway.runtime.pause import waited
 from gateway.runtime.request_ids import new_request_id
 from gateway.telemetry import access_log
 from gateway.telemetry.tracing import open_tracing
 from gateway.web import launch
 from gateway.web.application import Application
 from gateway.web.door import HEAD_PATHS, client_headers, nowhere
-from gateway.web.exchange import CLIENT_GONE_STATUS
 from gateway.web.paths import written_path
-from gateway.web.request_body import Discarder
 from gateway.web.responses import error_response
 from gateway.web.routes import routes
 from gateway.web.service import Gateway
@@ -67,16 +67,14 @@ def create_app(gateway: Gateway | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     app.extensions["gateway"] = gateway
-    settings = gateway.configuration.settings
-    app.extensions["discarder"] = Discarder(2 * settings.max_body_bytes, max(1, settings.reserved_threads // 2))
     app.register_blueprint(routes)
     app.register_blueprint(status_pages)
     app.fix_routes(routes.name)
     app.register_error_handler(GatewayError, _refused)
-    app.register_error_handler(ClientGone, _gone)
     app.register_error_handler(HTTPException, _unroutable)
     app.register_error_handler(Exception, _failed)
-    app.wsgi_app = _ForPages(app.wsgi_app, gateway)  # type: ignore[method-assign]  # Flask's way of wrapping it
+    pausing = app.extensions["pausing"] = _ForPages(app.wsgi_app, gateway)  # for a server that parks
+    app.wsgi_app = _WithoutPauses(pausing)  # type: ignore[method-assign]  # Flask's way of wrapping it
     gateway.lifecycle.serve()
     return app
 
@@ -100,25 +98,29 @@ class _ForPages:
         return self._application(environ, start)
 
 
+class _WithoutPauses:
+    """The application for servers that know no Pauses: their thread waits (a server would send the head for one)."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = self._application(environ, start_response)
+        return ClosingIterator(waited(body), getattr(body, "close", None))
+
+
 def _refused(error: GatewayError) -> Response:
     gateway: Gateway = current_app.extensions["gateway"]
-    if error.request_id is None:
-        route = (request.endpoint or "unknown").rpartition(".")[2]
-        gateway.metrics.count_refusal(route, error.status, error.kind)
-        if isinstance(error, LimitReached):
-            gateway.metrics.count_limit_refusal(error.limit, error.holder_kind, error.holder)
-        headers = dict(client_headers(request.environ))
-        trusted = gateway.configuration.settings.trusted_proxies
-        origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, trusted)
-        error.request_id = new_request_id(origin.request_id)
-        access_log.refused(error.request_id, route, error, origin.address, client_of(headers))
-    elif error.is_rejection:
-        gateway.metrics.rejections.labels(error.kind).inc()
-    return error_response(error, request.environ, current_app.extensions["discarder"])
-
-
-def _gone(_: ClientGone) -> Response:
-    return Response(status=CLIENT_GONE_STATUS)
+    route = (request.endpoint or "unknown").rpartition(".")[2]
+    gateway.metrics.count_refusal(route, error.status, error.kind)
+    if isinstance(error, LimitReached):
+        gateway.metrics.count_limit_refusal(error.limit, error.holder_kind, error.holder)
+    headers = dict(client_headers(request.environ))
+    trusted = gateway.configuration.settings.trusted_proxies
+    origin = origin_of(request.environ.get("REMOTE_ADDR", ""), headers, trusted)
+    error.request_id = new_request_id(origin.request_id)
+    access_log.refused(error.request_id, route, error, origin.address, client_of(headers))
+    return error_response(error, request.environ, gateway.configuration.settings.max_body_bytes)
 
 
 def _unroutable(error: HTTPException) -> Response:

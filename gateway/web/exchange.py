@@ -1,7 +1,7 @@
 """The book-keeping of a request, from its admission to its last byte.
 
 Owns: giving a place back, counting, recording and logging a request, once, whichever way it ends. An
-Exchange belongs to its request's thread.
+Exchange belongs to whoever runs the request.
 """
 
 from __future__ import annotations
@@ -61,17 +61,12 @@ class Exchange:
         gateway.metrics.requests_admitted.inc()
         gateway.metrics.requests_inflight.labels(route).inc()
 
-    def guarding(self) -> _Guard:
-        """Until the response is handed over: finish on any way out but the good one.
-
-        What nobody foresaw leaves as a GatewayError, too, so that there is one way through.
-        """
-        return _Guard(self)
-
-    def left_by(self, error: BaseException) -> None:
-        """The view is left by an exception, which goes on unless another is raised here."""
+    def failed(self, error: Exception) -> GatewayError | None:
+        """The request ends without an answer of the upstream's. What the client is told; None if it is gone."""
         if isinstance(error, GatewayError):
-            if not error.is_rejection:
+            if error.is_rejection:
+                self.gateway.metrics.rejections.labels(error.kind).inc()
+            else:
                 log.warning(
                     "%s: %s for %s answered %d: %s",
                     self.chronicle.name,
@@ -80,21 +75,18 @@ class Exchange:
                     error.status,
                     error.message,
                 )
-            self._end(error)
         elif isinstance(error, ClientGone):
             log.debug("%s: the client is gone", self.chronicle.name)
             self.chronicle.failed(error)
             self.finish(CLIENT_GONE_STATUS)
-        elif isinstance(error, Exception):
+            return None
+        else:
             log.error("%s: %s failed inside the gateway", self.chronicle.name, self._route, exc_info=error)
-            failure = GatewayError("the gateway failed to serve this request; its log says why")
-            self._end(failure)
-            raise failure from error
-
-    def _end(self, error: GatewayError) -> None:
+            error = GatewayError("the gateway failed to serve this request; its log says why")
         error.request_id = self.request_id
         self.chronicle.failed(error)
         self.finish(error.status)
+        return error
 
     def finish(self, status: int) -> None:
         """Give the place back, count the request and hand its record on; may be called again."""
@@ -153,18 +145,3 @@ class Exchange:
 def _limited_tokens(used: TurnUsage) -> int:
     """What an inference counts for limits of tokens: all but what was read from the cache."""
     return used.input_tokens + used.cache_write_tokens + used.guessed_output_tokens
-
-
-class _Guard:
-    """The time in which a view's exceptions are its exchange's affair. No generator: every request enters it."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is not None:
-            self._exchange.left_by(error)

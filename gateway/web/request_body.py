@@ -1,31 +1,50 @@
 """Reading a client's request body, in time and within bounds, or throwing it away.
 
-Owns: everything that is read of a body. Runs in the request's thread. The deadline works where bytes are
-received, in the ClientSocket: a WSGI server's `read` loops until it has all it was asked for.
+Owns: everything that is read of a body, and its deadline. A WSGI server's `read` waits until it has all it was asked
+for; so it is asked when all has come.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
 
 from gunicorn.http.errors import ParseException
 
 from gateway.protocol.content_coding import codings_of, decoded
 from gateway.protocol.errors import ClientGone, InvalidRequest, RequestTimedOut, RequestTooLarge
 from gateway.runtime.client_socket import ClientSocket, ReadDeadlineExceeded
+from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import READABLE, Pause
+from gateway.upstream.watch import Watch
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PIECE_BYTES = 256 * 1024
 _DISCARD_SECONDS = 1.0
-_PLACE_SECONDS = 0.05  # what has arrived already is read in less, and frees its place
+
+# In the environ of the gateway's worker.
+ARRIVING = "gateway.body"
 
 
-def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float) -> bytes:
+class Arriving(Protocol):
+    """A body on its way, as the gateway's worker has it in the environ."""
+
+    def fileno(self) -> int:
+        """Readable when more has come."""
+        ...
+
+    def receive(self, limit_bytes: int) -> bool:
+        """Take in what has come; whether `wsgi.input` gives the body now, or `limit_bytes` of it, without waiting."""
+        ...
+
+
+def read_body(
+    environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float, lifecycle: Lifecycle
+) -> Generator[Pause, None, bytes]:
     """The whole request body, without its content coding; the limit holds for both forms.
+
+    Pauses until it is there; another server's `wsgi.input` waits by itself, as long as it likes.
 
     Raises RequestTooLarge (before reading, if the length is announced), UnsupportedCoding (before reading),
     RequestTimedOut, InvalidRequest for a malformed chunk or coding, ClientGone if the client hangs up before its end.
@@ -35,14 +54,14 @@ def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: flo
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)
     wanted = limit_bytes + 1 if length is None else length
+    body = b""
     try:
-        with _deadline(environ, timeout_seconds):
-            body: bytes = environ["wsgi.input"].read(wanted) if wanted else b""
-    except ReadDeadlineExceeded as error:
-        raise RequestTimedOut(f"the request body did not arrive within {timeout_seconds:g} s") from error
+        if wanted:
+            yield from _arrived(environ, limit_bytes, timeout_seconds, lifecycle)
+            body = environ["wsgi.input"].read(wanted)
     except OSError as error:
         raise ClientGone from error
-    except ParseException as error:
+    except (ParseException, ReadDeadlineExceeded) as error:
         raise InvalidRequest("the request body's chunked coding is malformed") from error
     if len(body) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -51,33 +70,59 @@ def read_body(environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: flo
     return decoded(body, codings, limit_bytes) if codings else body
 
 
-class Discarder:
-    """Throws away what clients still send behind a refusal, so that their connections can be kept.
+def discarded(environ: Mapping[str, Any], limit_bytes: int) -> Generator[Pause, None, None]:
+    """Throw away what a client still sends behind a refusal, so that its connection can be kept.
 
-    `limit_bytes` bounds a body, `places` how many threads do this at once. What is not at its end by then, or finds no
-    place, is left to the server, which closes the connection: courtesy must not take the threads that answer others.
+    What is not at its end within a second or so many bytes is left to the server, which closes the connection. A server
+    that does not say what has arrived does as it likes.
     """
+    arriving: Arriving | None = environ.get(ARRIVING)
+    if arriving is None:
+        return
+    client: ClientSocket = environ["gunicorn.socket"]
+    if client.owes_continue:  # it was never asked for its body
+        return
+    is_chunked = _announced_bytes(environ) is None
+    left_bytes = min(limit_bytes, _PIECE_BYTES) if is_chunked else limit_bytes  # chunks are kept until their end
+    deadline = time.monotonic() + _DISCARD_SECONDS
+    pause = Pause(None, None)
+    pause.wanted, pause.until_at = ((arriving.fileno(), READABLE),), deadline
+    client.read_deadline_at = time.monotonic()  # as in `_arrived`
+    try:
+        while left_bytes > 0:
+            while not arriving.receive(min(left_bytes, _PIECE_BYTES)):
+                if time.monotonic() >= deadline:
+                    return
+                yield pause
+            piece = environ["wsgi.input"].read(_PIECE_BYTES)
+            if not piece:
+                return
+            left_bytes -= len(piece)
+    except (OSError, ParseException, ReadDeadlineExceeded):
+        return
 
-    def __init__(self, limit_bytes: int, places: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._places = threading.BoundedSemaphore(places)
 
-    def discard(self, environ: Mapping[str, Any]) -> None:
-        """Read and forget the rest of a request body, for a second at most."""
-        client = environ.get("gunicorn.socket")
-        if isinstance(client, ClientSocket) and client.owes_continue:
-            return  # it was never asked for its body
-        if not self._places.acquire(timeout=_PLACE_SECONDS):
-            return
-        left = self._limit_bytes
-        try:
-            with _deadline(environ, _DISCARD_SECONDS):
-                while left > 0 and (piece := environ["wsgi.input"].read(_PIECE_BYTES)):
-                    left -= len(piece)
-        except (OSError, ParseException, ReadDeadlineExceeded):
-            return
-        finally:
-            self._places.release()
+def _arrived(
+    environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float, lifecycle: Lifecycle
+) -> Generator[Pause, None, None]:
+    """Pause until `wsgi.input` can be read without waiting."""
+    arriving: Arriving | None = environ.get(ARRIVING)
+    if arriving is None:
+        return
+    client: ClientSocket = environ["gunicorn.socket"]
+    _invite(client)
+    watch = Watch(None, lifecycle)
+    deadline = time.monotonic() + timeout_seconds
+    is_there = has_come_at_once = arriving.receive(limit_bytes)
+    while not is_there:
+        if time.monotonic() >= deadline:
+            raise RequestTimedOut(f"the request body did not arrive within {timeout_seconds:g} s")
+        yield watch.pause(arriving.fileno(), READABLE, deadline)
+        watch.check()
+        is_there = arriving.receive(limit_bytes)
+    if not has_come_at_once:
+        yield from watch.to_thread()  # it is read, and a key chosen
+    client.read_deadline_at = time.monotonic()  # where gunicorn finds no end, it must not wait for one
 
 
 def _announced_bytes(environ: Mapping[str, Any]) -> int | None:
@@ -88,20 +133,11 @@ def _announced_bytes(environ: Mapping[str, Any]) -> int | None:
     return int(length) if length else 0
 
 
-@contextmanager
-def _deadline(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
-    client = environ.get("gunicorn.socket")
-    if not isinstance(client, ClientSocket):  # another WSGI server, or a test client: its reads are its own affair
-        yield
-        return
-    client.read_deadline_at = time.monotonic() + seconds
+def _invite(client: ClientSocket) -> None:
+    """Tell a client that waits for it to send its body."""
     if client.owes_continue:
         client.owes_continue = False
         client.sendall(_CONTINUE)
-    try:
-        yield
-    finally:
-        client.read_deadline_at = None
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:

@@ -1,13 +1,13 @@
 """Responses to clients: the upstream's answers as they are, errors in the protocol's shape.
 
-Owns: turning a Head and bytes, or a GatewayError, into what the server writes. Runs in the request's
-thread.
+Owns: turning a Head and bytes, or a GatewayError, into what the server writes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -16,16 +16,10 @@ from werkzeug.datastructures import Headers
 
 from gateway.protocol.errors import GatewayError, RequestTimedOut, error_body
 from gateway.relay.pace import Head, Output
+from gateway.runtime.pause import Pause
 from gateway.runtime.request_ids import new_request_id
-from gateway.web.exchange import Exchange
-from gateway.web.request_body import Discarder
-
-
-class _Checked(Headers):
-    """Headers that were checked where they were read, and are again where they are written."""
-
-    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
-        self._list = list(items)
+from gateway.web.exchange import CLIENT_GONE_STATUS, Exchange
+from gateway.web.request_body import discarded
 
 
 class RelayResponse(Response):
@@ -38,58 +32,89 @@ class RelayResponse(Response):
         return self.headers
 
 
-class _Relayed(RelayResponse):
-    """The upstream's answer: handed over as it is, to a client that wants a body."""
+class RelayedResponse(RelayResponse):
+    """The response that `outputs` gives: a Head, bytes if the Head has no body, and Pauses all along.
+
+    Its status is known once the Head is there, which is while it is iterated: no function that Flask calls after a
+    view may go by it. An exception before the Head becomes an error of the protocol's.
+    """
+
+    def __init__(self, exchange: Exchange, outputs: Generator[Output, None, None]) -> None:
+        super().__init__((), direct_passthrough=True)
+        self._exchange = exchange
+        self._outputs = outputs
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        """Hand the response over; if the server refuses its head, nobody else would close it."""
-        try:
-            start_response(self.status, self.headers.to_wsgi_list())
-        except BaseException:
-            self.close()
-            raise
-        return self.response  # type: ignore[return-value]  # what `relayed` has put there
+        """Hand the response over; `start_response` is called when the Head is there."""
+        return _Relaying(self._exchange, self._outputs, environ, start_response)
 
 
-class _Body:
-    """The body of an upstream's answer: iterated by the server, closed by it in every case."""
+class _Relaying:
+    """The pieces of a response: iterated by the server, closed by it in every case."""
 
-    def __init__(self, outputs: Generator[Output, None, None], exchange: Exchange, head: Head) -> None:
-        self._outputs = outputs
+    def __init__(
+        self, exchange: Exchange, outputs: Generator[Output, None, None], environ: Any, start_response: Any
+    ) -> None:
         self._exchange = exchange
-        self._head = head
+        self._outputs = outputs
+        self._environ = environ
+        self._start_response = start_response
+        self._status = CLIENT_GONE_STATUS  # until there is another
+        self._pieces = self._run()
 
-    def __iter__(self) -> Iterator[Output]:
-        if self._head.body is not None:
-            return iter((self._head.body,))
-        # The server sends the head with the first piece of the body, even an empty one.
-        return chain((b"",), self._outputs) if self._head.is_due else self._outputs
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
 
     def close(self) -> None:
         try:
-            self._outputs.close()
+            self._pieces.close()
+            self._outputs.close()  # which it is not, if nothing was iterated
         finally:
-            self._exchange.finish(self._head.status)
+            self._exchange.finish(self._status)
+
+    def _run(self) -> Generator[bytes, None, None]:
+        try:
+            head = yield from self._head()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is told in the protocol's shape
+            yield from self._failed(error)
+            return
+        self._status = head.status
+        self._exchange.chronicle.head_sent(dict(head.headers)["request-id"])
+        if head.body is None:
+            self._start_response(_status_line(head.status), head.headers)
+            if head.is_due:
+                yield b""  # the server sends the head with the first piece of the body, even an empty one
+            yield from self._outputs  # type: ignore[misc]  # there is one Head
+            return
+        yield from self._outputs  # type: ignore[misc]  # the upstream's connection is free before the client has it all
+        self._start_response(_status_line(head.status), [*head.headers, ("content-length", str(len(head.body)))])
+        yield head.body
+
+    def _head(self) -> Generator[bytes, None, Head]:
+        for output in self._outputs:
+            if isinstance(output, Head):
+                return output
+            if not isinstance(output, Pause):
+                raise TypeError("the response began without a head")
+            yield output
+        raise TypeError("the response has no head")
+
+    def _failed(self, error: Exception) -> Iterator[bytes]:
+        failure = self._exchange.failed(error)
+        if failure is None:
+            response = Response(status=CLIENT_GONE_STATUS)
+        else:
+            limit_bytes = self._exchange.configuration.settings.max_body_bytes
+            response = error_response(failure, self._environ, limit_bytes)
+        return iter(response(self._environ, self._start_response))
 
 
-def relayed(exchange: Exchange, outputs: Generator[Output, None, None]) -> Response:
-    """The response that `outputs` gives: a Head, and bytes if the Head has no body.
-
-    Returns once the Head is there. Raises what the generator raises before it.
-    """
-    head = next(outputs)
-    if not isinstance(head, Head):
-        raise TypeError("the response began without a head")
-    exchange.chronicle.head_sent(dict(head.headers)["request-id"])
-    headers = head.headers
-    if head.body is not None:
-        next(outputs, None)  # to its end: the upstream's connection is free before the client is written to
-        headers = [*headers, ("content-length", str(len(head.body)))]
-    body: Any = _Body(outputs, exchange, head)
-    return _Relayed(body, head.status, _Checked(headers), direct_passthrough=True)
+@lru_cache
+def _status_line(status: int) -> str:
+    return Response(status=status).status
 
 
-def error_response(error: GatewayError, environ: Mapping[str, Any], discarder: Discarder) -> Response:
+def error_response(error: GatewayError, environ: Mapping[str, Any], limit_bytes: int) -> Response:
     """A GatewayError as a JSON response. A body that was not read is read after the answer, and thrown away."""
     request_id = error.request_id or new_request_id()
     body = error_body(error.kind, error.message, request_id)
@@ -97,21 +122,8 @@ def error_response(error: GatewayError, environ: Mapping[str, Any], discarder: D
     headers |= error.headers
     if isinstance(error, RequestTimedOut):
         return RelayResponse(body, error.status, headers)
-    stream: Any = _AnswerThenDiscard(body, environ, discarder)
+    stream = chain((body,), discarded(environ, 2 * limit_bytes))
     return RelayResponse(stream, error.status, headers, direct_passthrough=True)
-
-
-class _AnswerThenDiscard:
-    """Answers at once, then reads what the client is still sending, so that the connection can be kept."""
-
-    def __init__(self, body: bytes, environ: Mapping[str, Any], discarder: Discarder) -> None:
-        self._body = body
-        self._environ = environ
-        self._discarder = discarder
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._body
-        self._discarder.discard(self._environ)
 
 
 def json_response(status: int, document: object) -> Response:

@@ -1,7 +1,7 @@
 """The gateway's routes: where a request comes in, and the way it takes.
 
-Owns: who is let in, what is asked of the upstream, and the responses. A view runs in its request's
-thread. The order of things, for every route that calls upstream:
+Owns: who is let in, what is asked of the upstream, and the responses. The order of things, for every route that calls
+upstream:
 
     open gateway? the path's own spelling?   pass_door
     who is it, what pays                     authenticate
@@ -12,13 +12,14 @@ thread. The order of things, for every route that calls upstream:
     attempts over the pool                   TurnMaker, walk
     the answer                               Interception (messages) or relay_whole (the rest)
 
-A view returns once the response's head is known; what follows runs in the generator that it hands to the server.
+A view is the door alone: it returns once the request is admitted. All that may wait, the body first, happens in the
+generator that it hands to the server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -40,12 +41,12 @@ from gateway.protocol.headers import Headers, for_upstream
 from gateway.protocol.messages import RequestSummary, read_request
 from gateway.relay.conversation import Dialogue, OneTurn
 from gateway.relay.interception import Interception
-from gateway.relay.lending import Lender
 from gateway.relay.pace import Output, Pace
 from gateway.relay.passthrough import relay_whole
 from gateway.relay.tool_loop import ToolLoop
 from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Phase
+from gateway.runtime.pause import Pause
 from gateway.telemetry.metrics import CONTENT_TYPE
 from gateway.telemetry.observer import Narrator
 from gateway.tools.injection import ToolRequest
@@ -54,7 +55,7 @@ from gateway.upstream.watch import Watch
 from gateway.web.door import client_headers, pass_door
 from gateway.web.exchange import Exchange
 from gateway.web.request_body import read_body
-from gateway.web.responses import json_response, relayed, text_response
+from gateway.web.responses import RelayedResponse, json_response, text_response
 from gateway.web.service import Configuration, Gateway
 
 routes = Blueprint("routes", __name__)
@@ -70,33 +71,7 @@ def messages() -> Response:
     """Relay a message, streamed or whole, failing over."""
     environ = request.environ
     exchange = _admitted(environ, "messages")
-    with exchange.guarding():
-        body = _body(exchange, environ)
-        summary = read_request(body)
-        exchange.mode = "streamed" if summary.is_streaming else "whole"
-        exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
-        exchange.trace.asks(summary.model, summary.is_streaming)
-        call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
-        watch, narrator = _watch(exchange, environ), _narrator(exchange)
-        turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
-        dialogue = _dialogue(exchange, call, summary, watch, narrator)
-
-        def settle() -> None:
-            if dialogue.is_last:
-                exchange.settle()
-
-        interception = Interception(
-            dialogue,
-            turns,
-            pace,
-            exchange.gateway.metrics,
-            exchange.chronicle,
-            exchange.started_at,
-            exchange.gateway.clock,
-            _lender(exchange, environ, watch, pace, dialogue, settle),
-            settle,
-        )
-        return relayed(exchange, interception.run())
+    return RelayedResponse(exchange, _message(exchange, environ))
 
 
 @routes.post("/v1/messages/count_tokens", endpoint="count_tokens")
@@ -104,17 +79,7 @@ def count_tokens() -> Response:
     """Relay a count of tokens, failing over."""
     environ = request.environ
     exchange = _admitted(environ, "count_tokens")
-    with exchange.guarding():
-        body = _body(exchange, environ)
-        summary = read_request(body)
-        exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
-        exchange.trace.asks(summary.model, None)
-        with_tools = _with_tools(exchange, body, summary)  # they count, too
-        target = _target(environ, "/v1/messages/count_tokens")
-        call = Call("POST", target, _headers(exchange, environ), body)
-        if with_tools is not None:
-            call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
-        return _passed_through(exchange, environ, call, COUNT_TOKENS)
+    return RelayedResponse(exchange, _token_count(exchange, environ))
 
 
 @routes.get("/v1/models", endpoint="models")
@@ -122,9 +87,7 @@ def models() -> Response:
     """Relay the list of models, failing over."""
     environ = request.environ
     exchange = _admitted(environ, "models")
-    with exchange.guarding():
-        call = Call("GET", _target(environ, "/v1/models"), _headers(exchange, environ))
-        return _passed_through(exchange, environ, call, MODELS)
+    return RelayedResponse(exchange, _passed_through(exchange, environ, "GET", "/v1/models", MODELS))
 
 
 @routes.get("/v1/models/<model_id>", endpoint="model")
@@ -134,9 +97,8 @@ def model(model_id: str) -> Response:
         raise NotFound("there is no such model here: the id has characters that no model id has")
     environ = request.environ
     exchange = _admitted(environ, "model")
-    with exchange.guarding():
-        target = _target(environ, f"/v1/models/{quote(model_id, safe=':@')}")
-        return _passed_through(exchange, environ, Call("GET", target, _headers(exchange, environ)), MODELS)
+    path = f"/v1/models/{quote(model_id, safe=':@')}"
+    return RelayedResponse(exchange, _passed_through(exchange, environ, "GET", path, MODELS))
 
 
 @routes.get("/", endpoint="root")
@@ -211,9 +173,69 @@ def _held_to_limits(gateway: Gateway, configuration: Configuration, caller: Call
     return gateway.limiter.enter(limited, costs=route == "messages", is_own=bool(caller.own))
 
 
-def _body(exchange: Exchange, environ: Environ) -> bytes:
+def _message(exchange: Exchange, environ: Environ) -> Generator[Output, None, None]:
+    """The response to a message: what follows once it is admitted."""
+    body = yield from _body(exchange, environ)
+    summary = read_request(body)
+    exchange.mode = "streamed" if summary.is_streaming else "whole"
+    exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
+    exchange.trace.asks(summary.model, summary.is_streaming)
+    call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
+    watch, narrator = _watch(exchange, environ), _narrator(exchange)
+    turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
+    dialogue = _dialogue(exchange, call, summary, watch, narrator)
+    del body, call  # of megabytes, perhaps, while the answer may last for minutes
+
+    def settle() -> None:
+        if dialogue.is_last:
+            exchange.settle()
+
+    interception = Interception(
+        dialogue,
+        turns,
+        pace,
+        exchange.gateway.metrics,
+        exchange.chronicle,
+        exchange.started_at,
+        exchange.gateway.clock,
+        settle,
+    )
+    yield from interception.run()
+
+
+def _token_count(exchange: Exchange, environ: Environ) -> Generator[Output, None, None]:
+    body = yield from _body(exchange, environ)
+    summary = read_request(body)
+    exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
+    exchange.trace.asks(summary.model, None)
+    with_tools = _with_tools(exchange, body, summary)  # they count, too
+    path = "/v1/messages/count_tokens"
+    yield from _passed_through(exchange, environ, "POST", path, COUNT_TOKENS, body, with_tools)
+
+
+def _passed_through(
+    exchange: Exchange,
+    environ: Environ,
+    method: str,
+    path: str,
+    scope: str,
+    body: bytes = b"",
+    with_tools: ToolRequest | None = None,
+) -> Generator[Output, None, None]:
+    """The response to a request whose answer is relayed whole."""
+    call = Call(method, _target(environ, path), _headers(exchange, environ), body)
+    if with_tools is not None:
+        call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
+    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.chronicle.name)
+    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
+    head = yield from relay_whole(call, turns, pace)
+    exchange.settle()
+    yield head
+
+
+def _body(exchange: Exchange, environ: Environ) -> Generator[Pause, None, bytes]:
     settings = exchange.configuration.settings
-    return read_body(environ, settings.max_body_bytes, settings.body_timeout_seconds)
+    return read_body(environ, settings.max_body_bytes, settings.body_timeout_seconds, exchange.gateway.lifecycle)
 
 
 def _headers(exchange: Exchange, environ: Environ) -> Headers:
@@ -230,15 +252,6 @@ def _target(environ: Environ, path: str) -> str:
 
 def _watch(exchange: Exchange, environ: Environ) -> Watch:
     return Watch(environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
-
-
-def _lender(
-    exchange: Exchange, environ: Environ, watch: Watch, pace: Pace, dialogue: Dialogue, settle: Callable[[], None]
-) -> Lender | None:
-    client = environ.get("gateway.client")  # the worker's way of writing to it; other servers have none
-    if client is None:
-        return None
-    return Lender(exchange.gateway.relay, client, watch, pace, dialogue.show, settle)
 
 
 def _narrator(exchange: Exchange) -> Narrator:
@@ -285,16 +298,4 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course)
         settings.stream_idle_timeout_seconds,
         gateway.wall_clock,
     )
-    return turns, Pace(exchange.request_id, settings.ping_seconds, gateway.clock)
-
-
-def _passed_through(exchange: Exchange, environ: Environ, call: Call, scope: str) -> Response:
-    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.chronicle.name)
-    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
-
-    def run() -> Generator[Output, None, None]:
-        head = relay_whole(call, turns, pace)
-        exchange.settle()
-        yield head
-
-    return relayed(exchange, run())
+    return turns, Pace(exchange.request_id, settings.ping_seconds)

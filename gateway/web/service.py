@@ -29,7 +29,6 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.no_limits import NO_LIMITS
 from gateway.limits.uses import limit_uses
 from gateway.records.recorder import NoRecorder, Sink
-from gateway.relay.lending import Relay
 from gateway.relay.tool_loop import ToolPolicy
 from gateway.runtime.background import Troubles
 from gateway.runtime.data_folder import sessions_folder
@@ -99,7 +98,6 @@ class Gateway:
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.admission_limit)
-        self.relay = Relay(self.lifecycle)
         self.metrics = Metrics(counts)
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
 from select import select
@@ -21,6 +21,7 @@ from requests.exceptions import ConnectTimeout
 from gateway.config.upstream_proxy import proxy_url
 from gateway.protocol.errors import ClientGone, Stopping
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import Pause, complete
 from gateway.upstream import race, resolver
 from gateway.upstream.connections import Connection, Connections
 from gateway.upstream.deadline import Deadline
@@ -111,12 +112,12 @@ def connections(limit_seconds: float = LIMIT_SECONDS) -> Connections:
 def seconds_until_timed_out(dialling: Connections, watch: Watch) -> float:
     begun_at = time.monotonic()
     with pytest.raises(ConnectTimeout):
-        dialling.dial(watch)
+        complete(dialling.dial(watch))
     return time.monotonic() - begun_at
 
 
 def peer_of(connection: Connection) -> Address:
-    with socket.socket(fileno=os.dup(connection._descriptor)) as sock:
+    with socket.socket(fileno=os.dup(connection.descriptor)) as sock:
         return address(*sock.getpeername()[:2])
 
 
@@ -153,11 +154,10 @@ def test_address_that_does_not_answer_costs_a_moment(
     dialling = connections(LONG_SECONDS)
     before = len(os.listdir("/proc/self/fd"))
     begun_at = time.monotonic()
-    with closing(dialling.dial(watch)) as connection:
+    with closing(complete(dialling.dial(watch))) as connection:
         assert time.monotonic() - begun_at < LONG_SECONDS / 2
         assert peer_of(connection) == address_of(good)
         assert len(os.listdir("/proc/self/fd")) == before + 1
-    assert watch.descriptors is None
 
 
 def test_every_address_has_its_turn_before_the_deadline(watch: Watch, stack: ExitStack, found: list[Address]) -> None:
@@ -167,7 +167,7 @@ def test_every_address_has_its_turn_before_the_deadline(watch: Watch, stack: Exi
     good = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     hole = address_of(black_hole(stack, "127.0.0.2"))
     found += [*[hole] * 60, address_of(good)]
-    with closing(connections(8.0).dial(watch)) as connection:  # 60 quarters are 15 s
+    with closing(complete(connections(8.0).dial(watch))) as connection:  # 60 quarters are 15 s
         assert peer_of(connection) == address_of(good)
 
 
@@ -181,7 +181,7 @@ def test_refusing_addresses_are_passed_over_at_once(
     good = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     found += [*[address_of(refusing)] * 20, address_of(good)]
     begun_at = time.monotonic()
-    with closing(connections(10 * LONG_SECONDS).dial(watch)) as connection:
+    with closing(complete(connections(10 * LONG_SECONDS).dial(watch))) as connection:
         assert peer_of(connection) == address_of(good)
     assert time.monotonic() - begun_at < SOON_SECONDS  # twenty delays would be minutes
 
@@ -201,7 +201,7 @@ def test_first_address_may_still_answer_when_another_is_tried(
         return begun
 
     monkeypatch.setattr(race, "_begin", begin_and_wake)
-    with closing(connections(LONG_SECONDS).dial(watch)) as connection:
+    with closing(complete(connections(LONG_SECONDS).dial(watch))) as connection:
         assert peer_of(connection) == address_of(slow)
 
 
@@ -216,7 +216,7 @@ def test_when_all_addresses_fail_the_error_says_why(
         found.append(address_of(refusing))
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RequestsConnectionError, match="Connection refused" if hosts else "no address"):
-        connections().dial(watch)
+        complete(connections().dial(watch))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -227,7 +227,7 @@ def test_unknown_name_is_told_as_such(watch: Watch, monkeypatch: pytest.MonkeyPa
     """Given a name that is not known, or is none at all, then the error says so."""
     for host in ("nowhere.invalid", "a" * 64 + ".test"):
         with pytest.raises(RequestsConnectionError, match="its name cannot be resolved"):
-            Connections(Route(f"http://{host}", SOON_SECONDS, 30.0)).dial(watch)
+            complete(Connections(Route(f"http://{host}", SOON_SECONDS, 30.0)).dial(watch))
 
 
 class SlowNames:
@@ -286,7 +286,7 @@ def test_silent_name_server_is_bounded_by_the_deadline(
     assert len(taken) == LOOKUPS_AT_ONCE + 4
     assert slow_names.asked == most_questions
     slow_names.may_answer.set()
-    with closing(connections(LONG_SECONDS).dial(Watch(None, lifecycle))):
+    with closing(complete(connections(LONG_SECONDS).dial(Watch(None, lifecycle)))):
         pass
 
 
@@ -303,7 +303,7 @@ def test_lookup_that_is_stuck_is_asked_again(
     dialling = connections()
     try:
         seconds_until_timed_out(dialling, Watch(None, lifecycle))
-        with closing(dialling.dial(Watch(None, lifecycle))) as connection:
+        with closing(complete(dialling.dial(Watch(None, lifecycle)))) as connection:
             assert peer_of(connection) == address_of(good)
     finally:
         stuck.may_answer.set()
@@ -321,7 +321,7 @@ def test_lookup_that_cannot_begin_is_an_error(
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     for _ in range(LOOKUPS_AT_ONCE + 1):
         with pytest.raises(RequestsConnectionError, match="its name cannot be resolved"):
-            dialling.dial(watch)
+            complete(dialling.dial(watch))
 
 
 def test_process_does_not_wait_for_a_name_server_to_end() -> None:
@@ -329,6 +329,7 @@ def test_process_does_not_wait_for_a_name_server_to_end() -> None:
     script = """
 import socket, threading
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import complete
 from gateway.upstream.connections import Connections
 from gateway.upstream.dialer import Route
 from gateway.upstream.watch import Watch
@@ -340,7 +341,7 @@ def never(*_, flags=0, **__):
 
 socket.getaddrinfo = never
 try:
-    Connections(Route("http://upstream.test", 0.1, 30.0)).dial(Watch(None, Lifecycle()))
+    complete(Connections(Route("http://upstream.test", 0.1, 30.0)).dial(Watch(None, Lifecycle())))
 except OSError as error:
     print(error)
 """
@@ -448,7 +449,6 @@ def test_deadline_ends_connecting(
     with stuck_in(phase, authority, monkeypatch) as (route, _):
         short = Route(route.url, LIMIT_SECONDS, 30.0, route.ca_pem, route.proxy)
         assert seconds_until_timed_out(Connections(short), watch) < SOON_SECONDS
-    assert watch.descriptors is None
 
 
 @pytest.mark.parametrize("ending", [ClientGone, Stopping])
@@ -470,7 +470,7 @@ def test_connecting_ends_with_the_client_and_with_the_drain_time(
 
         def dial() -> None:
             try:
-                outcome.append(Connections(route).dial(watch))
+                outcome.append(complete(Connections(route).dial(watch)))
             except Exception as error:  # noqa: BLE001  # what it is, is asserted
                 outcome.append(error)
 
@@ -501,11 +501,14 @@ def test_slow_steps_share_one_deadline(
     """Given a name that is slow to be found and addresses that do not answer, then these have what the name left."""
     left: list[float] = []
 
-    def slowly(_self: object, _host: str, _port: int, deadline: Deadline) -> list[Address]:
+    def slowly(
+        _self: object, _host: str, _port: int, deadline: Deadline
+    ) -> Generator[Pause, None, list[Address]]:
         assert wait_until(lambda: deadline.left_seconds < LIMIT_SECONDS / 2, SOON_SECONDS)
+        yield from ()
         return black_holes
 
-    def noted(addresses: list[Address], deadline: Deadline) -> socket.socket:
+    def noted(addresses: list[Address], deadline: Deadline) -> Generator[Pause, None, socket.socket]:
         left.append(deadline.left_seconds)
         return race.connect_first(addresses, deadline)  # type: ignore[arg-type]
 
@@ -532,8 +535,8 @@ def test_upstream_and_proxy_are_kept_alive(watch: Watch, authority: trustme.CA, 
             used = stack.enter_context(TinyServer(script, tls=tls if schemes[kind] == "https" else None))
             proxy = proxy_url(f"{schemes[kind]}://127.0.0.1:{used.port}")
         route = Route(server.url, LONG_SECONDS, 30.0, pem_of(authority), proxy)
-        connection = stack.enter_context(closing(Connections(route).dial(watch)))
-        with socket.socket(fileno=os.dup(connection._descriptor)) as sock:
+        connection = stack.enter_context(closing(complete(Connections(route).dial(watch))))
+        with socket.socket(fileno=os.dup(connection.descriptor)) as sock:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
             assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [60, 15, 4]

@@ -27,13 +27,12 @@ class Pieces:
     """A Reply that hands out these pieces, and then ends."""
 
     read_idle_seconds = 600.0
-    may_hold_more = False
 
     def __init__(self, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
         self._pieces = iter(pieces)
         self.taken_bytes = 0
 
-    def receive(self, timeout_seconds: float) -> bytes:
+    def receive(self) -> bytes:
         piece = next(self._pieces, b"")
         self.taken_bytes += len(piece)
         return piece
@@ -46,7 +45,7 @@ def stream_of(pieces: Iterator[bytes] | Sequence[bytes]) -> tuple[EventStream, P
 
 def opened(stream: EventStream) -> tuple[Event, bytes]:
     """A stream's first event, and what came with it."""
-    while (opening := stream.open(0.0)) is None:
+    while (opening := stream.open()) is None:
         pass
     return opening.event, opening.batch
 
@@ -54,7 +53,7 @@ def opened(stream: EventStream) -> tuple[Event, bytes]:
 def read(stream: EventStream) -> bytes:
     """All that a stream hands out."""
     batches = []
-    while (batch := stream.receive(1.0)) != b"":
+    while (batch := stream.receive()) != b"":
         batches.append(batch or b"")
     return b"".join(batches)
 
@@ -150,7 +149,7 @@ def test_nothing_is_handed_out_behind_the_last_event(last: bytes, more: bytes, i
     stream, _ = stream_of([whole + more] if is_one_piece else [START, DELTA + last + more])
     batches = b""
     while not stream.tally.has_ended:
-        batches += stream.receive(1.0) or b""
+        batches += stream.receive() or b""
     assert batches == whole
 
 
@@ -162,7 +161,7 @@ def test_a_good_stream_is_handed_out_byte_for_byte_however_it_is_cut(eol: bytes,
     stream, _ = stream_of([body[at : at + size] for at in range(0, len(body), size)])
     batches = b""
     while not stream.tally.has_ended:
-        batches += stream.receive(1.0) or b""
+        batches += stream.receive() or b""
     assert batches == body
 
 

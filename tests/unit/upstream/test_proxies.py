@@ -18,12 +18,14 @@ from gateway.access.credential import AuthHeader, Secret
 from gateway.config.upstream_proxy import proxy_url
 from gateway.protocol.errors import UpstreamError, UpstreamTimedOut
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import complete
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
 from gateway.upstream.tls import TlsInTls, tls_context
 from gateway.upstream.watch import Watch
 from tests.unit.tiny_proxies import HttpProxy, SocksProxy, carry
 from tests.unit.tiny_server import Recorder, Script, TinyServer, pem_of, server_tls, take_request, until_hung_up
+from tests.unit.waiting import received
 
 CONNECT_SECONDS = 30.0
 KEY = "sk-ant-planted-pool-key-0001"
@@ -52,7 +54,7 @@ def post(body: bytes = b"{}") -> Call:
 
 def exchange(upper: Upstream, watch: Watch, body: bytes = b"{}") -> bytes:
     with closing(upper.send(post(body), POOLED, watch)) as reply:
-        return reply.read_whole()
+        return complete(reply.read_whole())
 
 
 class Way:
@@ -191,7 +193,7 @@ def test_early_answer_through_a_proxy_is_read(watch: Watch, authority: trustme.C
     with way(authority, scheme) as path:
         upper = path.to(path.upstream(script, is_tls=True).url, path.proxy(proxy_for(scheme)))
         with closing(upper.send(post(b"x" * 30_000_000), POOLED, watch)) as reply:
-            assert (reply.status, reply.read_whole()) == (413, b"no")
+            assert (reply.status, complete(reply.read_whole())) == (413, b"no")
 
 
 @pytest.mark.parametrize("is_clean", [True, False], ids=["clean", "ragged"])
@@ -226,7 +228,7 @@ def test_many_events_under_tls_in_tls_are_all_handed_out(watch: Watch, authority
         with closing(upper.send(post(), POOLED, watch)) as reply:
             got = b""
             while got.count(b"\n\n") < 500:
-                piece = reply.receive(CONNECT_SECONDS)
+                piece = received(reply, CONNECT_SECONDS)
                 assert piece, f"only {got.count(b'data')} events came"
                 got += piece
 

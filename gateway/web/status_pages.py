@@ -85,7 +85,8 @@ def refuse(error: GatewayError) -> Response:
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
         response = Response(render_template("status_refused.html", error=error), error.status)
     else:
-        response = error_response(error, request.environ, current_app.extensions["discarder"])
+        limit_bytes = _gateway().configuration.settings.max_body_bytes
+        response = error_response(error, request.environ, limit_bytes)
     if isinstance(error, Unauthenticated) and request.path == "/status":
         response.headers["www-authenticate"] = 'Basic realm="Messages Gateway status", charset="UTF-8"'
     return response

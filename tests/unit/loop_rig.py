@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from gateway.relay.pace import Head, Output, Pace
 from gateway.relay.tool_loop import ToolLoop, ToolPolicy
 from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import Pause
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Narrator
 from gateway.telemetry.spans import NOT_TRACED, Trace
@@ -61,7 +63,6 @@ class FakeReply:
     """An answer whose body comes in these pieces."""
 
     read_idle_seconds = 600.0
-    may_hold_more = False
 
     def __init__(self, status: int, headers: list[tuple[str, str]], pieces: Sequence[bytes]) -> None:
         self.status = status
@@ -70,14 +71,15 @@ class FakeReply:
         self.is_event_stream = ("content-type", "text/event-stream") in headers
         self.content_type = dict(headers)["content-type"]
 
-    def receive(self, timeout_seconds: float) -> bytes | None:
+    def receive(self) -> bytes:
         return self.pieces.pop(0) if len(self.pieces) > 1 else b""
 
-    def read_whole(self) -> bytes:
+    def read_whole(self) -> Generator[Pause, None, bytes]:
+        yield from ()
         return b"".join(self.pieces)
 
-    def read_refusal(self, limit_bytes: int) -> tuple[bytes, bool]:
-        return self.read_whole(), True
+    def read_refusal(self, limit_bytes: int) -> Generator[Pause, None, tuple[bytes, bool]]:
+        return (yield from self.read_whole()), True
 
     def limit_silence(self, seconds: float) -> None:
         """Its upstream is never silent."""
@@ -101,7 +103,8 @@ class FakeUpstream:
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
-    def send(self, call: Call, credentials: Sequence[Any], watch: Watch) -> Reply:
+    def exchange(self, call: Call, credentials: Sequence[Any], watch: Watch) -> Generator[Pause, None, Reply]:
+        yield from ()
         request = json.loads(call.body)
         # Keys are named by the number in their planted secrets.
         self.calls.append((f"k{int(credentials[0].secret.reveal().split('-')[3])}", request))
@@ -122,12 +125,6 @@ class FakeUpstream:
             headers = [("content-type", "text/event-stream"), number]
             return cast(Reply, FakeReply(200, headers, [piece for piece in self.cut(answer.stream()) if piece]))
         return cast(Reply, FakeReply(200, [("content-type", "application/json"), number], [answer.body()]))
-
-    def send_patiently(
-        self, call: Call, credentials: Sequence[Any], watch: Watch, left_seconds: Callable[[], float]
-    ) -> Generator[None, None, Reply]:
-        yield from ()
-        return self.send(call, credentials, watch)
 
 
 class FakeCall:
@@ -261,20 +258,28 @@ class Rig:
 
         return Interception(dialogue, turns, pace, self.metrics, self.chronicle, 0.0, self.clock, settle=settle)
 
+    def outputs(self, is_streaming: bool, **members: object) -> Generator[Output, None, None]:
+        """What the interception of one request gives its client. Nothing is to be waited for: upstreams answer at once,
+        and tools at once or never."""
+        with closing(self.interception(is_streaming, **members).run()) as running:
+            for output in running:
+                if not isinstance(output, Pause):
+                    yield output
+
     def run(self, is_streaming: bool, **members: object) -> Ran:
         """Run one request to its end. Raises what the interception raises."""
         try:
-            return Ran(list(self.interception(is_streaming, **members).run()))
+            return Ran(list(self.outputs(is_streaming, **members)))
         finally:
             self.lifecycle.close()
 
     def until_called(self) -> tuple[list[Output], Generator[Output, None, None]]:
         """Run a streamed request until it waits for a tool: what it has given so far, and the rest of it."""
-        running = self.interception(is_streaming=True).run()
+        running = self.outputs(is_streaming=True)
         outputs = []
         while not self.toolbox.calls:
             outputs.append(next(running))
-            self.clock.advance(100.0)  # so that every wait is over at once
+            self.clock.advance(100.0)  # so that it must hear something in every wait
         return outputs, running
 
     @property

@@ -254,7 +254,7 @@ def test_a_bug_in_the_gateway_shows_no_secret(gateway, caplog, monkeypatch):
     def broken(self, call, credentials, watch):
         raise RuntimeError(f"a bug with {credentials} and {call}")
 
-    monkeypatch.setattr(Upstream, "send", broken)
+    monkeypatch.setattr(Upstream, "exchange", broken)
     client = create_app(gateway=gateway).test_client()
     answer = client.post("/v1/messages", headers={"host": "localhost"}, json={"model": "m", "messages": PROMPT})
     assert answer.status_code == 500

@@ -37,14 +37,14 @@ class Pieces:
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = [*pieces, b""]
 
-    def receive(self, timeout_seconds: float) -> bytes:
+    def receive(self) -> bytes:
         return self._pieces.pop(0)
 
 
 def tally_of(*pieces: bytes) -> Tally:
     """The tally of a stream that came in these pieces."""
     stream = EventStream(Pieces(*pieces))  # type: ignore[arg-type]
-    while stream.receive(1.0):
+    while stream.receive():
         pass
     return stream.tally
 

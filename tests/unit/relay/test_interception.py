@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import cast
 
 import pytest
@@ -44,14 +45,13 @@ class FakeReply:
 
     status = 200
     read_idle_seconds = 600.0
-    may_hold_more = False
     headers = (("content-type", "text/event-stream"),)
 
     def __init__(self, *pieces: object) -> None:
         self.pieces = list(pieces)
         self.closed = 0
 
-    def receive(self, timeout_seconds: float) -> bytes | None:
+    def receive(self) -> bytes | None:
         piece = self.pieces.pop(0)
         if isinstance(piece, BaseException):
             raise piece
@@ -177,9 +177,9 @@ def broken(*_: object, **__: object) -> object:
         pytest.param("gateway.web.routes.read_request", "/v1/messages", "messages", "pooled", id="reading-the-request"),
         pytest.param("gateway.web.routes.for_upstream", "/v1/messages", "messages", "pooled", id="making-the-headers"),
         pytest.param("gateway.relay.turn.walk", "/v1/messages", "messages", "pooled", id="choosing-a-key"),
-        pytest.param("gateway.upstream.client.Upstream.send", "/v1/messages", "messages", "pooled", id="sending"),
+        pytest.param("gateway.upstream.client.Upstream.exchange", "/v1/messages", "messages", "pooled", id="sending"),
         pytest.param("gateway.relay.pace.Pace.begin", "/v1/messages", "messages", "pooled", id="making-the-head"),
-        pytest.param("gateway.web.routes.relayed", "/v1/messages", "messages", "pooled", id="handing-over"),
+        pytest.param("gateway.web.responses._Relaying._head", "/v1/messages", "messages", "pooled", id="handing-over"),
         pytest.param(
             "gateway.web.routes.relay_whole", "/v1/messages/count_tokens", "count_tokens", "pooled", id="count-tokens"
         ),
@@ -227,8 +227,8 @@ def test_head_that_the_server_refuses_gives_its_place_back(answer: bytes) -> Non
             environ = builder.application.test_request_context(
                 "/v1/messages", method="POST", headers=LOCAL, json=body
             ).request.environ
-            with pytest.raises(ValueError, match="not this head"):
-                app.wsgi_app(environ, start_response)
+            with closing(app.wsgi_app(environ, start_response)) as body, pytest.raises(ValueError, match="not this head"):
+                list(body)
             assert (gateway.admission.taken, inflight(gateway)) == (0, 0)
         gateway.configuration.upstream.close()
         gateway.lifecycle.close()

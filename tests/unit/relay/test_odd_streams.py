@@ -155,9 +155,8 @@ def test_stream_that_nobody_asked_for_is_an_error() -> None:
 def test_pings_go_out_while_a_long_call_is_withheld() -> None:
     """Given a tool's input that takes long to write, then the client hears pings while it is shown nothing."""
     rig = Rig([Streamed(list(CALL.events())), DONE], FakeToolbox("now"))
-    running = rig.interception(is_streaming=True).run()
     outputs = []
-    for output in running:
+    for output in rig.outputs(is_streaming=True):
         outputs.append(output)
         rig.clock.advance(11.0)
     rig.lifecycle.close()

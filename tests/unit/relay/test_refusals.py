@@ -9,8 +9,9 @@ import contextlib
 import gzip
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from typing import cast
 
 import pytest
 
@@ -24,6 +25,7 @@ from gateway.protocol.errors import UpstreamError
 from gateway.relay.pace import Pace
 from gateway.relay.turn import Turn, TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import Pause, complete
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Narrator
 from gateway.upstream import Call, Upstream
@@ -83,12 +85,9 @@ def obtain(
             turns = TurnMaker(upstream, pool, caller, watch, narrator, Course(), Rests(60.0, 3600.0), 20.0, clock)
             call = Call("POST", "/v1/messages", [], b"{}", may_stream=may_stream)
             turning = turns.obtain(call, Pace("req_1", 10.0, clock))
-            while True:
-                try:
-                    next(turning)
-                except StopIteration as stop:
-                    stop.value.reply.close()
-                    return stop.value, pool
+            turn = complete(cast("Generator[Pause, None, Turn]", turning))  # nothing is shown
+            turn.reply.close()
+            return turn, pool
 
 
 def states(pool: Pool) -> list[KeyState]:

@@ -372,9 +372,8 @@ def test_client_that_leaves_while_a_tool_runs_cancels_the_call() -> None:
 
 def test_whole_answer_waits_for_its_tool_in_silence() -> None:
     """Given a client that asked for no stream, then nothing is yielded while a tool runs, until the drain ends it."""
-    toolbox = FakeToolbox("now", run=lambda tool, arguments: None)
+    toolbox = FakeToolbox("now", run=lambda tool, arguments: rig.lifecycle.end())
     rig = Rig([CALL], toolbox)
-    rig.lifecycle.end()
     with pytest.raises(Stopping):
         rig.run(is_streaming=False)
     assert [call.closed > 0 for call in toolbox.calls] == [True]
@@ -477,7 +476,7 @@ def test_request_is_settled_before_the_client_is_told_the_end(is_streaming: bool
     the last turn."""
     rig = Rig([Answer([tool_use("bmcp_box_now", "t1")], "tool_use"), Answer([text("noon")])], FakeToolbox("now"))
     told = []
-    for output in rig.interception(is_streaming).run():
+    for output in rig.outputs(is_streaming):
         data = output if isinstance(output, bytes) else output.body or b""
         told.append((b"message_stop" in data or (b"stop_reason" in data and not is_streaming), rig.settled))
     rig.lifecycle.close()
@@ -490,6 +489,6 @@ def test_request_of_one_turn_is_settled_before_the_client_is_told_the_end(is_str
     """Given an answer without hidden calls, then the request is settled once, before its last piece goes out."""
     answer = Answer([text("noon")])
     rig = Rig([answer], FakeToolbox())
-    *_, last = ((rig.settled, output) for output in rig.interception(is_streaming).run())
+    *_, last = ((rig.settled, output) for output in rig.outputs(is_streaming))
     rig.lifecycle.close()
     assert last[0] == rig.settled == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -20,8 +20,9 @@ class RecordingSocket:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 
-    def sendall(self, data: bytes) -> None:
+    def send(self, data: bytes, flags: int) -> int:
         self.sent.append(data)
+        return len(data)
 
 
 def response_over(
@@ -154,50 +155,94 @@ def taken_until(end: bytes, client: socket.socket) -> bytes:
     return data
 
 
+def flushed(response: PromptResponse, client: socket.socket) -> bytes:
+    """What a client gets that reads until the response is held up no more."""
+    client.setblocking(False)
+    data = b""
+    while response.is_held_up:
+        data += client.recv(1 << 20)
+        response.flush()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            data += client.recv(1 << 20)
+    return data
+
+
 @pytest.mark.parametrize(
     ("minor", "framed"),
     [pytest.param(1, b"5\r\nevent\r\n", id="chunked"), pytest.param(0, b"event", id="to-the-end-of-the-connection")],
 )
-def test_an_offer_that_is_taken_is_sent_at_once(minor, framed):
-    """Given a client that takes what is offered, then it has it, framed and counted, and nothing is left for later."""
+def test_a_piece_that_is_taken_is_sent_at_once(minor, framed):
+    """Given a client that takes what it is sent, then it has it, framed and counted, and nothing is left for later."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         response = response_over(ours, minor=minor)
         response.write(b"first")
         taken_until(b"first\r\n" if minor else b"first", theirs)
-        assert response.offer(b"event") is True
+        response.write(b"event")
+        assert not response.is_held_up
         assert taken_until(framed, theirs) == framed
         assert response.sent == len(b"firstevent")
 
 
 @pytest.mark.parametrize("minor", [1, 0], ids=["chunked", "to-the-end-of-the-connection"])
-@pytest.mark.parametrize("follows", [b"", b"more"], ids=["nothing-new", "another-piece"])
+@pytest.mark.parametrize("follows", [[], [b"more"], [b"y" * 3_000_000, b"z" * 20]], ids=["nothing", "a-piece", "much"])
 def test_what_a_client_did_not_take_leaves_first(follows, minor):
-    """Given an offer that was taken in part or not at all, then the rest comes first with the next piece, no byte lost
-    or twice."""
+    """Given a piece that was taken in part, then nobody waits; the rest comes first, with what follows it or without,
+    no byte lost or twice; and then nothing is held."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         response = response_over(ours, minor=minor)
         response.write(b"")
         taken_until(b"\r\n\r\n", theirs)
-        offered = [b"x" * 3_000_000, b"y" * 20]
-        assert [response.offer(piece) for piece in offered] == [False, False]
-        pieces = [piece for piece in [*offered, follows] if piece]
+        pieces = [b"x" * 3_000_000, *follows]
+        for piece in pieces:
+            response.write(piece)
+            assert response.is_held_up
         expected = b"".join(b"%X\r\n%b\r\n" % (len(piece), piece) if minor else piece for piece in pieces)
-        with ThreadPoolExecutor(1) as reader:
-            reading = reader.submit(taken_until, expected[-20:], theirs)
-            response.write(follows)
-            assert reading.result(10) == expected
-        assert response.offer(b"z") is True
+        assert flushed(response, theirs) == expected
+        response.write(b"last")
+        assert not response.is_held_up
 
 
-def test_an_offer_to_a_client_that_is_gone_shows_with_the_next_piece():
-    """Given a broken connection, then an offer says that not all is sent and raises nothing; the next piece does."""
+def test_an_end_that_is_held_up_leaves_with_the_rest():
+    """Given a client that takes nothing more, when the response ends, then its end leaves once there is room."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        response = response_over(ours)
+        response.write(b"x" * 3_000_000)
+        response.close()
+        assert response.is_held_up
+        assert flushed(response, theirs).endswith(b"xx\r\n0\r\n\r\n")
+
+
+def test_the_head_of_a_client_that_takes_nothing_is_held():
+    """Given a client whose queue is full, when a response begins, then its head waits for room, and comes whole."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        filling = 0
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filling += ours.send(b"#" * 65536)
+        response = response_over(ours, ("content-length", "2"))
+        response.write(b"ok")
+        response.close()
+        assert response.is_held_up
+        came = flushed(response, theirs)
+        assert came[:filling].strip(b"#") == b""
+        assert came[filling:].startswith(b"HTTP/1.1 200 OK\r\n")
+        assert came.endswith(b"\r\n\r\nok")
+
+
+def test_a_client_that_is_gone_shows_with_the_next_piece():
+    """Given a broken connection, when something is sent on or written, then BrokenPipeError."""
     ours, theirs = socket.socketpair()
     with ours:
         response = response_over(ours)
-        response.write(b"first")
+        response.write(b"x" * 3_000_000)
         theirs.close()
-        assert response.offer(b"event") is False
         with pytest.raises(BrokenPipeError):
-            response.write(b"")
+            response.flush()
+        with pytest.raises(BrokenPipeError):
+            response.write(b"event")

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"data      {settings.data_dir}")
     say(f"clients   {_clients(settings)}")
     say(f"own keys  {settings.allow_byok.value}")
-    say(f"streams   {settings.admission_limit} at once ({settings.threads} threads)")
+    say(f"requests  {settings.max_requests} at once a worker ({settings.threads} threads)")
     say(*(f"limits    {line}" for line in settings.limits.words()))
     findings = _report_keys(settings, asks_upstream=arguments.upstream)
     accepted = {key: finding.place for key, finding in findings.items() if finding.verdict.outcome is Outcome.OK}
@@ -90,7 +90,7 @@ def _result(faults: int, weak: int) -> str:
 
 def _doubts(settings: Settings) -> list[str]:
     """Limits for nobody, and a gateway for nobody."""
-    doubts = settings.limits.doubts(settings.tokens)
+    doubts = settings.doubts()
     if settings.tokens == ():
         doubts.append(
             f"GATEWAY_CLIENT_TOKENS_FILE: {settings.client_tokens_file} holds no token, so nobody can use the gateway: "

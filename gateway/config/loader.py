@@ -22,9 +22,11 @@ from gateway.config.mcp_servers import with_environment
 from gateway.config.settings import PREFIX, Settings, SettingsError, setting_specs
 from gateway.models.scopes import ModelClasses, known_classes
 from gateway.pricing.prices import PriceError, PriceList, known_prices, read_prices
+from gateway.runtime.capacity import UNLIMITED, Capacity
 
 CONFIG_NAME = "GATEWAY_CONFIG"
 _SQLITE = "sqlite:///"
+_FORMER_THREADS = 256  # the default, when a request held a thread to its end
 # Kubernetes injects these for a Service that is called `gateway`, or `gateway-redis` and the like: there every `*_PORT`
 # is an address, as in `tcp://10.0.0.7:6379`, which no setting of the gateway's is
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
@@ -37,20 +39,24 @@ _FOREIGN_ADDRESS = re.compile(r"GATEWAY_[A-Z0-9_]+_PORT=(tcp|udp|sctp)://.+")
 ReadFile = Callable[[str], bytes]
 
 
-def load_settings(environ: Mapping[str, str], read_file: ReadFile, processors: int = 1) -> Settings:
+def load_settings(
+    environ: Mapping[str, str], read_file: ReadFile, processors: int = 1, capacity: Capacity = UNLIMITED
+) -> Settings:
     """Read and check the whole configuration.
 
-    `read_file` returns a file's bytes or raises OSError; `processors` is how many workers there are unless a setting
-    says otherwise. Raises SettingsError with every fault found.
+    `read_file` returns a file's bytes or raises OSError. Unless settings say otherwise, `processors` is how many workers
+    there are, and `capacity` says how many requests each of them serves at once. Raises SettingsError with every fault
+    found.
     """
-    return _Loader(environ, read_file, processors).load()
+    return _Loader(environ, read_file, processors, capacity).load()
 
 
 class _Loader:
     """One reading of the configuration: collects complaints, and digests what it read."""
 
-    def __init__(self, environ: Mapping[str, str], read_file: ReadFile, processors: int) -> None:
+    def __init__(self, environ: Mapping[str, str], read_file: ReadFile, processors: int, capacity: Capacity) -> None:
         self._processors = processors
+        self._capacity = capacity
         self._environ = environ
         self._read_file = read_file
         self._complaints: list[str] = []
@@ -72,6 +78,11 @@ class _Loader:
                 except values.BadValue as error:
                     self._complaints += [f"{label}: {line}" for line in error.lines]
         parsed.setdefault("workers", self._processors)
+        if "reserved_threads" in parsed:
+            threads = parsed.get("threads", _FORMER_THREADS)
+            parsed["threads"] = threads
+            parsed.setdefault("max_requests", max(1, threads - parsed["reserved_threads"]))
+        parsed.setdefault("max_requests", self._capacity.requests(parsed["workers"]))
         keys = self._keys(parsed)
         parsed.pop("api_keys", None)  # from here on the secrets are Secrets
         tokens = self._tokens(parsed.get("client_tokens_file"))

@@ -82,9 +82,14 @@ class Settings:
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
     workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
-    threads: int = _setting(256, values.count(2), "threads of a worker; a stream holds one", restart=True)
+    max_requests: int = _setting(
+        10_000, values.count(1), "requests at once of a worker; unset: by memory and open files", restart=True
+    )
+    threads: int = _setting(32, values.count(2), "threads of a worker; a request that waits has none", restart=True)
     pin_workers: bool = _setting(True, values.flag, "whether each worker keeps to one processor", restart=True)
-    reserved_threads: int = _setting(16, values.count(1), "threads kept free for health and refusals", restart=True)
+    reserved_threads: int | None = _setting(
+        None, values.count(1), "old; with it a worker serves `threads` less these at once", restart=True
+    )
     head_timeout_seconds: float = _setting(15.0, values.seconds, "how long a client may take to send a request's head")
     body_timeout_seconds: float = _setting(60.0, values.seconds, "how long a client may take to send its body")
     write_timeout_seconds: float = _setting(
@@ -187,11 +192,6 @@ class Settings:
         return f"<Settings {self.upstream_url} keys={[key.name for key in self.keys]} digest={self.digest[:12]}>"
 
     @property
-    def admission_limit(self) -> int:
-        """How many interceptions one worker serves at once."""
-        return self.threads - self.reserved_threads
-
-    @property
     def has_access_log(self) -> bool:
         """Whether every request gets a line of its own."""
         return self.log_format == "json" if self.access_log is None else self.access_log
@@ -209,6 +209,16 @@ class Settings:
             if spec.needs_restart and getattr(self, name) != getattr(other, name)
         ]
 
+    def doubts(self) -> list[str]:
+        """A line for each setting that does not do what one might think."""
+        lines = self.limits.doubts(self.tokens)
+        if self.reserved_threads is not None:
+            lines.append(
+                "GATEWAY_RESERVED_THREADS is an old setting: threads need not be reserved any more; "
+                f"GATEWAY_MAX_REQUESTS={self.max_requests} in its place says how many requests a worker serves at once"
+            )
+        return lines
+
     def conflicts(self) -> list[str]:
         """A line for each way in which the settings, each good alone, do not go together."""
         lines = []
@@ -219,7 +229,7 @@ class Settings:
             )
         if self.keys and self.allow_byok is ByokMode.ONLY:
             lines.append("GATEWAY_ALLOW_BYOK=only leaves the pool without use: give no keys, or allow_byok=true")
-        if self.reserved_threads >= self.threads:
+        if self.reserved_threads is not None and self.reserved_threads >= self.threads:
             lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
         if self.is_open and not values.is_local_address(self.bind):
             lines.append(f"GATEWAY_BIND: {values.exposure(self.bind)}")

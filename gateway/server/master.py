@@ -24,6 +24,7 @@ from gunicorn.errors import HaltServer
 from gateway.config.settings import Settings, SettingsError, settle
 from gateway.keys import former_keys_file
 from gateway.keys.file_store import FileStore
+from gateway.runtime.capacity import IDLE_CONNECTIONS
 from gateway.runtime.counts_folder import CountsFolder, counts_folder
 from gateway.runtime.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.runtime.machine_clock import machine_time
@@ -66,14 +67,12 @@ _hangups = Hangups()
 # Several gateways of one machine, as in containers, see the same processors: not all of them begin with the first.
 _first_processor = random.randrange(1 << 16)
 
-# Idle connections count against this too, so it is far above the threads.
-_CONNECTIONS_BESIDE_THREADS = 1000
 _NO_EXIT_STATUS = 256  # they have eight bits
 
 
 def worker_connections(settings: Settings) -> int:
     """How many connections, idle ones included, one worker holds."""
-    return settings.threads + _CONNECTIONS_BESIDE_THREADS
+    return settings.max_requests + IDLE_CONNECTIONS
 
 
 def graceful_timeout(settings: Settings) -> int:
@@ -91,7 +90,7 @@ def on_starting(server: Any) -> None:
         _refuse(f"--worker-class: only {_WORKER_CLASS} keeps the gateway's promises")
     if server.cfg.is_ssl:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
-    descriptors.raise_limit(worker_connections(settings), settings.threads)
+    descriptors.raise_limit(worker_connections(settings), settings.max_requests)
     _take_data_folder(settings)
     try:
         listening.refuse_taken_addresses(server.cfg.address)

@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
 from gateway.config.settings import SettingsError
+from gateway.runtime.capacity import IDLE_CONNECTIONS
 from gateway.runtime.client_socket import ClientSocket
 from gateway.runtime.process_tuning import keep_to, spare_memory
 from gateway.server import descriptors
@@ -73,8 +74,9 @@ class GatewayWorker(ServingWorker):
         spare_memory()
         read_once(self.cfg)
         self._head_rules = HeadRules(KnownLines(self.cfg), self.cfg)
-        self.worker_connections = descriptors.most_connections(self.cfg.worker_connections, self.cfg.threads)
-        self.max_keepalived = max(self.worker_connections - self.cfg.threads, self.worker_connections // 2)
+        requests = self.cfg.worker_connections - IDLE_CONNECTIONS
+        self.worker_connections = descriptors.most_connections(self.cfg.worker_connections, requests)
+        self.max_keepalived = max(self.worker_connections - requests, self.worker_connections // 2)
         self._has_stopped_listening = False
         self._accepts_again_at = 0.0
         self._beats_again_at = 0.0

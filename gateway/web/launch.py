@@ -26,6 +26,7 @@ from gateway.limits.shared_limiter import SharedLimiter
 from gateway.records.forwarder import Ledger, LedgerUnavailable
 from gateway.records.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.records.spool import FileJournal
+from gateway.runtime.capacity import machine_capacity
 from gateway.runtime.data_folder import journal_folder
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.runtime.whole_file import read_now, read_whole
@@ -119,7 +120,7 @@ def read_settings(read_file: ReadFile = read_now) -> Settings:
 
     Who decides that it is to be in force reads with `read_whole`, which waits for files that are being written.
     """
-    found = load_settings(os.environ, read_file, len(os.sched_getaffinity(0)))
+    found = load_settings(os.environ, read_file, len(os.sched_getaffinity(0)), machine_capacity())
     _check_state_url(found)
     _check_record_url(found)
     tracing.check(found)
@@ -218,14 +219,14 @@ def read_limits(settings: Settings) -> tuple[list[Used], str]:
 
 
 def tell_doubts(settings: Settings) -> None:
-    """Log a line for each table of limits that limits nobody."""
-    for line in settings.limits.doubts(settings.tokens):
+    """Log a line for each setting that does not do what one might think."""
+    for line in settings.doubts():
         log.warning("%s", line)
 
 
 def admission(settings: Settings) -> Admission:
     """This worker's places."""
-    return Admission(settings.admission_limit, places_board, _slot or 0)
+    return Admission(settings.max_requests, places_board, _slot or 0)
 
 
 def share_counts(folder: Path) -> None:

@@ -97,7 +97,7 @@ class Gateway:
         self.clock = clock
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
-        self.admission = admission if admission is not None else Admission(settings.admission_limit)
+        self.admission = admission if admission is not None else Admission(settings.max_requests)
         self.metrics = Metrics(counts)
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
@@ -115,7 +115,7 @@ class Gateway:
         self._lock = threading.Lock()  # guards the exchange of configuration, not the reading of it
         self.configuration = self._configured(settings, None)
         self.metrics.watch(self._statuses, reload_ok, lambda: self._store.is_up, self.limit_uses)
-        self.metrics.admission_limit.set(settings.admission_limit)
+        self.metrics.admission_limit.set(settings.max_requests)
         self.metrics.build_info.labels(__version__).set(1)
 
     def reload(self, settings: Settings) -> None:

@@ -1,0 +1,57 @@
+"""How many requests a worker can hold at once on this machine.
+
+Owns: reading the limits of descriptors and memory. Any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+# Beyond this a worker would need more than its processor long before.
+_MOST_REQUESTS = 10_000
+_LEAST_REQUESTS = 64
+# Idle connections of clients, beside those whose requests are served.
+IDLE_CONNECTIONS = 1000
+# Files and connections of stores, records and counts, listening sockets, clients that are told goodbye.
+BESIDE_REQUESTS = 200
+# A request holds its client's connection and one to the upstream.
+FOR_EACH_REQUEST = 1
+# What an open stream takes, with room for its events, and for bodies that are on their way.
+_BYTES_A_REQUEST = 128 * 1024
+_SHARE_OF_MEMORY = 0.5
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a machine, or a container, has: descriptors of one process, and bytes of memory."""
+
+    descriptors: int
+    memory_bytes: int
+
+    def requests(self, workers: int) -> int:
+        """How many requests each of so many workers can hold at once."""
+        connections = self.descriptors - BESIDE_REQUESTS - IDLE_CONNECTIONS
+        by_descriptors = connections // (1 + FOR_EACH_REQUEST)
+        by_memory = int(self.memory_bytes * _SHARE_OF_MEMORY) // (workers * _BYTES_A_REQUEST)
+        return max(_LEAST_REQUESTS, min(_MOST_REQUESTS, by_descriptors, by_memory))
+
+
+UNLIMITED = Capacity(descriptors=1 << 30, memory_bytes=1 << 50)
+
+
+def machine_capacity() -> Capacity:
+    """What there is here: the hard limit of descriptors, which a start raises its own to, and the memory."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CGROUP_LIMITS:
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue  # this machine has the other version of control groups, or none
+        if text.isdecimal():  # else `max`
+            memory_bytes = min(memory_bytes, int(text))
+    return Capacity(UNLIMITED.descriptors if hard == resource.RLIM_INFINITY else hard, memory_bytes)

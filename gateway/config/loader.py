@@ -44,9 +44,9 @@ def load_settings(
 ) -> Settings:
     """Read and check the whole configuration.
 
-    `read_file` returns a file's bytes or raises OSError. Unless settings say otherwise, `processors` is how many workers
-    there are, and `capacity` says how many requests each of them serves at once. Raises SettingsError with every fault
-    found.
+    `read_file` returns a file's bytes or raises OSError. Unless settings say otherwise, `processors` is how many
+    workers there are, and `capacity` says how many requests each of them serves at once. Raises SettingsError with
+    every fault found.
     """
     return _Loader(environ, read_file, processors, capacity).load()
 

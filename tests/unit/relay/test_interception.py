@@ -227,7 +227,8 @@ def test_head_that_the_server_refuses_gives_its_place_back(answer: bytes) -> Non
             environ = builder.application.test_request_context(
                 "/v1/messages", method="POST", headers=LOCAL, json=body
             ).request.environ
-            with closing(app.wsgi_app(environ, start_response)) as body, pytest.raises(ValueError, match="not this head"):
+            body = app.wsgi_app(environ, start_response)
+            with closing(body), pytest.raises(ValueError, match="not this head"):
                 list(body)
             assert (gateway.admission.taken, inflight(gateway)) == (0, 0)
         gateway.configuration.upstream.close()

@@ -501,9 +501,7 @@ def test_slow_steps_share_one_deadline(
     """Given a name that is slow to be found and addresses that do not answer, then these have what the name left."""
     left: list[float] = []
 
-    def slowly(
-        _self: object, _host: str, _port: int, deadline: Deadline
-    ) -> Generator[Pause, None, list[Address]]:
+    def slowly(_self: object, _host: str, _port: int, deadline: Deadline) -> Generator[Pause, None, list[Address]]:
         assert wait_until(lambda: deadline.left_seconds < LIMIT_SECONDS / 2, SOON_SECONDS)
         yield from ()
         return black_holes

@@ -23,7 +23,7 @@ from bench.wording import GOOD_KEY, LIMITED_KEY, MODEL
 from tests.harness import ROOT, GatewayProcess, wait_until
 
 FOLDER = ROOT / ".bench"
-DEFAULT_THREADS, DEFAULT_RESERVE = 256, 16
+DEFAULT_REQUESTS = 5000  # at once, at least, on any machine that can run this
 _START_SECONDS = 120.0
 _LITELLM_KEY = "sk-litellm-bench"
 _TOKEN = "gwt_bench"
@@ -205,7 +205,7 @@ class Ours(Contender):
         super().__init__(upstream_port)
         self._workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self._keys = keys
-        self._threads = 0
+        self._capacity: dict[str, str | None] = {}
         self._gateway: GatewayProcess | None = None
 
     @property
@@ -222,7 +222,7 @@ class Ours(Contender):
         return f"{commit}, {count}; {python}, {packages}; tokens, metrics, recorder"
 
     def ready(self, streams: int) -> None:
-        self._threads = max(DEFAULT_THREADS, streams + DEFAULT_RESERVE)
+        self._capacity = {"max_requests": str(streams) if streams > DEFAULT_REQUESTS else None}  # None: the default
         if self._gateway is None:
             self._start()
 
@@ -233,8 +233,7 @@ class Ours(Contender):
             f"http://127.0.0.1:{self._upstream_port}",
             [key.decode() for key in self._keys],
             workers=str(self._workers),
-            threads=str(self._threads),
-            reserved_threads=str(DEFAULT_RESERVE),
+            **self._capacity,
             client_tokens_file=str(tokens),
             drain_seconds="1",
         )

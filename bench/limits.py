@@ -50,7 +50,7 @@ def started(variant: Variant, upstream: str, folder: Path) -> GatewayProcess:
     tokens.write_text(f"bench sha256:{digest}{' group=team' if with_limits else ''}\n")
     config.write_text(LIMITS if with_limits else "")
     files = {"client_tokens_file": str(tokens), "config": str(config)}
-    return GatewayProcess(upstream, ["sk-a"], root=root, threads="32", **files)
+    return GatewayProcess(upstream, ["sk-a"], root=root, threads="32", reserved_threads="8", **files)
 
 
 def cost_us(gateway: GatewayProcess, script: Path) -> float:

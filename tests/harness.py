@@ -76,7 +76,7 @@ class GatewayProcess:
         must_start: bool = True,
         root: Path = ROOT,
         open_files: int | None = None,
-        **env: str,
+        **env: str | None,
     ) -> None:
         self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
         self.data_dir = Path(str(env.get("data_dir", self._data_folder.name)))
@@ -85,15 +85,16 @@ class GatewayProcess:
             "bind": "127.0.0.1:0",
             "workers": "1",
             "threads": "32",
-            "reserved_threads": "8",
             "upstream_url": upstream_url,
             "probe_at_start": "false",  # what the upstream has seen is what was asked of it
             "probe_seconds": "0",
         } | env
+        if "reserved_threads" not in env:
+            settings.setdefault("max_requests", "24")
         if keys:
             settings["api_keys"] = ",".join(keys)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
         self._process = subprocess.Popen(
             [*_limited(open_files), sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments],

@@ -40,6 +40,10 @@ class Admitted(Protocol):
 class Limiter(Protocol):
     """What `web` knows of it."""
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether `enter` may wait for another machine's word."""
+
     def enter(self, limited: Sequence[Limited], *, costs: bool, is_own: bool) -> Admitted:
         """Let a request in if all its limits hold, and count it. `costs`: it is of a route that costs money; `is_own`:
         the client's own credential pays, so neither money nor tokens matter.

@@ -14,6 +14,8 @@ from gateway.limits.limiter import Used
 class NoLimits:
     """Lets everybody in, and is what they are admitted with."""
 
+    may_wait = False
+
     def enter(self, limited: Sequence[Limited], *, costs: bool, is_own: bool) -> NoLimits:
         """Always."""
         return self

@@ -47,6 +47,11 @@ class SharedLimiter:
         else:
             self._counters.hear({}, 0.0)  # no store's clock
 
+    @property
+    def may_wait(self) -> bool:
+        """See Limiter."""
+        return self._link is not None
+
     def enter(self, limited: Sequence[Limited], *, costs: bool, is_own: bool) -> Admission:
         """See Limiter."""
         is_paid = costs and not is_own

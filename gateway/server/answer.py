@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from gateway.runtime.pause import GONE, HANG_UP, WRITABLE, Pause
+from gateway.runtime.pause import GONE, HANG_UP, WRITABLE, Pause, wait
 from gateway.server.connection import Connection
 from gateway.server.server_response import PromptResponse
 
@@ -85,14 +85,14 @@ class Answer:
             duration = timedelta(seconds=time.monotonic() - self._began_at)
             log.access(self.response, self.request, self._environ, duration)
 
-    @property
-    def pause(self) -> Pause:
-        """What it waits for, to be waited for by a thread."""
+    def wait(self) -> None:
+        """Wait in this thread until it can go on."""
         if self._pause is not None and not self.is_held_up:
-            return self._pause
-        pause = Pause(None, None)
-        pause.wanted = self.wanted
-        return pause
+            wait(self._pause)
+        else:
+            pause = Pause(None, None)
+            pause.wanted = self.wanted
+            wait(pause)
 
     @property
     def is_held_up(self) -> bool:

@@ -62,6 +62,10 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         """How much has come of the next request's head."""
         return len(self._head)
 
+    def begins_with(self, prefix: bytes) -> bool:
+        """Whether what has come of the next request's head begins so."""
+        return self._head.begins_with(prefix)
+
     def init(self) -> None:
         """Be ready to read a request; called before each, in its thread."""
         super().init()

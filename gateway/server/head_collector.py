@@ -77,6 +77,10 @@ class Head:
         self.is_too_large = self._fields_at >= 0 and len(self._bytes) - self._fields_at > self._rules.fields_bytes
         return self.is_too_large
 
+    def begins_with(self, prefix: bytes) -> bool:
+        """Whether what has come begins so."""
+        return self._bytes.startswith(prefix)
+
     def take(self) -> bytes:
         """All that has come, which is not kept: the next head begins."""
         taken = bytes(self._bytes)

@@ -5,15 +5,17 @@ thread runs it; from then on it is the poller's, until its Pause is over. Then t
 wake a thread for every event costs more than all that the event needs, and hundreds of threads that wake queue for the
 interpreter. Only what may block or take long (`needs_thread`) goes back to the worker's threads.
 
-    a thread                                     the poller
-    run: view, walk, first bytes
-    Pause -----------------------------------> wait for all descriptors, hang-ups and deadlines
-                                               run the next pieces; Pause: wait again
-    run, if the Pause asks for a thread <-----
-                                               at its end: the connection goes to the main loop
+    the poller                                                     one of the worker's threads
+    a request whose head is there: run it (unless it may block) -> run it
+    Pause: wait for descriptors, hang-ups and deadlines <--------- Pause
+    run the next pieces; Pause: wait again
+    Pause that needs a thread -----------------------------------> run the next pieces
+    its end: wait a moment for the connection's next request
+    none: the main loop has the connection
 
 A response belongs to one of them at a time. Descriptors are watched by the poller's thread alone: what it has not
-looked at yet lies in `_new`.
+looked at yet lies in `_new`. Whoever changes an answer's connection to the upstream does so in a thread, before which
+its descriptors are forgotten: a number may come back as another connection's.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ from itertools import count
 
 from gateway.runtime.background import BackgroundThread
 from gateway.runtime.lifecycle import Lifecycle
-from gateway.runtime.pause import wait
 from gateway.server.answer import Answer
+from gateway.server.kept import Kept
+
+Parked = Answer | Kept
 
 log = logging.getLogger("gateway.worker")
 
 # Distant deadlines are looked at so often; nearer ones are kept in order.
 _SWEEP_SECONDS = 0.25
 _ROUNDS = 1000  # between two looks at whether the thread is to go on
+_MOST_REQUESTS = 8  # that are begun in a round
 # A step of the poller that takes longer keeps everybody else waiting.
 _LONG_STEP_SECONDS = 0.05
 
@@ -47,12 +52,16 @@ _LONG_STEP_SECONDS = 0.05
 class Parking:
     """A worker's parked responses. `park` is thread-safe; the rest belongs to the poller.
 
-    `go_on` runs a response and says whether it has paused again; else it has seen to its end. It never raises.
-    `in_thread` has one of the worker's threads do something.
+    `go_on` goes on with what was parked, and returns what is to be parked next: the same, its connection's next
+    response, or None if it has seen to the end. It never raises. `in_thread` has one of the worker's threads do
+    something.
     """
 
     def __init__(
-        self, go_on: Callable[[Answer], bool], in_thread: Callable[[Callable[[], None]], None], lifecycle: Lifecycle
+        self,
+        go_on: Callable[[Parked], Parked | None],
+        in_thread: Callable[[Callable[[], None]], None],
+        lifecycle: Lifecycle,
     ) -> None:
         self._go_on = go_on
         self._in_thread = in_thread
@@ -61,12 +70,12 @@ class Parking:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(lifecycle.fileno(), select.EPOLLIN)
-        self._new: deque[Answer] = deque()
+        self._new: deque[Parked] = deque()
         self._is_waiting = False
-        self._parked: dict[Answer, None] = {}
-        self._by_descriptor: dict[int, Answer] = {}
-        self._due: dict[Answer, None] = {}  # in order
-        self._near: list[tuple[float, int, Answer]] = []
+        self._parked: dict[Parked, None] = {}
+        self._by_descriptor: dict[int, Parked] = {}
+        self._due: dict[Parked, None] = {}  # in order
+        self._near: list[tuple[float, int, Parked]] = []
         self._numbers = count()
         self._sweeps_at = 0.0
         self._thread = BackgroundThread("parking", self._step)
@@ -78,9 +87,9 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked) + len(self._new)
 
-    def park(self, answer: Answer) -> None:
+    def park(self, parked: Parked) -> None:
         """The response has paused: go on with it when its Pause is over."""
-        self._new.append(answer)
+        self._new.append(parked)
         if self._is_waiting:
             self._is_waiting = False
             os.eventfd_write(self._wake, 1)
@@ -96,10 +105,10 @@ class Parking:
             self._admit(self._new.popleft())
         for descriptor, events in self._epoll.poll(self._patience_seconds()):
             self._is_waiting = False
-            answer = self._by_descriptor.get(descriptor)
-            if answer is not None:
-                answer.told_of(descriptor, events)
-                self._due[answer] = None
+            parked = self._by_descriptor.get(descriptor)
+            if parked is not None:
+                parked.told_of(descriptor, events)
+                self._due[parked] = None
             elif descriptor == self._wake:
                 os.eventfd_read(self._wake)
             else:
@@ -108,8 +117,14 @@ class Parking:
         self._is_waiting = False
         self._look_at_deadlines()
         due, self._due = self._due, {}
-        for answer in due:
-            self._resume(answer)
+        requests = 0
+        for parked in due:
+            if isinstance(parked, Kept):  # those that run already come first, and few new ones follow
+                requests += 1
+                if requests > _MOST_REQUESTS:
+                    self._due[parked] = None
+                    continue
+            self._resume(parked)
 
     def _patience_seconds(self) -> float:
         """How long the poller may sleep. From here on who parks wakes it."""
@@ -121,82 +136,98 @@ class Parking:
             until_at = min(until_at, self._near[0][0])
         return max(0.0, until_at - time.monotonic())
 
-    def _admit(self, answer: Answer) -> None:
-        self._parked[answer] = None
-        until_at = answer.until_at
-        if until_at == -math.inf or (self._lifecycle.is_over and not answer.is_held_up):
-            self._due[answer] = None
+    def _admit(self, parked: Parked) -> None:
+        self._parked[parked] = None
+        until_at = parked.until_at
+        if until_at == -math.inf or (self._lifecycle.is_over and not parked.is_held_up):
+            self._due[parked] = None
             return
         try:
-            self._follow(answer)
+            self._follow(parked)
         except OSError as error:  # the kernel watches no more descriptors
             log.warning("a response cannot be parked: %s; a thread waits for it", error)
-            self._forget(answer)
-            self._in_thread(partial(self._wait_and_run, answer))
+            self._forget(parked)
+            self._in_thread(partial(self._wait_and_run, parked))
             return
-        if until_at < time.monotonic() + 2 * _SWEEP_SECONDS:
-            heapq.heappush(self._near, (until_at, next(self._numbers), answer))
+        if until_at < time.monotonic() + _SWEEP_SECONDS:
+            heapq.heappush(self._near, (until_at, next(self._numbers), parked))
 
-    def _follow(self, answer: Answer) -> None:
+    def _follow(self, parked: Parked) -> None:
         """Have the kernel tell of the descriptors that this response waits for now."""
-        wanted = answer.wanted
-        if answer.followed == wanted:  # as after every event of a stream
+        wanted = parked.wanted
+        if parked.followed == wanted:  # as after every event of a stream
             return
-        for descriptor, events in answer.followed:
-            if (descriptor, events) not in wanted:
-                self._unfollow(descriptor)
+        before = dict(parked.followed)
         for descriptor, events in wanted:
-            if (descriptor, events) not in answer.followed:
+            watched = before.pop(descriptor, 0)
+            if watched == events:
+                continue
+            if watched:
+                self._epoll.modify(descriptor, events)
+            else:
                 self._epoll.register(descriptor, events)
-                self._by_descriptor[descriptor] = answer
-        answer.followed = wanted
+            self._by_descriptor[descriptor] = parked
+        for descriptor in before:
+            self._unfollow(descriptor)
+        parked.followed = wanted
 
     def _unfollow(self, descriptor: int) -> None:
         self._by_descriptor.pop(descriptor, None)
         with suppress(OSError):  # it was closed, and the kernel has forgotten it
             self._epoll.unregister(descriptor)
 
-    def _forget(self, answer: Answer) -> None:
+    def _forget(self, parked: Parked) -> None:
         """It is the poller's no more."""
-        self._parked.pop(answer, None)
-        followed, answer.followed = answer.followed, ()
+        self._parked.pop(parked, None)
+        followed, parked.followed = parked.followed, ()
         for descriptor, _ in followed:
             self._unfollow(descriptor)
 
     def _look_at_deadlines(self) -> None:
         now = time.monotonic()
         while self._near and self._near[0][0] <= now:
-            answer = heapq.heappop(self._near)[2]
-            if answer in self._parked and answer.until_at <= now:
-                self._due[answer] = None
+            parked = heapq.heappop(self._near)[2]
+            if parked in self._parked and parked.until_at <= now:
+                self._due[parked] = None
         if now >= self._sweeps_at:
             self._sweeps_at = now + _SWEEP_SECONDS
-            for answer in self._parked:
-                if answer.until_at <= now:
-                    self._due[answer] = None
+            for parked in self._parked:
+                if parked.until_at <= now:
+                    self._due[parked] = None
 
-    def _resume(self, answer: Answer) -> None:
-        if answer.needs_thread:
-            self._forget(answer)
-            self._in_thread(partial(self._run, answer))
+    def _resume(self, parked: Parked) -> None:
+        if parked.needs_thread:
+            self._forget(parked)
+            self._in_thread(partial(self._run, parked))
             return
         began_at = time.monotonic()
-        if self._go_on(answer):
-            self._admit(answer)
+        following = self._go_on(parked)
+        if following is None:
+            self._forget(parked)
         else:
-            self._forget(answer)
+            if following is not parked:
+                self._hand_over(parked, following)
+            self._admit(following)
         seconds = time.monotonic() - began_at
         if seconds > _LONG_STEP_SECONDS:
             log.warning("a step of a response took %.0f ms, while others waited", seconds * 1000)
 
-    def _run(self, answer: Answer) -> None:
-        """In one of the worker's threads."""
-        if self._go_on(answer):
-            self.park(answer)
+    def _hand_over(self, parked: Parked, following: Parked) -> None:
+        """One follows the other on the same connection, whose descriptor need not be registered anew."""
+        self._parked.pop(parked, None)
+        following.followed, parked.followed = parked.followed, ()
+        for descriptor, _ in following.followed:
+            self._by_descriptor[descriptor] = following
 
-    def _wait_and_run(self, answer: Answer) -> None:
-        wait(answer.pause)
-        self._run(answer)
+    def _run(self, parked: Parked) -> None:
+        """In one of the worker's threads."""
+        following = self._go_on(parked)
+        if following is not None:
+            self.park(following)
+
+    def _wait_and_run(self, parked: Parked) -> None:
+        parked.wait()
+        self._run(parked)
 
     def __repr__(self) -> str:
         return f"<Parking of {len(self)} responses>"

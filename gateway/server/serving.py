@@ -9,7 +9,7 @@ why that will not do here:
 - It sends a response's head by itself; here that goes with the first piece of the body.
 - It keeps a thread for a response until that is over; here one that waits is parked, and has none (`parking`).
 - It hands a connection back to the main loop after every answer, and from there to a thread again: two changes of
-  threads and a dozen system calls; here the thread waits a moment for the next request itself.
+  threads and a dozen system calls; here the next request is waited for a moment where the last one was served (`kept`).
 - It parses and checks lines of heads that it has read a thousand times, and looks each of its settings up anew; here
   `request_head` knows such lines again, and the settings are plain attributes.
 """
@@ -31,7 +31,8 @@ from gateway.server.arriving_body import ArrivingBody
 from gateway.server.bad_request import FAILURE, refusal_of
 from gateway.server.clients_at_hand import ClientsAtHand
 from gateway.server.connection import Connection, Progress
-from gateway.server.parking import Parking
+from gateway.server.kept import Kept
+from gateway.server.parking import Parked, Parking
 from gateway.server.server_response import PromptResponse
 from gateway.server.thread_pool import ThreadPool
 from gateway.server.waiting_room import WaitingRoom
@@ -42,9 +43,8 @@ log = logging.getLogger("gateway.worker")  # who reads the log knows one worker,
 
 # What a kept connection may still hold of a body that nobody read; the rest is not waited for.
 _LEFTOVER_SECONDS = 0.02
-# How long a thread waits for a client's next request, if so many threads are spare.
-_LINGER_SECONDS = 0.002
-_SPARE_FOR_LINGERING = 8
+# Requests that begin so pause wherever they would wait.
+_QUICK = b"POST /v1/messages"
 
 
 class ServingWorker(PromptWorker):
@@ -56,48 +56,79 @@ class ServingWorker(PromptWorker):
     _parking: Parking
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Have a thread serve what the connection has brought."""
+        """Have served what the connection has brought: by the poller, if nothing of it may block, else in a thread."""
         self._at_hand.add(conn.sock)
-        self.tpool.submit(partial(self._serve, conn))
+        if self._is_quick(conn):
+            self._parking.park(Kept(conn, has_head=True))
+        else:
+            self.tpool.submit(partial(self._serve, conn))
+
+    def _is_quick(self, conn: Connection) -> bool:
+        """Whether a request is one of those that pause where they would wait, and not a page that is made at once."""
+        return conn.refusal is None and conn.begins_with(_QUICK) and not self._gateway.limiter.may_wait
 
     def _serve(self, conn: Connection) -> None:
-        """Serve a connection's request and those that follow closely; then the main loop has it back.
-
-        A response that pauses is parked, and its connection with it.
-        """
+        """Serve a connection's request in a thread."""
         served: bool | Answer = False
         try:
             served = self.handle(conn)
-            while served is True and self._lingers(conn):
-                served = self.handle(conn)
         finally:
-            if isinstance(served, Answer):
-                self._parking.park(served)  # and from here on it is another's
-            else:
-                self.method_queue.defer(self.finish_request, conn, served)
+            following = self._following(conn, served)
+            if following is not None:
+                self._parking.park(following)  # and from here on it is another's
 
-    def go_on(self, answer: Answer) -> bool:
-        """Go on with a response that has paused; whether it has paused again. Else the main loop has its connection."""
-        conn, is_kept = answer.connection, False
+    def go_on(self, parked: Parked) -> Parked | None:
+        """Go on with a response that has paused, or a kept connection; what is to be parked next."""
+        if isinstance(parked, Answer):
+            return self._resumed(parked)
+        return self._next_request(parked)
+
+    def _next_request(self, kept: Kept) -> Parked | None:
+        conn = kept.connection
+        if not kept.has_head:
+            progress = conn.collect()
+            if progress is not Progress.READY:  # in time
+                self.method_queue.defer(self.finish_request, conn, progress is not Progress.GONE)
+                return None
+            if not self._is_quick(conn):
+                self.tpool.submit(partial(self._serve, conn))
+                return None
+        served: bool | Answer = False
         try:
-            if self._run(answer):
-                return True
-            is_kept = self._keepalive_after(conn, not answer.response.should_close()) is True
+            served = self.handle(conn)
+        except Exception:  # it would end the poller's round
+            log.exception("a connection failed in the server")
+        return self._following(conn, served)
+
+    def _resumed(self, answer: Answer) -> Parked | None:
+        conn = answer.connection
+        served: bool | Answer = False
+        try:
+            served = answer
+            if not self._run(answer):
+                served = self._keepalive_after(conn, not answer.response.should_close())
         except StopIteration as error:  # as gunicorn has it
+            served = False
             log.debug("closing a connection: %s", error)
         except OSError as error:
+            served = False
             log.debug("the client is gone: %s", error)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            served = False
             self.handle_error(answer.request, conn.sock, conn.client, error)
-        self._at_hand.discard(conn.sock)
-        self.method_queue.defer(self.finish_request, conn, is_kept)
-        return False
+        if not isinstance(served, Answer):
+            self._at_hand.discard(conn.sock)
+        return self._following(conn, served)
 
-    def _lingers(self, conn: Connection) -> bool:
-        """Whether the client asks again at once. Not for requests that came together: others have their turn first."""
-        if not self.alive or self.tpool.spare < _SPARE_FOR_LINGERING or conn.parser.unreader.buf.getvalue():
-            return False
-        return conn.sock.is_readable(_LINGER_SECONDS) and conn.collect() is Progress.READY
+    def _following(self, conn: Connection, served: bool | Answer) -> Parked | None:
+        """What is to be parked when a request has been served, or as far as it could be."""
+        if isinstance(served, Answer):
+            return served
+        if served and self.alive and not conn.parser.unreader.buf.getvalue():
+            return Kept(conn)
+        # Requests that came together: others have their turn first.
+        self.method_queue.defer(self.finish_request, conn, served)
+        return None
 
     def handle(self, conn: Connection) -> bool | Answer:
         """Serve a request in a thread: whether its connection is kept, or a response that has paused."""

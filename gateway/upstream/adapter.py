@@ -7,9 +7,10 @@ interval can interrupt, and holds back what has arrived; this one yields a Pause
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 from requests import PreparedRequest, Response
@@ -23,6 +24,7 @@ from gateway.runtime.pause import READABLE, Pause, complete
 from gateway.upstream.connections import Connection, Connections
 from gateway.upstream.dialer import Route
 from gateway.upstream.proxy import authorization
+from gateway.upstream.response import whole_response
 from gateway.upstream.watch import Watch
 
 
@@ -106,28 +108,35 @@ class SocketAdapter(BaseAdapter):
     def send(
         self,
         request: PreparedRequest,
-        stream: bool = True,
-        timeout: Any = None,
+        stream: bool = False,
+        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
         verify: bool | str = True,
-        cert: Any = None,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,
-        *,
-        watch: Watch | None = None,
     ) -> Response:
-        """Send a request and read the answer's head; the body is left in `raw`, a WireBody.
+        """Send a request and wait for the answer, as every transport of requests does.
 
-        `timeout` is the read-idle limit in seconds; TLS and proxies are the route's, not the call's. A kept
-        connection found closed before any byte of an answer is replaced once. Raises requests' exceptions,
-        ClientGone and Stopping.
+        `timeout`, in seconds, bounds the upstream's silence; how long connecting may take, TLS and proxies are the
+        route's, not the call's. A kept connection found closed before any byte of an answer is replaced once. Raises
+        requests' exceptions.
         """
-        if watch is None:
-            raise TypeError("this transport needs the request's watch")
-        return complete(self.exchange(request, timeout, watch))
+        silence = timeout[1] if isinstance(timeout, tuple) else timeout
+        timeout_seconds = math.inf if silence is None else silence
+        watch = Watch(None, None)
+        answer = complete(self.exchange(request, timeout_seconds, watch))
+        response = whole_response(request, answer.head, answer.raw, watch, timeout_seconds)
+        response.connection = self  # type: ignore[assignment]  # as requests' own adapter does
+        if not stream:
+            _ = response.content
+        return response
 
     def exchange(
         self, request: PreparedRequest, timeout_seconds: float, watch: Watch
-    ) -> Generator[Pause, None, Response]:
-        """As `send`, but yields a Pause wherever that would wait."""
+    ) -> Generator[Pause, None, Answer]:
+        """Send a request and read the answer's head, yielding a Pause wherever that has to wait.
+
+        The body is left in `raw`, a WireBody. Raises as `send` does, and ClientGone and Stopping.
+        """
         kept = self._connections.take()
         if kept is not None:
             try:
@@ -154,7 +163,7 @@ class SocketAdapter(BaseAdapter):
         request: PreparedRequest,
         timeout_seconds: float,
         watch: Watch,
-    ) -> Generator[Pause, None, Response]:
+    ) -> Generator[Pause, None, Answer]:
         parser = ResponseParser()
         body = WireBody(connection, parser, self._connections)
         try:
@@ -165,7 +174,7 @@ class SocketAdapter(BaseAdapter):
             raise
         if parser.head is None:
             raise RuntimeError("an exchange ended without an answer")
-        return _Answer(request, parser.head, body)
+        return Answer(request, parser.head, body)
 
     def _written(self, request: PreparedRequest) -> bytes:
         target = str(request.url).removeprefix(self._untold)
@@ -223,16 +232,19 @@ def _converse(
         heard(arrived)
 
 
-class _Answer(Response):
+class Answer(Response):
     """An answer as requests has it, without what nobody asks for here: that took longer than all the rest.
 
-    Header names are in lower case, in a plain dict.
+    Header names are in lower case, in a plain dict. `head` has them as they came.
     """
+
+    raw: WireBody
 
     def __init__(self, request: PreparedRequest, head: ResponseHead, body: WireBody) -> None:
         headers: dict[str, str] = {}
         for name, value in head.headers:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        self.head = head
         self.status_code = head.status
         self.headers = cast("CaseInsensitiveDict[str]", headers)
         self.raw = body

@@ -17,11 +17,16 @@ from gateway.runtime.pause import Pause
 
 
 class Watch:
-    """Makes the Pauses of one request. `client` is the client's connection, or None where there is none to watch."""
+    """Makes the Pauses of one request. `client` is the client's connection, or None where there is none to watch.
 
-    def __init__(self, client: socket.socket | None, lifecycle: Lifecycle) -> None:
+    Without a `lifecycle` no drain time ends.
+    """
+
+    def __init__(self, client: socket.socket | None, lifecycle: Lifecycle | None) -> None:
         self._lifecycle = lifecycle
-        self._pause = Pause(client.fileno() if client is not None else None, lifecycle.fileno())
+        self._pause = Pause(
+            client.fileno() if client is not None else None, lifecycle.fileno() if lifecycle is not None else None
+        )
 
     def pause(self, descriptor: int, events: int, until_at: float) -> Pause:
         """A Pause until a descriptor is READABLE or WRITABLE, but not past a monotonic time."""
@@ -52,5 +57,5 @@ class Watch:
         """Raise ClientGone if the client has hung up in a Pause, Stopping if the drain time is over."""
         if self._pause.client_is_gone:
             raise ClientGone
-        if self._lifecycle.is_over:
+        if self._lifecycle is not None and self._lifecycle.is_over:
             raise Stopping("the gateway is stopping; try again")

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from requests import PreparedRequest, Response
 from requests.cookies import extract_cookies_to_jar
-from requests.exceptions import ReadTimeout
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 from urllib3 import HTTPHeaderDict
@@ -80,7 +79,7 @@ class _Original:
 
 
 class _WaitingFile(io.RawIOBase):
-    """A body as a file. Raises requests' ReadTimeout, and as the body does."""
+    """A body as a file. Raises TimeoutError, and as the body does."""
 
     def __init__(self, body: Arriving, watch: Watch, timeout_seconds: float) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class _WaitingFile(io.RawIOBase):
         silent_until = time.monotonic() + self._timeout_seconds
         while (data := self._body.receive()) is None:
             if time.monotonic() >= silent_until:
-                raise ReadTimeout("the upstream has gone silent")
+                raise TimeoutError("the upstream has gone silent")  # as a socket does
             wait(self._watch.pause(*self._body.wanted, silent_until))
             self._watch.check()
         return data

@@ -104,7 +104,7 @@ def test_one_machine_is_set_up_as_written(project: Path, image: Image, tmp_path:
             *sandbox.writable("/var/lib/nginx", tmp_path / "lib"),
         ],
     )
-    assert "clients   1 tokens" in said
+    assert "clients   1 token, 0 of them operators'" in said
     assert "key 1     only" in said
     assert "test is successful" in said
     assert "[warn]" not in said

@@ -16,6 +16,8 @@ quietly() {
 
 shellcheck deploy/*.sh deploy/systemd/gateway scripts/*.sh tests/*/*.sh
 hadolint deploy/docker/Dockerfile
+sh tests/deploy/tools/setup.sh
+quietly tests/deploy/tools/node_modules/programs/helm lint --strict deploy/helm/messages-gateway
 yamllint --strict -c deploy/yamllint.yaml deploy
 quietly check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 for file in deploy/kubernetes/*.yaml; do

@@ -19,7 +19,7 @@ from tests.harness import ROOT
 DOCS = ROOT / "docs"
 # What needs the world, a container engine, a cluster, or what the image's own tests do in the same words.
 _ELSEWHERE = re.compile(
-    r"apt-get |nginx -t && systemctl |docker |kubectl |\.\./smoke\.sh |deploy/smoke\.sh https"
+    r"apt-get |nginx -t && systemctl |docker |kubectl |helm |\.\./smoke\.sh |deploy/smoke\.sh https"
     r"|python3 -m venv /opt|/opt/messages-gateway(\.new)?/bin/pip |for pod in |cp -a /opt|mv /opt"
 )
 _TOOLS = {

@@ -57,7 +57,7 @@ def etc(folder: Path) -> list[str]:
             shutil.copytree(source, folder / name, symlinks=True)
         elif source.exists():
             shutil.copy(source, folder / name)
-    for name in ("sysusers.d", "systemd/system", "nginx/conf.d"):
+    for name in ("systemd/system", "nginx/conf.d"):
         (folder / name).mkdir(parents=True)
     return sandbox.writable("/etc", folder)
 

@@ -47,6 +47,7 @@ test-needs: venv-dev
 	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh
 	@sh tests/mcp/setup.sh
+	@sh tests/deploy/tools/setup.sh
 
 bench:
 	@sh bench/setup.sh
@@ -112,7 +113,7 @@ lock: venv-dev
 
 clean:
 	rm -rf site .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
-	    tests/sdk/claude-code/node_modules \
+	    tests/sdk/claude-code/node_modules tests/deploy/tools/node_modules \
 	    .bench/gateway .bench/litellm .bench/portkey
 
 .PHONY: venv venv-dev

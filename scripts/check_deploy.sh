@@ -14,8 +14,10 @@ quietly() {
     "$@" >"$folder/output" 2>&1 || { echo "failed: $*" >&2; cat "$folder/output" >&2; exit 1; }
 }
 
-shellcheck deploy/*.sh scripts/*.sh tests/*/*.sh
+shellcheck deploy/*.sh deploy/systemd/gateway scripts/*.sh tests/*/*.sh
 hadolint deploy/docker/Dockerfile
+sh tests/deploy/tools/setup.sh
+quietly tests/deploy/tools/node_modules/programs/helm lint --strict deploy/helm/messages-gateway
 yamllint --strict -c deploy/yamllint.yaml deploy
 quietly check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 for file in deploy/kubernetes/*.yaml; do
@@ -46,8 +48,8 @@ quietly gixy --skips hsts_header "$folder/nginx/nginx.conf"
 
 # systemd wants the programs to be where the unit says.
 mkdir "$folder/bin"
-printf '#!/bin/sh\n' >"$folder/bin/gunicorn"
-chmod +x "$folder/bin/gunicorn"
+printf '#!/bin/sh\n' >"$folder/bin/gateway"
+chmod +x "$folder/bin/gateway"
 unit="$folder/messages-gateway@8081.service"
 sed "s#/opt/messages-gateway#$folder#" "deploy/systemd/messages-gateway@.service" >"$unit"
 quietly systemd-analyze verify "$unit"

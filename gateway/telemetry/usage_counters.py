@@ -15,16 +15,24 @@ from gateway.records.interception_record import InterceptionRecord, TurnUsage
 from gateway.telemetry.instruments import OTHER, BoundedLabels, Instruments
 
 _NOBODY = "-"  # no token, no group
+_TYPES = ("input", "output", "cache_read", "cache_write")
 
 
-class _OfModel(NamedTuple):
-    """The counters of what answers of one model have used."""
+class _Used(NamedTuple):
+    """The counters of what answers of one model, or to one asker, have used."""
 
-    name: str
+    name: str  # the model's
     input: Counter
     output: Counter
     cache_read: Counter
     cache_write: Counter
+
+    def add(self, used: TurnUsage) -> None:
+        """Count an inference."""
+        self.input.inc(used.input_tokens)
+        self.output.inc(used.output_tokens)
+        self.cache_read.inc(used.cache_read_tokens)
+        self.cache_write.inc(used.cache_write_tokens)
 
 
 class UsageCounters:
@@ -34,9 +42,13 @@ class UsageCounters:
         self._models = BoundedLabels(limit=100)
         self._askers = BoundedLabels(limit=1000)
         self._groups = BoundedLabels(limit=1000)
-        self._of_model: dict[str | None, _OfModel] = {}
+        self._of_model: dict[str | None, _Used] = {}
+        self._of_asker: dict[tuple[str | None, str | None], _Used] = {}
         self._spenders: dict[tuple[str | None, str | None], Counter] = {}
         self.tokens = instruments.counter("tokens", "Tokens that answers reported.", "model", "type")
+        self._token_usage = instruments.counter(
+            "token_usage", "Tokens that answers reported, by who asked.", "token", "group", "type"
+        )
         self._cost_dollars = instruments.counter("cost_dollars", "What answers cost, in dollars.", "model")
         self._token_cost_dollars = instruments.counter(
             "token_cost_dollars", "What answers cost, in dollars, by who asked.", "token", "group"
@@ -48,41 +60,44 @@ class UsageCounters:
     def count(self, record: InterceptionRecord) -> None:
         """Add what a request has used, and what it cost where the pool paid."""
         cost = record.cost_picodollars
+        who = (record.token, record.token_group)
         for used in record.usage:
             of_model = self._of_model.get(used.model) or self._bound_to_model(used.model)
-            of_model.input.inc(used.input_tokens)
-            of_model.output.inc(used.output_tokens)
-            of_model.cache_read.inc(used.cache_read_tokens)
-            of_model.cache_write.inc(used.cache_write_tokens)
+            of_model.add(used)
+            (self._of_asker.get(who) or self._bound_to_asker(*who)).add(used)
             if used.cost_picodollars is not None:
                 self._cost_dollars.labels(of_model.name).inc(used.cost_picodollars / PICODOLLARS)
             if used.price == DEFAULT:
                 self._unpriced_tokens.labels(of_model.name).inc(_charged_tokens(used))
         if cost is not None:
-            who = (record.token, record.token_group)
             (self._spenders.get(who) or self._bound_to_spender(*who)).inc(cost / PICODOLLARS)
 
-    def _bound_to_model(self, model: str | None) -> _OfModel:
+    def _bound_to_model(self, model: str | None) -> _Used:
         """The counters of a model; always the same ones for the same model, so races do no harm."""
         name = self._models.fold(model) if model is not None else "unknown"
-        bound = _OfModel(
-            name,
-            self.tokens.labels(name, "input"),
-            self.tokens.labels(name, "output"),
-            self.tokens.labels(name, "cache_read"),
-            self.tokens.labels(name, "cache_write"),
-        )
+        bound = _Used(name, *(self.tokens.labels(name, of_type) for of_type in _TYPES))
         if name != OTHER:  # so that these are no more than there are labels
             self._of_model[model] = bound
         return bound
 
+    def _bound_to_asker(self, token: str | None, group: str | None) -> _Used:
+        """The counters of what a token has used; likewise."""
+        asker, of_group = self._folded(token, group)
+        bound = _Used("", *(self._token_usage.labels(asker, of_group, of_type) for of_type in _TYPES))
+        if OTHER not in (asker, of_group):
+            self._of_asker[token, group] = bound
+        return bound
+
     def _bound_to_spender(self, token: str | None, group: str | None) -> Counter:
         """The counter of what a token has spent; likewise."""
-        asker, of_group = self._askers.fold(token or _NOBODY), self._groups.fold(group or _NOBODY)
+        asker, of_group = self._folded(token, group)
         bound = self._token_cost_dollars.labels(asker, of_group)
         if OTHER not in (asker, of_group):
             self._spenders[token, group] = bound
         return bound
+
+    def _folded(self, token: str | None, group: str | None) -> tuple[str, str]:
+        return self._askers.fold(token or _NOBODY), self._groups.fold(group or _NOBODY)
 
 
 def _charged_tokens(used: TurnUsage) -> int:

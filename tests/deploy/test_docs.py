@@ -10,108 +10,79 @@ import pytest
 import yaml
 
 from tests.deploy import sandbox
-from tests.deploy.dockerfile import Image
+from tests.deploy.machine import DOCS, Machine, blocks, etc, runnable
 from tests.e2e.nginx_deployed import nginx_binary
 from tests.harness import ROOT
 
 # As in the image's own tests: whichever comes first builds it.
 pytestmark = pytest.mark.timeout(400)
 
-DOCS = ROOT / "docs"
-# What a test cannot do here, and what deploy/docker's test does in the same words.
-_ELSEWHERE = re.compile(
-    r"apt-get |systemctl |journalctl |nginx -t && systemctl |docker |kubectl |\.\./smoke\.sh |deploy/smoke\.sh https"
-    r"|python3 -m venv /opt|/opt/messages-gateway(\.new)?/bin/pip |for pod in |cp -a /opt|mv /opt"
-)
 _CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=gateway.example.com "
     "-keyout {folder}/privkey.pem -out {folder}/fullchain.pem"
 )
+# Settings of one gateway, and of the environment; and what is refused.
+_COMMANDS_OF_ROOT = """
+echo "commands of root's"
+printf '; of one gateway alone\\nGATEWAY_BIND="127.0.0.1:9082"' > /etc/messages-gateway/8082.env
+gateway check
+INSTANCE=8082 gateway check
+touch /run/gateway.toml
+GATEWAY_BIND=127.0.0.1:9999 gateway --config /run/gateway.toml check
+rm /etc/messages-gateway/8082.env
+statuses=
+for command in \
+    'setpriv --reuid nobody --clear-groups -- gateway keys' \
+    'gateway serve' \
+    'gateway --config /etc/messages-gateway/none reload' \
+    'sh -c "echo = > /etc/messages-gateway/keys; gateway reload"'
+do
+    status=0
+    eval "$command" || status=$?
+    statuses="$statuses, $status"
+done
+echo "refused with status${statuses#,}"
+cd /var/lib/messages-gateway
+stat -c '%U %a %n' records.db
+"""
 
 
-def blocks(file: str, title: str | None = None) -> list[str]:
-    """The shell blocks of a page, or of one of its sections."""
-    text = (DOCS / file).read_text()
-    if title is not None:
-        text = text.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-    return re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def runnable(block: str) -> str:
-    """The block's commands that can be run here; a command is a line and those that continue it."""
-    commands = re.findall(r"(?:[^\n]*\\\n)*[^\n]*\n", block)
-    loops = re.sub(r"^for pod in .*?^done\n", "", "".join(commands), flags=re.DOTALL | re.MULTILINE)
-    commands = re.findall(r"(?:[^\n]*\\\n)*[^\n]*\n", loops)
-    return "".join(command for command in commands if not _ELSEWHERE.match(command))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project's folder, where its commands may write."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    shutil.copytree(ROOT / "deploy", folder / "deploy")
-    for name in ("gateway", "gunicorn.conf.py", ".venv", "requirements.lock"):
-        (folder / name).symlink_to(ROOT / name)
-    return folder
-
-
-def etc(folder: Path) -> list[str]:
-    """Options for an `/etc` that may be written to, with as much in it as these commands look for."""
-    folder.mkdir()
-    for name in ("passwd", "group", "nsswitch.conf", "ssl", "hosts", "ld.so.cache", "alternatives"):
-        source = Path("/etc") / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, symlinks=True)
-        elif source.exists():
-            shutil.copy(source, folder / name)
-    for name in ("sysusers.d", "systemd/system", "nginx/conf.d"):
-        (folder / name).mkdir(parents=True)
-    return sandbox.writable("/etc", folder)
-
-
-def test_one_machine_is_set_up_as_written(project: Path, image: Image, tmp_path: Path) -> None:
-    """Given step 1's programs, when the other steps' commands are run, then settings, tokens and nginx are good."""
-    set_up = "".join(runnable(block) for block in blocks("deploying.md", "One machine"))
+def test_one_machine_is_set_up_as_written(machine: Machine) -> None:
+    """Given step 1's programs, when the other steps' commands are run, then settings, tokens and nginx are good, both
+    gateways run, and commands of root's have each gateway's own settings.
+    """
     later = "".join(runnable(block) for block in blocks("deploying.md", "Other keys and tokens"))
-    made = "install -m 0600 /dev/null /etc/messages-gateway/tokens\n"
-    assert set_up.count(made) == 1
-    script = "\n".join(
-        [
-            "redis-server --save '' >/dev/null &",
-            # What a person does with an editor; and the one thing that needs the world is left out.
-            set_up.replace(made, f"{made}echo only=sk-ant-api03-one > /etc/messages-gateway/keys\n").replace(
-                " --upstream", ""
-            ),
-            _CERTIFICATE.format(folder="/etc/nginx/tls"),
-            "nginx -t",
-            "grep -c '^    server 127.0.0.1:808[12] ' /etc/nginx/conf.d/gateways.conf",
-            "stat -c '%a %U' /etc/messages-gateway/keys /etc/messages-gateway/tokens",
-            "grep -c ^messages-gateway: /etc/passwd",
-            later,
-        ]
+    said = machine.run(
+        _CERTIFICATE.format(folder="/etc/nginx/tls"),
+        "nginx -t",
+        "grep -c '^    server 127.0.0.1:808[12] ' /etc/nginx/conf.d/gateways.conf",
+        "stat -c '%a %U' /etc/messages-gateway/keys /etc/messages-gateway/tokens /etc/messages-gateway/gateway.env",
+        "grep -c ^messages-gateway: /etc/passwd",
+        "curl -fs http://127.0.0.1:8081/readyz http://127.0.0.1:8082/readyz",
+        later,
+        # A new version beside the old one.
+        "ln -s messages-gateway /opt/messages-gateway.new",
+        *map(runnable, blocks("upgrading.md", "Before")),
+        _COMMANDS_OF_ROOT,
     )
-    for folder in ("log", "lib"):
-        (tmp_path / folder).mkdir()
-    said = sandbox.run(
-        ["sh", "-euc", script],
-        [
-            *(*sandbox.as_root(), "--unshare-net", *etc(tmp_path / "etc")),
-            *("--ro-bind", str(ROOT), str(ROOT), "--bind", str(project), "/project", "--chdir", "/project"),
-            *("--tmpfs", "/opt", *sandbox.writable("/opt/messages-gateway", image.folder)),
-            *("--ro-bind", str(image.shims), "/shims", "--tmpfs", "/run"),
-            *sandbox.writable("/var/log/nginx", tmp_path / "log"),
-            *sandbox.writable("/var/lib/nginx", tmp_path / "lib"),
-        ],
-    )
-    assert "clients   1 tokens" in said
-    assert "key 1     only" in said
+    assert "clients   2 tokens, 0 of them operators'" in said
+    assert re.search(r"^key 1 +team-a \(.*\): ok \(status 200\), org-", said, re.MULTILINE), said
     assert "test is successful" in said
     assert "[warn]" not in said
     lines = said.splitlines()
-    assert lines.count("600 root") == 2
+    assert lines.count("600 root") == 3
     assert "2" in lines
-    assert any(line.startswith("only ") and " valid " in line for line in lines), said
+    assert any(line.startswith("team-a ") and " valid " in line for line in lines), said
+    assert lines.count("reloaded: the new configuration is in force") == 2
+    told = said.partition("commands of root's\n")[2]
+    assert re.findall(r"^address +(\S+)$", told, re.MULTILINE) == ["127.0.0.1:8081", "127.0.0.1:9082", "127.0.0.1:9999"]
+    assert re.findall(r"^data +(\S+)$", told, re.MULTILINE) == [
+        f"/var/lib/messages-gateway/{name}" for name in ("8081", "8082", "8081")
+    ]
+    for words in ("run this as root", "here systemd runs the gateways", "not reloaded: the running gateway goes on"):
+        assert words in told
+    assert "refused with status 1, 2, 1, 1" in told
+    assert "messages-gateway 600 records.db" in told
 
 
 def test_nginx_of_the_containers_is_good(project: Path, tmp_path: Path) -> None:

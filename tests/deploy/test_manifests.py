@@ -158,11 +158,17 @@ def test_compose_trusts_nginx_alone() -> None:
     assert {COMPOSE["services"][name]["environment"]["GATEWAY_TRUSTED_PROXIES"] for name in GATEWAYS} == {address}
 
 
-def test_two_gateways_never_share_a_data_folder() -> None:
-    """Given the gateways of the compose file and of systemd, then each has a folder of its own."""
-    folders = [tuple(COMPOSE["services"][name]["volumes"]) for name in GATEWAYS]
-    assert len(set(folders)) == len(GATEWAYS)
-    assert "GATEWAY_DATA_DIR=/var/lib/messages-gateway/%i" in SYSTEMD
+def test_two_gateways_share_a_database_and_never_a_data_folder() -> None:
+    """Given the gateways of the compose file and of systemd, then each has a folder of its own, beside one database."""
+    folder = "/var/lib/messages-gateway"
+    database = f"sqlite:///{folder}/records.db"
+    services = [COMPOSE["services"][name] for name in GATEWAYS]
+    assert [it["environment"]["GATEWAY_DATA_DIR"] for it in services] == [f"{folder}/1", f"{folder}/2"]
+    assert {it["environment"]["GATEWAY_RECORD_URL"] for it in services} == {database}
+    assert all(f"gateways:{folder}" in it["volumes"] for it in services)
+    assert f"GATEWAY_DATA_DIR={folder}/%i" in SYSTEMD
+    assert "StateDirectory=messages-gateway messages-gateway/%i" in SYSTEMD.splitlines()
+    assert f"GATEWAY_RECORD_URL={database}" in (DEPLOY / "systemd" / "gateway.env").read_text().splitlines()
     (data,) = [volume for volume in POD["volumes"] if volume["name"] == "data"]
     assert "emptyDir" in data
 

@@ -94,6 +94,10 @@ class PrometheusServer:
             if alert["state"] == "firing"
         }
 
+    def runbook_urls(self) -> set[str]:
+        """Where the alerts that are there now lead to."""
+        return {alert["annotations"]["runbook_url"] for alert in self._get("alerts")["alerts"]}
+
     def has_fired(self) -> set[tuple[str, str]]:
         """Job and name of every alert that has fired at any time."""
         ever = self.query('count by (job, alertname) (max_over_time(ALERTS{alertstate="firing"}[1h]))')

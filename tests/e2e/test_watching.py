@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import yaml
 
 from tests.e2e.money_troubles import SpentBudget
 from tests.e2e.prometheus_server import HASTE, SHIPPED, PrometheusServer, in_haste
@@ -23,6 +24,7 @@ from tests.harness import ROOT, wait_until
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "gateway.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+RUNBOOK = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())["global"]["external_labels"]["runbook"]
 TICK_SECONDS = 0.3
 # The longest window and the longest `for` one after the other, and thrice as long for a busy machine.
 PATIENCE_SECONDS = 3 * (300 + 300) / HASTE
@@ -88,6 +90,7 @@ def queries() -> dict[str, str]:
     return {
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace('job="$job"', 'job=~".+"')
+        .replace("$instance", ".*")
         .replace("$__rate_interval", f"{300 / HASTE:.0f}s")
         .replace("$__range", "1h")
         for panel in PANELS
@@ -112,6 +115,7 @@ def test_every_alert_fires_when_it_should_and_resolves_after(
             for trouble in troubles:
                 trouble.begin()
         assert wait_until(lambda: prometheus.firing() == EXPECTED, PATIENCE_SECONDS), EXPECTED ^ prometheus.firing()
+        assert prometheus.runbook_urls() == {f"{RUNBOOK}#{alert.lower()}" for _, alert in EXPECTED}
         assert [name for name, query in queries().items() if not prometheus.query(query)] == []
         recorded = {series["metric"]["__name__"] for series in prometheus.query('{__name__=~"job:.+"}')}
         assert recorded == recorded_names()

@@ -44,6 +44,7 @@ ALERTS = rules_of("alert")
 ALERT_NAMES = [rule["alert"] for rule in ALERTS]
 RECORDED = {rule["record"] for rule in rules_of("record")}
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "gateway.json").read_text())
+VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TITLES = [panel["title"] for panel in PANELS]
 
@@ -74,8 +75,15 @@ def test_alert_says_how_bad_it_is_what_it_means_and_where_to_read_on(rule: dict[
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbook }}}}#{rule['alert'].lower()}"
     assert rule.get("for", "0m") in ("0m", "1m", "2m", "5m")
+
+
+def test_address_of_the_runbook_is_one_setting_of_prometheus_and_one_of_grafana() -> None:
+    """Given what the alerts' and the dashboard's links begin with, then it is the address of a page, and the same."""
+    labels = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["external_labels"]
+    assert re.fullmatch(r"https://[\w.-]+/\S*runbook\.html", labels["runbook"])
+    assert labels == {"runbook": VARIABLES["runbook"]["query"]}
 
 
 def test_runbook_has_a_section_for_every_alert_and_no_other() -> None:
@@ -99,9 +107,26 @@ def test_runbook_links_lead_somewhere() -> None:
 
 def test_every_panel_that_the_runbook_names_is_on_the_dashboard() -> None:
     """Given words in the runbook that stand in italics like a panel's title, then there is such a panel."""
-    named = set(re.findall(r"(?<![*\w])\*([A-Z][^*\n]+)\*(?!\*)", RUNBOOK.read_text()))
+    named = set(named_panels(RUNBOOK.read_text()))
     assert named - {DASHBOARD["title"]} <= set(TITLES)
     assert len(named) > 10
+
+
+def test_every_panel_that_the_runbook_names_links_to_the_sections_that_name_it() -> None:
+    """Given a panel, then it has a link to each section of the runbook that names it, and to no other."""
+    sections = re.split(r"^#+ (.*)\n", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]
+    wanted: dict[str, set[str]] = {"Alerts": {"${runbook}"}}
+    for heading, text in zip(sections[::2], sections[1::2], strict=True):
+        for title in set(named_panels(text)) - {DASHBOARD["title"]}:
+            wanted.setdefault(title, set()).add(f"${{runbook}}#{heading.lower().replace(' ', '-')}")
+    linked = {panel["title"]: {link["url"] for link in panel["links"]} for panel in PANELS if "links" in panel}
+    assert linked == wanted
+    assert [link["url"] for link in DASHBOARD["links"]] == ["${runbook}"]
+
+
+def named_panels(text: str) -> list[str]:
+    """What stands in italics like a panel's title."""
+    return re.findall(r"(?<![*\w])\*([A-Z][^*\n]+)\*(?!\*)", text)
 
 
 @pytest.mark.parametrize("name", ALERT_NAMES)
@@ -139,12 +164,16 @@ def test_rule_asks_for_metrics_that_there_are(rule: dict[str, Any], known_metric
 
 @pytest.mark.parametrize("panel", PANELS, ids=TITLES)
 def test_panel_asks_for_metrics_that_there_are(panel: dict[str, Any], known_metrics: set[str]) -> None:
-    """Given a panel, then all that its queries name is exposed, recorded, or Prometheus' own; only the chosen job's."""
+    """Given a panel, then all that its queries name is exposed, recorded, or Prometheus' own; only that of the chosen
+    job and gateways, and with alerts what is of no single gateway.
+    """
     for target in panel["targets"]:
         asked = metrics_in(target["expr"])
         assert asked
         assert asked <= known_metrics | RECORDED | PROMETHEUS_OWN
-        assert target["expr"].count('job="$job"') >= len(asked)
+        chosen = 'job="$job",instance=~"$instance|"' if "ALERTS" in asked else 'job="$job",instance=~"$instance"'
+        assert re.sub(r'"[^"]*"', "", target["expr"]).count("{") == target["expr"].count(chosen)
+        assert target["expr"].count(chosen) >= len(asked)
 
 
 def test_every_metric_is_on_the_dashboard(known_metrics: set[str]) -> None:
@@ -219,11 +248,19 @@ def test_panels_do_not_overlap_and_stay_in_the_grid() -> None:
     assert all(above[1] <= below[1] for above, below in pairwise(places))
 
 
-def test_variables_are_the_data_source_and_the_job() -> None:
-    """Given the dashboard's variables, then a data source can be chosen, and a job among those that run gateways."""
-    source, job = DASHBOARD["templating"]["list"]
-    assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
-    assert (job["name"], job["type"], job["datasource"]) == ("job", "query", DATASOURCE)
+def test_variables_are_the_data_source_the_job_and_its_gateways() -> None:
+    """Given the dashboard's variables, then a data source can be chosen, a job among those that run gateways, and any
+    of its gateways: all of them at first. The runbook's address is none that a reader chooses.
+    """
+    assert list(VARIABLES) == ["datasource", "job", "instance", "runbook"]
+    source, job, instance, runbook = VARIABLES.values()
+    assert (source["type"], source["query"]) == ("datasource", "prometheus")
+    assert (job["type"], job["datasource"]) == ("query", DATASOURCE)
+    assert (instance["type"], instance["datasource"]) == ("query", DATASOURCE)
+    assert instance["query"] == 'label_values(gateway_build_info{job="$job"}, instance)'
+    assert (instance["multi"], instance["includeAll"], instance["allValue"]) == (True, True, ".*")
+    assert instance["current"]["value"] == ["$__all"]
+    assert (runbook["type"], runbook["hide"]) == ("constant", 2)
 
 
 def test_provisioning_names_a_prometheus_and_the_dashboards_folder() -> None:

@@ -71,6 +71,7 @@ DESIGNED = {
     "gateway_limit_used_ratio": {"limit", "kind", "name"},
     "gateway_tokens": {"model", "type"},
     "gateway_cost_dollars": {"model"},
+    "gateway_token_usage": {"token", "group", "type"},
     "gateway_token_cost_dollars": {"token", "group"},
     "gateway_unpriced_tokens": {"model"},
     "gateway_admission_limit": set(),
@@ -317,6 +318,21 @@ def test_tokens_add_up_over_answers():
     assert value(metrics, "gateway_tokens_total", model="unknown", type="output") == 7
 
 
+def test_tokens_add_up_by_who_asked():
+    """Given answers to a token and to a client's own credential, then usage is summed by token, group and type."""
+    metrics = Metrics()
+    used = usage_of(input_tokens=2, output_tokens=3, cache_read_tokens=5, cache_write_tokens=7)
+    metrics.usage.count(record_of(1, usage=(used, used)))
+    metrics.usage.count(record_of(2, credential="byok", token=None, token_group=None, usage=(used,)))
+
+    def counted(token, group):
+        types = ("input", "output", "cache_read", "cache_write")
+        return [value(metrics, "gateway_token_usage_total", token=token, group=group, type=kind) for kind in types]
+
+    assert counted("alice", "research") == [4, 6, 10, 14]
+    assert counted("-", "-") == [2, 3, 5, 7]
+
+
 def test_what_alerts_wait_for_is_shown_before_it_happens():
     """Given metrics that have counted nothing, then exhaustions, streams' ends, overload and lost records stand at 0:
     from nothing to 1 would be no increase."""
@@ -353,12 +369,15 @@ def test_what_the_pool_does_not_pay_costs_nothing():
     assert not {name for name, _ in samples(metrics) if "dollars" in name or "unpriced" in name}
 
 
-def test_tokens_past_the_limit_cost_as_other():
-    """Given more tokens than are kept apart, then what the rest costs folds into `other`."""
+def test_tokens_past_the_limit_count_as_other():
+    """Given more tokens than are kept apart, then what the rest uses and costs folds into `other`."""
     metrics = Metrics()
     for number in range(1010):
         metrics.usage.count(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
     assert value(metrics, "gateway_token_cost_dollars_total", token="other", group="research") == 10
+    askers = {dict(labels)["token"] for name, labels in samples(metrics) if name == "gateway_token_usage_total"}
+    assert len(askers) == 1001
+    assert "other" in askers
 
 
 def test_models_past_the_limit_are_other():

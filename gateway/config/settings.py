@@ -81,6 +81,7 @@ class Settings:
         (), values.header_names, "more names of clients' headers that do not go upstream; `*` ends a family"
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
+    name: str | None = _setting(None, values.text, "what the status page calls this gateway; unset: the host's name")
     workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
     threads: int = _setting(256, values.count(2), "threads of a worker; a stream holds one", restart=True)
     pin_workers: bool = _setting(True, values.flag, "whether each worker keeps to one processor", restart=True)

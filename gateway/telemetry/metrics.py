@@ -170,7 +170,7 @@ class Metrics:
         """Count a request that was refused before it was admitted; `kind` is the error's type."""
         self.requests.labels(route, "none", status).inc()
         self.rejections.labels(kind).inc()
-        self.recent.refused(status)
+        self.recent.refused(route, status)
 
     def count_limit_refusal(self, limit: str, kind: str, name: str) -> None:
         """Count a request that a limit of a group or a token has refused."""

@@ -33,6 +33,7 @@ _LONGEST_NAME = 60
 _EVENT_BYTES = 480
 _LONGEST_TEXT = 300
 _SAME_SECONDS = 60.0  # the same event again within this time is counted, not told again
+_ROUTES = ("messages", "count_tokens", "models", "model")
 _FAILED_OUTCOMES = frozenset(
     (
         *("exhausted", "timed_out", "upstream_failed", "turn_limit", "gateway_error"),
@@ -89,8 +90,8 @@ class Traffic:
 
     A request has failed if the gateway could not answer it well through no fault of the client's: a status from 500
     upwards, no usable key, a stream that broke. Refusals by a limit and clients that leave have not failed. `affected`
-    are the tokens of failed requests, the most affected first. `upstream_...` count attempts, of which a request can
-    have several: answered with 529 (overloaded), with another status from 500 upwards, or not answered.
+    are the tokens of admitted requests that failed, the most affected first. `upstream_...` count attempts, of which a
+    request can have several: answered with 529 (overloaded), with another status from 500 upwards, or not answered.
     """
 
     seconds: float
@@ -164,13 +165,14 @@ class Recent:
         """A turn found no usable key."""
         self.happened(_EXHAUSTIONS[outcome])
 
-    def refused(self, status: int) -> None:
-        """A request was refused before it was admitted."""
+    def refused(self, route: str, status: int) -> None:
+        """A request was refused before it was admitted; only those to the API count."""
+        if route not in _ROUTES:
+            return
         with self._lock:
             counted = self._present()
             counted.requests += 1
-            if status >= 500:
-                self._fail(counted, NO_TOKEN)
+            counted.failed += status >= 500
             self._write(counted)
 
     def ended(self, record: InterceptionRecord) -> None:
@@ -183,7 +185,8 @@ class Recent:
             counted.upstream_529 += outcomes[Outcome.OVERLOADED.value]
             counted.upstream_silent += outcomes[Outcome.TRANSPORT_ERROR.value]
             if record.status >= 500 or record.outcome in _FAILED_OUTCOMES:
-                self._fail(counted, record.token or NO_TOKEN)
+                counted.failed += 1
+                self._affect(counted, record.token or NO_TOKEN)
             self._write(counted)
 
     def traffic(self) -> Traffic:
@@ -223,8 +226,7 @@ class Recent:
             self._board.bins.add(self._part, msgspec.json.encode(self._bin))
         return self._bin
 
-    def _fail(self, counted: _Bin, name: str) -> None:
-        counted.failed += 1
+    def _affect(self, counted: _Bin, name: str) -> None:
         known, name = counted.affected, name[:_LONGEST_NAME]
         if name not in known and len(known) >= _MOST_NAMES:
             name = _OTHERS

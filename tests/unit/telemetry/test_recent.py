@@ -39,11 +39,14 @@ def test_traffic_is_of_all_workers(workers: Workers) -> None:
     workers.one.ended(ended("upstream_failed", 502, "bob", ("transport_error",)))
     workers.two.ended(ended("completed", 529, "bob", ("overloaded",)))
     workers.two.ended(ended("truncated", 200, None, ("server_error", "ok")))
-    workers.two.refused(401)
+    workers.two.refused("messages", 401)
+    workers.two.refused("status", 401)
+    workers.two.refused("messages", 529)
     traffic = workers.one.traffic()
     assert traffic == workers.two.traffic()
-    assert traffic == Traffic(WINDOW_SECONDS, 5, 3, 1, 1, 1, (("bob", 2), (NO_TOKEN, 1)))
-    assert (traffic.requests_per_minute, traffic.failed_percent, traffic.upstream_troubles) == (1.0, 60.0, 3)
+    assert traffic == Traffic(WINDOW_SECONDS, 6, 4, 1, 1, 1, (("bob", 2), (NO_TOKEN, 1)))
+    assert (traffic.requests_per_minute, traffic.upstream_troubles) == (1.2, 3)
+    assert round(traffic.failed_percent) == 67
 
 
 @pytest.mark.parametrize(

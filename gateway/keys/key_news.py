@@ -71,6 +71,7 @@ class KeyNews:
         # As it was seen last: subjects by name, and which generation of each key.
         self._known: dict[str, tuple[_Marked, _Use]] = {}
         self._generations: dict[Key, int] = {}
+        self._looked_at = clock()
 
     def start(self) -> None:
         """Begin."""
@@ -92,18 +93,27 @@ class KeyNews:
                 if marked.subject.concern is Concern.KEY:
                     generations[status.key] = marked.subject.record.generation
         if self._chair.is_taken():
-            renewed = {key for key, number in generations.items() if self._generations.get(key) != number}
-            for name, (marked, use) in known.items():
-                before, was = self._known.get(name, (None, _Use.FREE))
-                goes_with_its_key = bool(marked.part and renewed) and use is _Use.FREE
-                if marked.key in self._generations and not goes_with_its_key:
-                    self._tell(pool, marked, before.subject.record if before is not None else NEVER_SEEN, was, use, now)
-            for name, (marked, was) in self._known.items():  # a scope that was answered for is not listed any more
-                if name not in known and was is _Use.COOLING and marked.key in generations.keys() - renewed:
-                    _tell_back(marked)
-                    self._happened(f"is back{marked.part}", marked.key.name, 0.0)
-        self._known, self._generations = known, generations
+            self._compare(pool, known, generations, now)
+        self._known, self._generations, self._looked_at = known, generations, now
         return _LOOK_SECONDS
+
+    def _compare(
+        self, pool: Pool, known: dict[str, tuple[_Marked, _Use]], generations: dict[Key, int], now: float
+    ) -> None:
+        """Tell what is otherwise than it was."""
+        renewed = {key for key, number in generations.items() if self._generations.get(key) != number}
+        for name, (marked, use) in known.items():
+            before, was = self._known.get(name, (None, _Use.FREE))
+            goes_with_its_key = bool(marked.part and renewed) and use is _Use.FREE
+            if marked.key not in self._generations:  # a reload brought it: only what came after that is news
+                if marked.subject.record.marked_at > self._looked_at:
+                    self._note(marked, NEVER_SEEN, _Use.FREE, use, now)
+            elif not goes_with_its_key:
+                self._tell(pool, marked, before.subject.record if before is not None else NEVER_SEEN, was, use, now)
+        for name, (marked, was) in self._known.items():  # a scope that was answered for is not listed any more
+            if name not in known and was is _Use.COOLING and marked.key in generations.keys() - renewed:
+                _tell_back(marked)
+                self._happened(f"is back{marked.part}", marked.key.name, 0.0)
 
     def _tell(self, pool: Pool, marked: _Marked, before: Record, was: _Use, use: _Use, now: float) -> None:
         record = marked.subject.record

@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,6 +94,15 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._command("Emulation.setEmulatedMedia", {"features": features})
+
+    @contextmanager
+    def without_scripts(self) -> Iterator[None]:
+        """Within this, pages that are opened run no script of their own; `run` still does."""
+        self._command("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            yield
+        finally:
+            self._command("Emulation.setScriptExecutionDisabled", {"value": False})
 
     def screenshot(self, path: Path) -> None:
         """What the window shows, as a PNG."""

@@ -39,10 +39,11 @@ class Scene:
         return Pool(keys_of(count), self.store, self.clock)
 
     def news_of(self, pool: Pool, lock: str = "lock", others: str | None = "another gateway") -> KeyNews:
-        def happened(what: str, key: str, ago_seconds: float) -> None:
-            self.events.append((what, key, ago_seconds))
+        return KeyNews(lambda: pool, self.folder / lock, others, self.clock, self.happened)
 
-        return KeyNews(lambda: pool, self.folder / lock, others, self.clock, happened)
+    def happened(self, what: str, key: str, ago_seconds: float) -> None:
+        """What hears of events."""
+        self.events.append((what, key, ago_seconds))
 
     def told(self, seconds: float = 1.0) -> list[str]:
         """What is told after so long, without the keys' hints."""
@@ -235,3 +236,19 @@ def test_cooldown_that_is_over_before_anybody_looks_is_an_event(scene: Scene) ->
     scene.pool.cool(scene.pool.statuses()[0], 0.5, "rate_limited", 429)
     scene.told(1.0)
     assert scene.events == [("is cooling down for 0 s: rate limited (429)", "k0", 1.0)]
+
+
+def test_new_key_that_is_refused_at_once_is_an_event(scene: Scene) -> None:
+    """Given keys that a reload brings, one out of use since before, one refused by the first request with it, then the
+    latter is an event."""
+    pool = scene.another_pool(4)
+    pool.disable(pool.keys[2])
+    scene.told(1.0)
+    pools = [scene.pool]
+    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", None, scene.clock, scene.happened)
+    scene.told(1.0)
+    pools.append(pool)
+    scene.clock.advance(0.5)
+    pool.retire(pool.statuses()[3], "unauthorized", 401)
+    scene.told(0.5)
+    assert scene.events == [("was refused (401) and is retired", "k3", 0.5)]

@@ -18,7 +18,6 @@ from tests.harness import ROOT, GatewayProcess, wait_until
 OPERATOR, USERS = "gwt_pictures-operator", {"alice": "gwt_pictures-alice", "bob": "gwt_pictures-bob"}
 KEYS = {name: f"sk-ant-api03-{name}-{number}" for number, name in enumerate(("team-a", "team-b", "team-c", "team-d"))}
 DOCS = ROOT / "docs" / "pictures"
-WIDE, PHONE = {"width": 1100}, {"width": 390, "is_phone": True}
 SOON_SECONDS = 10.0
 
 
@@ -58,18 +57,19 @@ class Scene:
         """Wait until a part of the page says so."""
         assert wait_until(lambda: text in self._browser.text(selector), SOON_SECONDS), f"{selector} is not {text}"
 
-    def take(self, path: Path, scheme: str = "light", width: int = 1100, is_phone: bool = False) -> None:
-        """A picture of the whole page."""
-        for height in (600, None):
-            height = height or self._browser.run("return document.documentElement.scrollHeight")
+    def take(self, path: Path, scheme: str, *, width: int, is_phone: bool = False, height: int | None = None) -> None:
+        """A picture of the page: of so much of it, or of all."""
+        self._browser.show(width=width, height=height or 600, scheme=scheme, is_phone=is_phone)
+        if height is None:
+            height = self._browser.run("return document.documentElement.scrollHeight")
             self._browser.show(width=width, height=height, scheme=scheme, is_phone=is_phone)
         self._browser.screenshot(path)
 
     def take_all(self, folder: Path, name: str) -> None:
         """Pictures in every form."""
-        self.take(folder / f"{name}-light.png", **WIDE)
-        self.take(folder / f"{name}-dark.png", "dark", **WIDE)
-        self.take(folder / f"{name}-phone.png", "dark", **PHONE)
+        for scheme in ("light", "dark"):
+            self.take(folder / f"{name}-{scheme}.png", scheme, width=1100)
+            self.take(folder / f"{name}-phone-{scheme}.png", scheme, width=390, is_phone=True)
 
     def stop(self) -> None:
         """End the gateway."""
@@ -92,8 +92,8 @@ def main(folder: Path | None) -> None:
             scene.ask(18)
             scene.wait_for('[data-part="key-2"] .state', "retired")
             scene.wait_for('[data-part="events"]', "team-b")
-            scene.take(DOCS / "status.png", **WIDE)
-            scene.take(DOCS / "status-phone.png", "dark", **PHONE)
+            scene.take(DOCS / "status.png", "light", width=1100)
+            scene.take(DOCS / "status-phone.png", "dark", width=390, is_phone=True, height=844)
             if folder is not None:
                 scene.take_all(folder, "retired")
                 limited = "rate_limited:retry-after=237"

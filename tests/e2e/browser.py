@@ -54,6 +54,7 @@ class Browser:
             assert wait_until(self._is_ready, _START_SECONDS), "chromedriver does not start"
             options = {"binary": browser, "args": [*_FLAGS, f"--user-data-dir={self._profile.name}/profile"]}
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            wanted["acceptInsecureCerts"] = True  # test certificates; who trusts which is not shown here
             session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
             self._url += f"/session/{session['sessionId']}"
         except BaseException:

@@ -159,7 +159,7 @@ def test_requests_without_a_key_through_any_worker_are_on_the_page(fleet: Fleet,
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "is_phone"), [(1280, False), (700, False), (360, True)])
+@pytest.mark.parametrize(("width", "is_phone"), [(1280, False), (940, False), (700, False), (360, True)])
 def test_the_page_is_readable(fleet: Fleet, browser: Browser, tmp_path: Path, scheme: str, width: int, is_phone: bool):
     """Given both themes and widths down to a phone's, then nothing overflows, contrast is enough, cells have names; bad
     keys come first, and on a phone a good one is a line.

@@ -265,11 +265,9 @@ def _stores(health: Health) -> Iterator[Sentence]:
             "can. Requests are served.",
         )
     if not health.is_database_up:
-        yield _sentence(
-            Tone.WARNING,
-            f"The database of records cannot be used: {health.records_waiting:,} records wait on disk. "
-            "Requests are served.",
-        )
+        waiting = health.records_waiting
+        wait = "1 record waits" if waiting == 1 else f"{waiting:,} records wait"
+        yield _sentence(Tone.WARNING, f"The database of records cannot be used: {wait} on disk. Requests are served.")
 
 
 def _traffic(traffic: Traffic) -> Iterator[Sentence]:

@@ -15,8 +15,8 @@ from gateway.web.headline import ago, countdown
 from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line
-from tests.harness import wait_until
-from tests.stores.redis_server import free_port
+from tests.harness import GatewayProcess, wait_until
+from tests.stores.redis_server import RedisServer, free_port
 
 OPERATOR, USER = "gwt_an-operators-token", "gwt_a-users-token"
 AS_USER = {"X-Gateway-Token": USER}
@@ -310,3 +310,36 @@ def test_a_page_that_hears_nothing_for_long_is_stale(fleet: Fleet, browser: Brow
     with fleet.only(0):  # none
         assert wait_until(lambda: "This page is stale" in browser.text("#stale"), 30)
     assert wait_until(lambda: browser.text("#connection") == "Live", SOON_SECONDS)
+
+
+def test_stores_that_are_down_are_in_the_headline(simulator: Simulator, tokens: Path) -> None:
+    """Given a Redis that has gone and a database that was never there, then the headline says so of both, and how many
+    records wait; when Redis is back, it is only the database."""
+    simulator.script("sk-sim-stores", "ok")
+    redis = RedisServer()
+    gateway = GatewayProcess(
+        simulator.url,
+        ["only=sk-sim-stores"],
+        client_tokens_file=str(tokens),
+        state_url=redis.url,
+        record_url=f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere",
+    )
+    headers = AS_OPERATOR | {"Accept": "application/json"}
+
+    def says(*words: str) -> bool:
+        headline = json.loads(gateway.request("GET", "/status", headers=headers).body)["headline"]
+        return all(each in headline for each in words)
+
+    database = "The database of records cannot be used: 1 record waits on disk."
+    try:
+        assert gateway.request("POST", "/v1/messages", message(), AS_USER).status == 200
+        assert wait_until(lambda: says(database), SOON_SECONDS)
+        assert not says("Redis")
+        redis.kill()
+        assert wait_until(lambda: says("Redis cannot be used", database), SOON_SECONDS)
+        redis.start()
+        assert wait_until(lambda: not says("Redis"), 2 * SOON_SECONDS)
+        assert says(database)
+    finally:
+        gateway.stop()
+        redis.stop()

@@ -68,8 +68,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def is_like(self, other: Event) -> bool:
         """Whether it is the same happening again, and soon."""
-        near = abs(self.at - (other.first_at or other.at)) <= _SAME_SECONDS or abs(self.at - other.at) <= _SAME_SECONDS
-        return self.what == other.what and self.key == other.key and near
+        between_seconds = max(self.first_at or self.at, other.first_at or other.at) - min(self.at, other.at)
+        return (self.what, self.key) == (other.what, other.key) and between_seconds <= _SAME_SECONDS
 
 
 class _Bin(msgspec.Struct, array_like=True):

@@ -6,7 +6,6 @@ run and show commands as such; its text alone says the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,8 +14,8 @@ from gateway.keys.overview import KeyView
 from gateway.keys.standing import KeyState
 from gateway.keys.verdict import Concern
 from gateway.telemetry.recent import Traffic
+from gateway.web.status_words import MOST_NAMED, ago, countdown, named, span
 
-_MOST_NAMED = 3  # keys, tokens and servers that are named; of more there is the number
 _FEWEST_FAILURES = 5  # in five minutes, to be worth a sentence
 _FEW_PERCENT = 5
 _MANY_PERCENT = 50
@@ -99,39 +98,6 @@ def dead_scopes(views: Sequence[KeyView]) -> list[str]:
     ]
 
 
-def countdown(seconds: float) -> str:
-    """`9 s`, `4:05`, `2 h 30 min`, `3 d 4 h`; rounded up, so that 0 means over. The script words it alike."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02}"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def ago(seconds: float) -> str:
-    """`9 s ago`, `4 min ago`, `2 h ago`, `3 d ago`: rounded down. The script words it alike."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return f"{int(max(seconds, 0))} s ago"
-
-
-def span(seconds: float) -> str:
-    """`9 s`, `5 min`: a length of time that nothing hangs on."""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
-
-
-def named(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b, c and 4 more`."""
-    shown, more = list(names[:_MOST_NAMED]), len(names) - _MOST_NAMED
-    if more > 0:
-        shown.append(f"{more} more")
-    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
-
-
 def _sentence(tone: Tone, *pieces: str | Piece) -> Sentence:
     return Sentence(tone, tuple(Piece(piece) if isinstance(piece, str) else piece for piece in pieces))
 
@@ -189,7 +155,7 @@ def _keys(views: Sequence[KeyView]) -> Iterator[Sentence]:
 
 
 def _with_todo(views: Sequence[KeyView]) -> Iterator[Sentence]:
-    if len(views) > _MOST_NAMED:
+    if len(views) > MOST_NAMED:
         names = named([view.status.key.name for view in views])
         yield _sentence(Tone.WARNING, f"{len(views)} keys need you: {names}. What to do stands beside each, below.")
         return
@@ -218,7 +184,7 @@ def _with_todo(views: Sequence[KeyView]) -> Iterator[Sentence]:
 def _coming_back(views: Sequence[KeyView]) -> Iterator[Sentence]:
     """Keys that come back by themselves."""
     views = [view for view in views if view.status.state is KeyState.TEMPORARY and not view.todo]
-    if len(views) > _MOST_NAMED:
+    if len(views) > MOST_NAMED:
         first = min(views, key=_remaining)
         yield _sentence(
             Tone.WARNING,

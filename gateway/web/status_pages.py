@@ -18,11 +18,11 @@ from gateway.config.limit_rules import limit_words, shown
 from gateway.keys.overview import short
 from gateway.protocol.errors import GatewayError, Unauthenticated
 from gateway.protocol.headers import from_environ
-from gateway.web.headline import ago, countdown, span
 from gateway.web.responses import error_response, json_response
 from gateway.web.service import Gateway
 from gateway.web.status import Status, status_of
 from gateway.web.status_data import as_data, moment
+from gateway.web.status_words import ago, countdown, span
 
 status_pages = Blueprint("status_pages", __name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
-from gateway.web.headline import ago, countdown
+from gateway.web.status_words import ago, countdown
 from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line

@@ -17,6 +17,7 @@ let readAt = performance.now(); // when the shown gateway said what stands here,
 let readTime = new Date(live.querySelector(".asof time").dateTime);
 let trouble = "";
 let isOver = false;
+let isAsking = false;
 let visibleAt = performance.now(); // a page that was hidden asks first
 
 function idOf(root) {
@@ -184,7 +185,8 @@ async function ask() {
 }
 
 async function poll() {
-  if (document.hidden || isOver) return;
+  if (document.hidden || isOver || isAsking) return;
+  isAsking = true;
   try {
     // Others that answer instead are asked past; each gateway once more than its turn.
     for (let tries = 0; tries <= seen.size && !(await ask()); tries += 1);
@@ -194,6 +196,7 @@ async function poll() {
     trouble = isWords ? error.message : `${nameOf(live)} does not answer: is it running?`;
     if (isOver) clearInterval(polling);
   }
+  isAsking = false;
   tick();
 }
 

@@ -132,6 +132,16 @@ def test_the_same_again_is_counted_instead_of_told_again(workers: Workers) -> No
     assert [event.times for event in workers.one.events()] == [1, 100]
 
 
+def test_the_same_over_a_long_time_is_one_event_whoever_it_happened_to(workers: Workers) -> None:
+    """Given a worker without a key for two minutes, and another that was just before, then they are one event."""
+    workers.one.exhausted("rate_limited")
+    for _ in range(12):
+        workers.clock.advance(10)
+        workers.two.exhausted("rate_limited")
+    (event,) = workers.one.events()
+    assert (event.times, event.first_at, event.at) == (13, NOW, NOW + 120)
+
+
 def test_twenty_events_are_kept(workers: Workers) -> None:
     """Given more events than are shown, also over-long ones, then the last twenty are."""
     for number in range(30):

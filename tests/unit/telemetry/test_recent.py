@@ -85,6 +85,18 @@ def test_traffic_is_forgotten_after_five_minutes(workers: Workers) -> None:
     assert workers.two.traffic().failed_percent == 0
 
 
+def test_wall_clock_that_is_set_changes_no_traffic() -> None:
+    """Given requests, when the wall clock is set back by a day, then they are forgotten after five minutes all the
+    same."""
+    clock, wall_clock = FakeClock(5000.0), FakeClock()
+    recent = Recent(None, 0, wall_clock, clock)
+    recent.ended(ended())
+    wall_clock.advance(-86400)
+    assert recent.traffic().requests == 1
+    clock.advance(WINDOW_SECONDS)
+    assert recent.traffic().requests == 0
+
+
 def test_rate_just_after_the_start_is_of_the_time_since(workers: Workers) -> None:
     """Given a gateway that has run for half a minute, then its rate is that of this half a minute."""
     workers.board.began_at = NOW - 30

@@ -130,7 +130,7 @@ function tellGateways() {
   if (gateways.dataset.ids !== ids.join("\n")) {
     gateways.dataset.ids = ids.join("\n");
     const lead = document.createElement("span");
-    lead.textContent = `${ids.length} gateways answer here:`;
+    lead.textContent = `${ids.length} gateways have answered here:`;
     gateways.replaceChildren(lead, ...ids.map(buttonFor));
   }
   for (const button of gateways.querySelectorAll("button")) {

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.keys.verdict import Outcome
+from gateway.protocol.safe_text import safe_text
 from gateway.records.interception_record import InterceptionRecord
 from gateway.runtime.machine_clock import machine_time
 from gateway.runtime.shared_ring import SharedRing
@@ -30,10 +31,12 @@ _BIN_BYTES = 2048
 _MOST_NAMES = 16  # of those affected, in ten seconds and one worker; more are counted together
 _OTHERS = "others"
 _LONGEST_NAME = 60
-_EVENT_BYTES = 480
-_LONGEST_TEXT = 300
+_EVENT_BYTES = 1024
+_LONGEST_TEXT = 200  # of up to four bytes each
 _SAME_SECONDS = 60.0  # the same event again within this time is counted, not told again
 _ROUTES = ("messages", "count_tokens", "models", "model")
+_SERVER_ERROR, _OVERLOADED = Outcome.SERVER_ERROR.value, Outcome.OVERLOADED.value
+_NO_ANSWER = Outcome.TRANSPORT_ERROR.value
 _FAILED_OUTCOMES = frozenset(
     (
         *("exhausted", "timed_out", "upstream_failed", "turn_limit", "gateway_error"),
@@ -152,7 +155,7 @@ class Recent:
 
     def happened(self, what: str, key: str = "", ago_seconds: float = 0.0) -> None:
         """Something has happened to the gateway, or to one of its keys."""
-        event = Event(self._wall_clock() - ago_seconds, what[:_LONGEST_TEXT], key)
+        event = Event(self._wall_clock() - ago_seconds, safe_text(what, _LONGEST_TEXT), key)
         with self._lock:
             if self._last is not None and event.is_like(self._last):
                 self._last = event.again(self._last)
@@ -177,13 +180,13 @@ class Recent:
 
     def ended(self, record: InterceptionRecord) -> None:
         """An admitted request has ended."""
-        outcomes = Counter(attempt.outcome for attempt in record.attempts)
+        outcomes = [attempt.outcome for attempt in record.attempts]
         with self._lock:
             counted = self._present()
             counted.requests += 1
-            counted.upstream_5xx += outcomes[Outcome.SERVER_ERROR.value]
-            counted.upstream_529 += outcomes[Outcome.OVERLOADED.value]
-            counted.upstream_silent += outcomes[Outcome.TRANSPORT_ERROR.value]
+            counted.upstream_5xx += outcomes.count(_SERVER_ERROR)
+            counted.upstream_529 += outcomes.count(_OVERLOADED)
+            counted.upstream_silent += outcomes.count(_NO_ANSWER)
             if record.status >= 500 or record.outcome in _FAILED_OUTCOMES:
                 counted.failed += 1
                 self._affect(counted, record.token or NO_TOKEN)

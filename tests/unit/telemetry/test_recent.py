@@ -157,7 +157,7 @@ def test_the_same_over_a_long_time_is_one_event_whoever_it_happened_to(workers: 
 def test_twenty_events_are_kept(workers: Workers) -> None:
     """Given more events than are shown, also over-long ones, then the last twenty are."""
     for number in range(30):
-        workers.one.happened(f"{number} " + "y" * 1000, "k0")
+        workers.one.happened(f"{number} " + "\\\n\U0001f600\u202e" * 1000, "k" * 63)
         workers.clock.advance(1)
     events = workers.two.events()
     assert len(events) == MOST_EVENTS

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
 	@echo "make check      formatting, lint, types; what deploy/ holds; the documentation"
 	@echo "make docs       build the documentation as a site, in site/"
+	@echo "make pictures   the pictures of the status page in docs/pictures"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 	@echo "make clean      remove what was set up"
@@ -99,6 +100,10 @@ check: venv-dev
 
 docs: venv-dev
 	@NO_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --strict
+
+pictures: venv-dev
+	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver
+	@PYTHONPATH=. .venv/bin/python scripts/pictures.py
 
 format: venv-dev
 	@.venv/bin/ruff format .

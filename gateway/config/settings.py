@@ -81,6 +81,7 @@ class Settings:
         (), values.header_names, "more names of clients' headers that do not go upstream; `*` ends a family"
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
+    name: str | None = _setting(None, values.text, "what the status page calls this gateway; unset: the host's name")
     workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
     max_requests: int = _setting(
         10_000, values.count(1), "requests at once of a worker; unset: by memory and open files", restart=True

@@ -1,8 +1,8 @@
-"""What becomes of the keys without a request of this worker's: one line in the log each.
+"""What becomes of the keys: one line in the log for what no request of this worker's did, and an event for all of it.
 
 Owns: noticing that the operator has changed a key, that another gateway has marked one, and that one is back;
 and the words. One thread a worker. All workers look, once a second, and the one that holds a file's lock
-tells. What this worker marks itself is told by the narrator, or by the looks, when it happens.
+tells. What this worker marks itself is told in the log by the narrator, or by the looks, when it happens.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class KeyNews:
     """Tells what changes about the keys of the pool in force.
 
     `lock_path` is a file in the data folder; `clock` is the pool's. `others` is what the log calls whoever else marks
-    keys; None: only workers of this gateway do, and each of them tells its own marks in the same log.
+    keys; None: only workers of this gateway do, and each of them tells its own marks in the same log. `happened` hears
+    of every change, whoever made it: in words, the key's name, and how long ago.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class KeyNews:
         lock_path: Path,
         others: str | None,
         clock: Callable[[], float] = machine_time,
+        happened: Callable[[str, str, float], object] = lambda what, key, ago_seconds: None,
     ) -> None:
+        self._happened = happened
         self._in_force = in_force
         self._others = others
         self._clock = clock
@@ -68,6 +71,7 @@ class KeyNews:
         # As it was seen last: subjects by name, and which generation of each key.
         self._known: dict[str, tuple[_Marked, _Use]] = {}
         self._generations: dict[Key, int] = {}
+        self._looked_at = clock()
 
     def start(self) -> None:
         """Begin."""
@@ -89,17 +93,27 @@ class KeyNews:
                 if marked.subject.concern is Concern.KEY:
                     generations[status.key] = marked.subject.record.generation
         if self._chair.is_taken():
-            renewed = {key for key, number in generations.items() if self._generations.get(key) != number}
-            for name, (marked, use) in known.items():
-                before, was = self._known.get(name, (None, _Use.FREE))
-                goes_with_its_key = bool(marked.part and renewed) and use is _Use.FREE
-                if marked.key in self._generations and not goes_with_its_key:
-                    self._tell(pool, marked, before.subject.record if before is not None else NEVER_SEEN, was, use, now)
-            for name, (marked, was) in self._known.items():  # a scope that was answered for is not listed any more
-                if name not in known and was is _Use.COOLING and marked.key in generations.keys() - renewed:
-                    _tell_back(marked)
-        self._known, self._generations = known, generations
+            self._compare(pool, known, generations, now)
+        self._known, self._generations, self._looked_at = known, generations, now
         return _LOOK_SECONDS
+
+    def _compare(
+        self, pool: Pool, known: dict[str, tuple[_Marked, _Use]], generations: dict[Key, int], now: float
+    ) -> None:
+        """Tell what is otherwise than it was."""
+        renewed = {key for key, number in generations.items() if self._generations.get(key) != number}
+        for name, (marked, use) in known.items():
+            before, was = self._known.get(name, (None, _Use.FREE))
+            goes_with_its_key = bool(marked.part and renewed) and use is _Use.FREE
+            if marked.key not in self._generations:  # a reload brought it: only what came after that is news
+                if marked.subject.record.marked_at > self._looked_at:
+                    self._note(marked, NEVER_SEEN, _Use.FREE, use, now)
+            elif not goes_with_its_key:
+                self._tell(pool, marked, before.subject.record if before is not None else NEVER_SEEN, was, use, now)
+        for name, (marked, was) in self._known.items():  # a scope that was answered for is not listed any more
+            if name not in known and was is _Use.COOLING and marked.key in generations.keys() - renewed:
+                _tell_back(marked)
+                self._happened(f"is back{marked.part}", marked.key.name, 0.0)
 
     def _tell(self, pool: Pool, marked: _Marked, before: Record, was: _Use, use: _Use, now: float) -> None:
         record = marked.subject.record
@@ -107,6 +121,7 @@ class KeyNews:
         is_new = record.marked_at != before.marked_at or record.generation != before.generation
         if not is_new and use is was:
             return
+        self._note(marked, before, was, use, now)
         if is_new and pool.has_made(marked.subject):
             return
         if use is _Use.DISABLED:
@@ -132,6 +147,15 @@ class KeyNews:
         else:
             _tell_back(marked)
 
+    def _note(self, marked: _Marked, before: Record, was: _Use, use: _Use, now: float) -> None:
+        """Say as an event what has changed."""
+        record = marked.subject.record
+        is_marked = record.marked_at > before.marked_at
+        ago_seconds = max(0.0, now - record.marked_at) if is_marked else 0.0
+        what = _event_words(marked, before, was, use)
+        if what:
+            self._happened(what, marked.key.name, ago_seconds)
+
     def _tell_of_operator(self, marked: _Marked, use: _Use, now: float) -> None:
         key, record = marked.key, marked.subject.record
         if use is _Use.COOLING:
@@ -148,6 +172,23 @@ class KeyNews:
 
     def __repr__(self) -> str:
         return f"<KeyNews {self._chair!r} known={len(self._known)}>"
+
+
+def _event_words(marked: _Marked, before: Record, was: _Use, use: _Use) -> str:
+    """What has become of a subject, briefly; empty if it is nothing to speak of."""
+    record = marked.subject.record
+    is_marked = record.marked_at > before.marked_at
+    is_by_operator = is_marked and record.reason == BY_OPERATOR
+    seconds = record.cooling_until_at - record.marked_at
+    if use is _Use.DISABLED:
+        return "was disabled by the operator" if was is not _Use.DISABLED else ""
+    if use is _Use.RETIRED:
+        return f"was refused ({record.status}) and is retired" if was is not _Use.RETIRED else ""
+    if is_by_operator:
+        return f"was put aside by the operator for {seconds:.0f} s" if seconds > 0 else "was enabled by the operator"
+    if use is _Use.COOLING or (is_marked and record.generation == before.generation):  # so shortly that it is over
+        return f"is cooling down for {seconds:.0f} s{marked.part}: {_reason(record).replace('_', ' ')}"
+    return f"is accepted again{marked.part}" if record.generation != before.generation else f"is back{marked.part}"
 
 
 def _tell_back(marked: _Marked) -> None:

@@ -50,7 +50,7 @@ class ScopeView:
         """The state for this scope."""
         if self.doubt is not Doubt.NONE:
             return "doubtful"
-        return KeyState.TEMPORARY.value if self.remaining_seconds else "on trial"
+        return KeyState.TEMPORARY.word if self.remaining_seconds else "on trial"
 
     @property
     def rest_seconds(self) -> float:
@@ -72,7 +72,7 @@ class KeyView:
     @property
     def word(self) -> str:
         """The state in the words that operators read; a key that is on trial for a scope is `on trial`."""
-        is_tried = self.status.word == KeyState.VALID.value and any(view.word == "on trial" for view in self.scopes)
+        is_tried = self.status.word == KeyState.VALID.word and any(view.word == "on trial" for view in self.scopes)
         return "on trial" if is_tried else self.status.word
 
     @property
@@ -97,18 +97,32 @@ class KeyView:
         return f"on trial for {_named(self.scopes)}" if self.scopes else ""
 
     @property
+    def todo(self) -> str:
+        """What the operator has to do about it; empty if that is nothing, or waiting."""
+        status = self.status
+        if status.record.is_disabled or status.is_last_resort:
+            return ""
+        if status.state is KeyState.PERMANENT:
+            return "replace it"
+        return _NEXT.get(status.record.reason, "") if status.state is KeyState.TEMPORARY else ""
+
+    @property
+    def command(self) -> str:
+        """What to type when that is done; empty if there is nothing to type."""
+        is_to_enable = bool(self.todo) or self.status.record.is_disabled
+        return f"gateway keys enable {self.status.key.name}" if is_to_enable else ""
+
+    @property
     def advice(self) -> str:
         """What to do next, in a few words; empty if there is nothing to do."""
-        status, name = self.status, self.status.key.name
-        enable = f"gateway keys enable {name}"
+        status = self.status
         if status.record.is_disabled:
-            return f"when it may be used again: {enable}"
+            return f"when it may be used again: {self.command}"
         if status.state is KeyState.PERMANENT:
-            return "wait: it is being looked into" if status.is_last_resort else f"replace or enable it: {enable}"
+            return f"replace or enable it: {self.command}" if self.todo else "wait: it is being looked into"
         if status.state is not KeyState.TEMPORARY:
             return ""
-        advice = _NEXT.get(status.record.reason)
-        return f"{advice}, then: {enable}" if advice else "wait"
+        return f"{self.todo}, then: {self.command}" if self.todo else "wait"
 
     def _rest(self) -> str:
         if self.status.concern is not Concern.SCOPE:
@@ -195,7 +209,7 @@ def _mark(concern: Concern, record: Record) -> str:
     if record.reason == Outcome.WORKSPACE_UNUSABLE.value:
         return "its workspace cannot be used"
     if not record.status:
-        return "rested by the operator"
+        return "put aside by the operator"
     if record.reason in (Outcome.UNAUTHORIZED.value, Outcome.FORBIDDEN.value):
         return f"refused ({record.status})"
     return f"{is_}limited"

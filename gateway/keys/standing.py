@@ -25,6 +25,7 @@ from gateway.keys.verdict import Concern, Outcome
 _FORBIDDEN = Outcome.FORBIDDEN.value
 _ABOUT_MONEY = frozenset(outcome.value for outcome in Outcome if outcome.is_about_money)
 _SIBLINGS_ENOUGH = 2
+_WORDS = {"valid": "valid", "temporary": "cooling down", "permanent": "retired"}
 
 
 class KeyState(Enum):
@@ -33,6 +34,11 @@ class KeyState(Enum):
     VALID = "valid"
     TEMPORARY = "temporary"
     PERMANENT = "permanent"
+
+    @property
+    def word(self) -> str:
+        """What operators call it."""
+        return _WORDS[self.value]
 
 
 class Doubt(IntEnum):
@@ -153,7 +159,7 @@ class KeyStatus:
     @property
     def word(self) -> str:
         """The state in the words that operators read: a state's own, `on trial` or `disabled`."""
-        return "disabled" if self.record.is_disabled else "on trial" if self.is_on_trial else self.state.value
+        return "disabled" if self.record.is_disabled else "on trial" if self.is_on_trial else self.state.word
 
     @property
     def why(self) -> str:

@@ -100,11 +100,13 @@ class Shipper:
         open_ledger: Callable[[], Ledger],
         dropped: Callable[[str, int], None],
         stored: Callable[[int], None],
+        stores: Callable[[bool], None],
     ) -> None:
         self._journal = journal
         self._open_ledger = open_ledger
         self._dropped = dropped
         self._stored = stored
+        self._stores = stores
         self._ledger: Ledger | None = None
         self._failing = ""
         self._pause = GrowingPause()
@@ -178,10 +180,12 @@ class Shipper:
             if str(error) != self._failing:
                 log.error("the record database cannot be used: %s; records wait in the journal", error)
             self._failing = str(error)
+            self._stores(False)
             return False
         if self._failing:
             log.info("records are stored again")
         self._failing = ""
+        self._stores(True)
         return True
 
 

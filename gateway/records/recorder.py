@@ -45,6 +45,9 @@ class Meter(Protocol):
     def waiting(self, number: int) -> None:
         """So many records wait to be stored."""
 
+    def stores(self, is_up: bool) -> None:
+        """The database takes records, or does not."""
+
 
 class Sink(Protocol):
     """Where requests leave their records."""
@@ -92,7 +95,7 @@ class Recorder:
         self._is_called = False  # the writer has been told that the queue is not empty, and has not looked since
         self._is_stopping = False
         self._has_ended = False
-        self._shipper = Shipper(journal, open_ledger, meter.dropped, self._stored)
+        self._shipper = Shipper(journal, open_ledger, meter.dropped, self._stored, meter.stores)
         self._writer = BackgroundThread("recorder", self._write)
 
     def start(self) -> None:

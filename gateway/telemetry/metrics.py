@@ -21,6 +21,7 @@ from gateway.runtime.shared_counts import SharedCounts
 from gateway.telemetry.all_workers import AllWorkers
 from gateway.telemetry.instruments import BoundedLabels, Instruments, begin_at_zero
 from gateway.telemetry.moment import ASKED, Moment
+from gateway.telemetry.recent import Recent
 from gateway.telemetry.usage_counters import UsageCounters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,13 +36,14 @@ class Metrics:
     """The gateway's metrics, by name. Units are in the names; label values come from bounded sets.
 
     With `counts` any worker answers for all: counters are summed, those of dead workers included, gauges of the moment
-    over live ones only. A process has one of these.
+    over live ones only. A process has one of these. `recent` hears of what the status page tells of the last minutes.
     """
 
-    def __init__(self, counts: SharedCounts | None = None) -> None:
+    def __init__(self, counts: SharedCounts | None = None, recent: Recent | None = None) -> None:
         values.ValueClass = counts.value if counts is not None else MutexValue  # where prometheus-client looks it up
         instruments = Instruments()
         self.registry = instruments.registry
+        self.recent = recent if recent is not None else Recent()
         self._counts = counts
         self._moment: Moment | None = None
         self._tools = BoundedLabels(limit=1000)
@@ -109,6 +111,10 @@ class Metrics:
         self.recorder_queue_length = instruments.gauge(
             "recorder_queue_length", "Records that wait to be stored in the database.", "livesum"
         )
+        self.recorder_up = instruments.gauge(
+            "recorder_up", "Whether the database takes every worker's records.", "livemin"
+        )
+        self.recorder_up.set(1)  # until it is known to be otherwise
         self.mcp_server_up = instruments.gauge(
             "mcp_server_up", "Whether every worker is in touch with an MCP server.", "livemin", "server"
         )
@@ -164,6 +170,7 @@ class Metrics:
         """Count a request that was refused before it was admitted; `kind` is the error's type."""
         self.requests.labels(route, "none", status).inc()
         self.rejections.labels(kind).inc()
+        self.recent.refused(route, status)
 
     def count_limit_refusal(self, limit: str, kind: str, name: str) -> None:
         """Count a request that a limit of a group or a token has refused."""
@@ -173,6 +180,7 @@ class Metrics:
         """Count a turn that found no usable key, now."""
         self.pool_exhaustions.labels(outcome).inc()
         self.pool_exhausted_at.labels(outcome).set_to_current_time()
+        self.recent.exhausted(outcome)
 
     def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""
@@ -216,6 +224,10 @@ class Metrics:
     def waiting(self, number: int) -> None:
         """So many of this worker's records wait to be stored."""
         self.recorder_queue_length.set(number)
+
+    def stores(self, is_up: bool) -> None:
+        """The database takes this worker's records, or does not."""
+        self.recorder_up.set(float(is_up))
 
     def of_all_workers(self) -> CollectorRegistry:
         """What all workers have counted, and the present moment."""

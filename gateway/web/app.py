@@ -55,6 +55,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
             reload_ok=launch.reload_board.is_ok,
             admission=launch.admission(settings),
             counts=launch.counts(),
+            recent=launch.recent(),
         )
         gateway.begin_looks()
         gateway.begin_key_news()

@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import ssl
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from gateway.limits.limiter import Limiter, Used
 from gateway.limits.reading import read_used
 from gateway.limits.shared_limiter import SharedLimiter
 from gateway.records.forwarder import Ledger, LedgerUnavailable
+from gateway.records.interception_record import InterceptionRecord
 from gateway.records.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.records.spool import FileJournal
 from gateway.runtime.capacity import machine_capacity
@@ -31,8 +33,9 @@ from gateway.runtime.data_folder import journal_folder
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.runtime.whole_file import read_now, read_whole
 from gateway.telemetry import tracing
+from gateway.telemetry.recent import Recent, RecentBoard
 from gateway.upstream.tls import tls_context
-from gateway.web.admission import Admission, Board
+from gateway.web.admission import SLOTS, Admission, Board
 from gateway.web.starts import StartBoard
 
 if TYPE_CHECKING:
@@ -49,10 +52,12 @@ class ReloadBoard:
     """What the master tells all workers of the last reload, and what a worker that could not follow says of it.
 
     Anonymous shared memory, made before the fork. The master writes what is in force; a failure names the contents that
-    it is about, so that one which comes late says nothing against a newer reload.
+    it is about, so that one which comes late says nothing against a newer reload. `recent` hears of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recent: Recent | None = None) -> None:
+        self._recent = recent
+        self._has_begun = False  # the master's own
         self._size = hashlib.sha256().digest_size
         self._nothing = b"\xff" * self._size
         self._memory = mmap.mmap(-1, 1 + 2 * self._size)
@@ -69,6 +74,9 @@ class ReloadBoard:
         if digest is not None:
             self._memory[1:] = bytes.fromhex(digest) + self._nothing
         self._memory[0] = int(digest is not None)
+        if self._recent is not None:
+            self._recent.happened(_told(digest is not None, self._has_begun))
+        self._has_begun = True
 
     def fail(self, digest: bytes) -> None:
         """A worker could not put these contents in force."""
@@ -81,6 +89,12 @@ class ReloadBoard:
     def expects(self, digest: str) -> bool:
         """Whether these are the contents that the master has checked."""
         return self.digest == bytes.fromhex(digest)
+
+
+def _told(is_good: bool, has_begun: bool) -> str:
+    if not has_begun:
+        return "the gateway was started"
+    return "the configuration was reloaded" if is_good else "a reload was refused: nothing has changed"
 
 
 class StopBoard:
@@ -101,7 +115,8 @@ class StopBoard:
         return bool(self._memory[0])
 
 
-reload_board = ReloadBoard()
+recent_board = RecentBoard(SLOTS + 1)  # the last part is the master's
+reload_board = ReloadBoard(Recent(recent_board, SLOTS))
 stop_board = StopBoard()
 places_board = Board()
 start_board = StartBoard()
@@ -159,10 +174,27 @@ def open_database(settings: Settings) -> Database:
 def open_recorder(settings: Settings, meter: Meter) -> Sink:
     """This worker's recorder, at work; after the fork."""
     if settings.record_url == "none":
-        return NoRecorder()
+        return _Noted(NoRecorder())
     recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), lambda: _open_ledger(settings), meter)
     recorder.start()
-    return recorder
+    return _Noted(recorder)
+
+
+class _Noted:
+    """A recorder, and before it what this worker knows of the last minutes."""
+
+    def __init__(self, recorder: Sink) -> None:
+        self._recorder = recorder
+        self._recent = recent()
+
+    def put(self, record: InterceptionRecord) -> None:
+        """Take a record; neither waits nor raises."""
+        self._recent.ended(record)
+        self._recorder.put(record)
+
+    def close(self) -> None:
+        """No request is left: store what there is, within a bound."""
+        self._recorder.close()
 
 
 def _open_ledger(settings: Settings) -> Ledger:
@@ -238,6 +270,12 @@ def share_counts(folder: Path) -> None:
 def counts() -> SharedCounts | None:
     """This worker's counts; None if it keeps them to itself."""
     return SharedCounts(_counts_folder, _slot or 0) if _counts_folder is not None else None
+
+
+@cache
+def recent() -> Recent:
+    """What this worker knows of the last minutes, and tells the others of."""
+    return Recent(recent_board, _slot or 0)
 
 
 def become_worker(slot: int) -> None:

@@ -36,6 +36,7 @@ from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.machine_clock import machine_time
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.recent import Recent
 from gateway.telemetry.tracing import Tracing
 from gateway.tools.mcp.budget import ToolLimits
 from gateway.tools.mcp.toolbox import McpToolbox, ToolSettings
@@ -93,12 +94,14 @@ class Gateway:
         admission: Admission | None = None,
         toolbox: Toolbox | None = None,
         counts: SharedCounts | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.clock = clock
         self.wall_clock = wall_clock
         self.lifecycle = Lifecycle()
         self.admission = admission if admission is not None else Admission(settings.max_requests)
-        self.metrics = Metrics(counts)
+        self.recent = recent if recent is not None else Recent(wall_clock=wall_clock, clock=clock)
+        self.metrics = Metrics(counts, self.recent)
         self._mcp = McpToolbox(self.metrics, __version__)
         self.toolbox: Toolbox = toolbox if toolbox is not None else self._mcp
         self.tool_sessions = ToolSessions(sessions_folder(settings.data_dir) if settings.data_dir else None, wall_clock)
@@ -164,7 +167,7 @@ class Gateway:
         settings = self.configuration.settings
         others = None if settings.state_url is None else "another worker or gateway"
         lock_path = Path(settings.data_dir) / "key-news.lock"
-        self.key_news = KeyNews(lambda: self.configuration.pool, lock_path, others, self.clock)
+        self.key_news = KeyNews(lambda: self.configuration.pool, lock_path, others, self.clock, self.recent.happened)
         self.key_news.start()
 
     def begin_limits(self, open_limiter: Callable[[], Limiter]) -> None:

@@ -1,14 +1,14 @@
-"""What the status page shows: the keys, the limits, what has been counted, and a verdict in one line.
+"""What the status page shows: the headline, the keys, the last minutes' traffic, the last events, and what was counted.
 
-Owns: choosing and wording it. Knows no Flask. Any thread; one reading of the store and of the counts that
-all workers of this machine share, whichever of them answers. Names and hints only; nothing here can tell a secret.
+Owns: gathering it. Knows no Flask. Any thread; one reading of the store and of what all workers of this gateway share,
+whichever of them answers. Names and hints only; nothing here can tell a secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 
 from prometheus_client.core import Metric
 
@@ -16,34 +16,27 @@ from gateway import __version__
 from gateway.config.limit_rules import LimitUse
 from gateway.keys.overview import KeyView, overview
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern
+from gateway.telemetry.recent import Event, Traffic
+from gateway.web.headline import Health, Sentence, Tone, headline
 from gateway.web.service import Gateway
 
 _LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
-_EXHAUSTIONS = {
-    "rate_limited": "all configured keys are rate-limited",
-    "auth_failed": "all configured keys failed authentication",
-    "out_of_money": "all configured keys are out of money",
-    "forbidden": "every key was forbidden the request",
+_NO_KEY = {
+    "rate_limited": "all were cooling down",
+    "auth_failed": "all were refused by the upstream",
+    "out_of_money": "all were out of money",
+    "forbidden": "each was forbidden the request",
 }
 _NEAR_PERCENT = 75
 _MOST_LIMITS = 100  # that are shown
 _STREAM_ENDS = {
     "completed": "completed",
     "upstream_error": "ended by an upstream error",
-    "truncated": "cut by the upstream",
+    "truncated": "cut off by the upstream",
     "client_disconnected": "left by the client",
-    "idle_timeout": "upstream fell silent",
-    "drained": "ended by a stop",
+    "idle_timeout": "silent for too long",
+    "drained": "ended as the gateway stopped",
 }
-
-
-class Tone(Enum):
-    """How something looks: the page has a colour and a sign for each."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +56,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One key. `since_at` is when the mark that still holds was made, in epoch seconds; 0 if the key is not marked.
-
-    `failovers` are reasons with their counts.
-    """
+    """One key. `place` counts from 1 in the order in which keys are tried; `failovers` are reasons with counts."""
 
     view: KeyView
+    place: int
     tone: Tone
     answered: int
     failovers: tuple[tuple[str, int], ...]
     limits: tuple[Limit, ...]
-    since_at: float
 
     @property
     def status(self) -> KeyStatus:
@@ -85,36 +75,82 @@ class KeyRow:
         """How long the present rest takes in all."""
         return max(self.status.record.cooling_until_at - self.status.record.marked_at, 1.0)
 
+    @property
+    def scarcest(self) -> Limit | None:
+        """The limit of which the smallest share is left."""
+        return min(self.limits, key=lambda limit: limit.percent_left, default=None)
+
+    @property
+    def failover_count(self) -> int:
+        """How often another key was tried after this one."""
+        return sum(count for _, count in self.failovers)
+
 
 @dataclass(frozen=True, slots=True)
-class Exhaustion:
+class NoKey:
     """Turns that found no usable key: why, how many since the start, and when the last was (0 for never)."""
 
-    what: str
+    why: str
     count: int
     last_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which gateway it is: its name, the address that it was asked at, its version, and how long it runs."""
+
+    name: str
+    address: str
+    version: str
+    uptime_seconds: float
+
+    @property
+    def id(self) -> str:
+        """What tells it from others behind the same proxy."""
+        return f"{self.name} {self.address}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """How the records of requests fare; `lost` since the start."""
+
+    is_kept: bool
+    is_database_up: bool
+    waiting: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Everything on the page, at one moment (epoch seconds).
 
-    `limits` are those nearest to their end, and `more_limits` how many others there are.
+    `keys` are those that need attention first. `limits` are those nearest to their end, and `more_limits` how many
+    others there are.
     """
 
     at: float
-    version: str
-    verdict: str
+    gateway: Identity
     tone: Tone
+    sentences: tuple[Sentence, ...]
     keys: tuple[KeyRow, ...]
+    traffic: Traffic
+    events: tuple[Event, ...]
     inflight: int
     inflight_limit: int
     streams: tuple[tuple[str, int], ...]
-    exhaustions: tuple[Exhaustion, ...]
+    no_key: tuple[NoKey, ...]
+    mcp_servers: tuple[tuple[str, bool], ...]
+    records: Records
+    store: str
     is_store_up: bool
     is_reload_ok: bool
     limits: tuple[tuple[LimitUse, Tone], ...] = ()
     more_limits: int = 0
+
+    @property
+    def headline(self) -> str:
+        """The headline's text."""
+        return " ".join(sentence.text for sentence in self.sentences)
 
     @property
     def reached(self) -> list[str]:
@@ -129,12 +165,12 @@ class Status:
     @property
     def failover_count(self) -> int:
         """Failovers of all keys since the start."""
-        return sum(count for row in self.keys for _, count in row.failovers)
+        return sum(row.failover_count for row in self.keys)
 
     @property
-    def exhaustion_count(self) -> int:
-        """Exhaustions since the start."""
-        return sum(exhaustion.count for exhaustion in self.exhaustions)
+    def no_key_count(self) -> int:
+        """Turns that found no usable key since the start."""
+        return sum(each.count for each in self.no_key)
 
     @property
     def inflight_percent(self) -> int:
@@ -162,28 +198,55 @@ class Counts:
         return sorted((pair for pair in counts if pair[1]), key=lambda pair: (-pair[1], pair[0]))
 
 
-def status_of(gateway: Gateway) -> Status:
-    """The present status."""
+def status_of(gateway: Gateway, address: str = "") -> Status:
+    """The present status; `address` is the one that the gateway was asked at."""
+    settings = gateway.configuration.settings
     views = overview(gateway.configuration.pool.statuses)
     counts = Counts(gateway.metrics.of_all_workers().collect())
     uses = gateway.limit_uses()
-    verdict, tone = verdict_on([view.status for view in views], _dead_scopes(views))
-    now = gateway.wall_clock()
-    return Status(
-        at=now,
-        version=__version__,
-        verdict=verdict,
-        tone=tone,
-        keys=tuple(_row(view, counts, now) for view in views),
+    servers = tuple(
+        (server.name, bool(counts.total("gateway_mcp_server_up", server=server.name)))
+        for server in settings.mcp_servers
+    )
+    records = Records(
+        is_kept=settings.record_url != "none",
+        is_database_up=bool(counts.total("gateway_recorder_up")),
+        waiting=int(counts.total("gateway_recorder_queue_length")),
+        lost=int(counts.total("gateway_recorder_dropped_total")),
+    )
+    health = Health(
+        store="Redis" if settings.state_url is not None else "the data folder",
+        is_store_up=bool(counts.total("gateway_store_up")),
+        records_waiting=records.waiting,
+        is_database_up=records.is_database_up,
+        is_reload_ok=bool(counts.total("gateway_config_reload_success")),
+        mcp_down=tuple(name for name, is_up in servers if not is_up),
         inflight=int(counts.total("gateway_requests_inflight")),
         inflight_limit=int(counts.total("gateway_admission_limit")),
+        traffic=gateway.recent.traffic(),
+    )
+    tone, sentences = headline(views, health)
+    rows = [_row(view, place, counts) for place, view in enumerate(views, start=1)]
+    return Status(
+        at=gateway.wall_clock(),
+        gateway=Identity(settings.name or socket.gethostname(), address, __version__, gateway.recent.uptime_seconds),
+        tone=tone,
+        sentences=sentences,
+        keys=tuple(sorted(rows, key=lambda row: -list(Tone).index(row.tone))),
+        traffic=health.traffic,
+        events=tuple(gateway.recent.events()),
+        inflight=health.inflight,
+        inflight_limit=health.inflight_limit,
         streams=tuple(
             (words, int(counts.total("gateway_streams_ended_total", outcome=outcome)))
             for outcome, words in _STREAM_ENDS.items()
         ),
-        exhaustions=tuple(_exhaustion(outcome, counts) for outcome in _EXHAUSTIONS),
-        is_store_up=bool(counts.total("gateway_store_up")),
-        is_reload_ok=bool(counts.total("gateway_config_reload_success")),
+        no_key=tuple(_no_key(outcome, why, counts) for outcome, why in _NO_KEY.items()),
+        mcp_servers=servers,
+        records=records,
+        store=health.store,
+        is_store_up=health.is_store_up,
+        is_reload_ok=health.is_reload_ok,
         limits=tuple((use, _tone_of(use)) for use in uses[:_MOST_LIMITS]),
         more_limits=max(0, len(uses) - _MOST_LIMITS),
     )
@@ -195,50 +258,12 @@ def _tone_of(use: LimitUse) -> Tone:
     return Tone.WARNING if use.percent >= _NEAR_PERCENT else Tone.GOOD
 
 
-def verdict_on(statuses: Sequence[KeyStatus], dead_scopes: Sequence[str] = ()) -> tuple[str, Tone]:
-    """The state of the pool in one line, and how bad it is. `dead_scopes` are those that no key is usable for."""
-    valid = sum(status.state is KeyState.VALID for status in statuses)
-    if not statuses:
-        return "No pool: clients bring their own credentials", Tone.GOOD
-    if valid == len(statuses):
-        return ("The key is valid" if valid == 1 else f"All {valid} keys are valid"), Tone.GOOD
-    if valid > 1:
-        return f"{valid} of {len(statuses)} keys are valid", Tone.WARNING
-    if valid:
-        return f"One valid key left of {len(statuses)}", Tone.WARNING
-    if any(status.state is KeyState.TEMPORARY and status.concern is Concern.SCOPE for status in statuses):
-        if dead_scopes:
-            return (
-                f"No valid key for {', '.join(dead_scopes)}: such requests are refused until a key has rested",
-                Tone.BAD,
-            )
-        return "No key is valid for everything: each is limited for some requests", Tone.WARNING
-    if any(status.state is KeyState.TEMPORARY for status in statuses):
-        return "No valid key: clients are refused until a key has rested", Tone.BAD
-    return "No valid key: all are out of use", Tone.BAD
-
-
-def _dead_scopes(views: Sequence[KeyView]) -> list[str]:
-    """The scopes that no key is usable for, of those that some key rests for."""
-    resting = [{scope.scope for scope in view.scopes if scope.remaining_seconds} for view in views]
-    return [
-        name
-        for name in sorted(set().union(*resting))
-        if all(name in names or _is_out(view.status) for names, view in zip(resting, views, strict=True))
-    ]
-
-
-def _is_out(status: KeyStatus) -> bool:
-    """Whether the key is usable for no scope."""
-    is_resting = status.state is KeyState.TEMPORARY and status.concern is not Concern.SCOPE
-    return is_resting or status.state is KeyState.PERMANENT
-
-
-def _row(view: KeyView, counts: Counts, now: float) -> KeyRow:
+def _row(view: KeyView, place: int, counts: Counts) -> KeyRow:
     status, name = view.status, view.status.key.name
     tones = {KeyState.VALID: Tone.GOOD, KeyState.TEMPORARY: Tone.WARNING, KeyState.PERMANENT: Tone.BAD}
     return KeyRow(
         view,
+        place,
         Tone.WARNING if status.state is KeyState.VALID and view.cause else tones[status.state],
         answered=int(counts.total("gateway_key_attempts_total", key=name, outcome="ok")),
         failovers=tuple(
@@ -246,7 +271,6 @@ def _row(view: KeyView, counts: Counts, now: float) -> KeyRow:
             for reason, count in counts.by("reason", "gateway_key_failovers_total", key=name)
         ),
         limits=tuple(limit for name_of_limit in _LIMITS for limit in _scarcest(name, name_of_limit, counts)),
-        since_at=now - status.marked_ago_seconds if status.is_marked else 0.0,
     )
 
 
@@ -265,9 +289,9 @@ def _scarcest(key: str, limit: str, counts: Counts) -> list[Limit]:
     return sorted(found, key=lambda each: each.percent_left)[:1]
 
 
-def _exhaustion(outcome: str, counts: Counts) -> Exhaustion:
-    return Exhaustion(
-        _EXHAUSTIONS[outcome],
+def _no_key(outcome: str, why: str, counts: Counts) -> NoKey:
+    return NoKey(
+        why,
         int(counts.total("gateway_pool_exhaustions_total", outcome=outcome)),
         counts.total("gateway_pool_last_exhaustion_timestamp_seconds", outcome=outcome),
     )

@@ -1,17 +1,15 @@
-"""The status page: who may see it, and the headers it goes out with.
+"""The status page: who may see it, in which form, and the headers it goes out with.
 
 Owns: its routes, which need no admission and ask nothing of the upstream, so that they answer while every place is
 taken. A view runs in its request's thread. The page only shows; `gateway keys` acts.
 
 The page is whole without its script. The script asks for `/status/live`, the part that changes, every two seconds and
-exchanges what differs: no thread is held, and what is shown is worded in one place. All assets are the gateway's own
-and nothing stands inline, so that the Content-Security-Policy can forbid everything else.
+exchanges what differs: no thread is held, and what is shown is worded in one place. Each answer names its gateway, so
+that behind a proxy the script shows one and the same of several. All assets are the gateway's own and nothing stands
+inline, so that the Content-Security-Policy can forbid everything else.
 """
 
 from __future__ import annotations
-
-import math
-from datetime import UTC, datetime
 
 from flask import Blueprint, Response, current_app, render_template, request
 
@@ -20,9 +18,11 @@ from gateway.config.limit_rules import limit_words, shown
 from gateway.keys.overview import short
 from gateway.protocol.errors import GatewayError, Unauthenticated
 from gateway.protocol.headers import from_environ
-from gateway.web.responses import error_response
+from gateway.web.responses import error_response, json_response
 from gateway.web.service import Gateway
-from gateway.web.status import status_of
+from gateway.web.status import Status, status_of
+from gateway.web.status_data import as_data, moment
+from gateway.web.status_words import ago, countdown, span
 
 status_pages = Blueprint("status_pages", __name__)
 
@@ -48,8 +48,10 @@ _SECURITY_HEADERS = {
 
 @status_pages.get("/status", endpoint="page")
 def page() -> Response:
-    """The whole page."""
-    return _html("status.html")
+    """The whole page, or the same as data."""
+    response = json_response(200, as_data(_status())) if _prefers_json() else _html("status.html")
+    response.vary.add("Accept")
+    return response
 
 
 @status_pages.get("/status/live", endpoint="live")
@@ -92,28 +94,29 @@ def refuse(error: GatewayError) -> Response:
     return response
 
 
-status_pages.add_app_template_filter(short)
-status_pages.add_app_template_filter(limit_words)
+for _filter in (short, limit_words, ago, countdown, moment, span):
+    status_pages.add_app_template_filter(_filter)
 status_pages.add_app_template_global(shown)
 
 
 @status_pages.app_template_filter()
-def duration(seconds: float) -> str:
-    """`9 s`, `4 min 05 s`, `2 h 30 min`, `3 d 4 h`; rounded up, so that 0 means over. The script words it alike."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+def clock(at: float) -> str:
+    """The time of day (epoch seconds), UTC."""
+    return moment(at)[11:19]
 
 
 @status_pages.app_template_filter()
-def moment(at: float) -> str:
-    """A point in time (epoch seconds) in ISO 8601, UTC."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def rate(a_minute: float) -> str:
+    """A rate: small ones with a decimal."""
+    return grouped(round(a_minute)) if a_minute >= 10 or not a_minute else f"{a_minute:.1f}"
+
+
+@status_pages.app_template_filter()
+def share(percent: float) -> str:
+    """A share in percent: small ones with a decimal, and never 0 for more than nothing."""
+    if not percent or percent >= 10:
+        return f"{percent:.0f} %"
+    return f"{max(percent, 0.1):.1f} %"
 
 
 @status_pages.app_template_filter()
@@ -122,10 +125,31 @@ def grouped(number: int) -> str:
     return f"{number:,}".replace(",", "\u2009")
 
 
+def _prefers_json() -> bool:
+    return request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
+
+
 def _html(template: str) -> Response:
+    return Response(render_template(template, status=_status()), content_type="text/html; charset=utf-8")
+
+
+def _status() -> Status:
+    """The present status, for an operator alone. Raises Unauthenticated, PermissionDenied."""
     gateway = _gateway()
     authenticate_operator(dict(from_environ(request.environ)), gateway.configuration.tokens())
-    return Response(render_template(template, status=status_of(gateway)), content_type="text/html; charset=utf-8")
+    return status_of(gateway, _address())
+
+
+def _address() -> str:
+    """Where the request came in: an address of this gateway's, whatever name the client has for it."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
+    address = connection.getsockname()
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
 
 
 def _gateway() -> Gateway:

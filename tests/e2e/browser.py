@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,6 +54,7 @@ class Browser:
             assert wait_until(self._is_ready, _START_SECONDS), "chromedriver does not start"
             options = {"binary": browser, "args": [*_FLAGS, f"--user-data-dir={self._profile.name}/profile"]}
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            wanted["acceptInsecureCerts"] = True  # test certificates; who trusts which is not shown here
             session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
             self._url += f"/session/{session['sessionId']}"
         except BaseException:
@@ -92,6 +95,15 @@ class Browser:
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._command("Emulation.setEmulatedMedia", {"features": features})
+
+    @contextmanager
+    def without_scripts(self) -> Iterator[None]:
+        """Within this, pages that are opened run no script of their own; `run` still does."""
+        self._command("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            yield
+        finally:
+            self._command("Emulation.setScriptExecutionDisabled", {"value": False})
 
     def screenshot(self, path: Path) -> None:
         """What the window shows, as a PNG."""

@@ -207,7 +207,7 @@ def test_operators_commands_are_effective_at_once_in_every_worker(fleet: Fleet) 
 
     rows = [
         # words, state shown, state on /metrics, the key that pays then
-        (("cool", first, "600"), "temporary", "temporary", B),
+        (("cool", first, "600"), "cooling down", "temporary", B),
         (("enable", first), "valid", "valid", A),
         (("disable", first), "disabled", "permanent", B),
         (("enable", first), "valid", "valid", A),

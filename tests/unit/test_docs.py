@@ -19,8 +19,10 @@ from gateway.telemetry.access_log import fields_of
 from gateway.telemetry.metrics import Metrics
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
+from gateway.web.status import status_of
+from gateway.web.status_data import as_data
 from tests.harness import ROOT
-from tests.unit.telemetry.test_metrics import exercised, families
+from tests.unit.telemetry.test_metrics import exercised, families, uses_of_ann
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -88,6 +90,20 @@ def test_every_metric_is_documented_with_its_labels() -> None:
     assert set(written) == set(expected)
     labels = families(exercised(Metrics()).render())
     assert {name.removesuffix("_total"): names for name, names in written.items()} == labels
+
+
+def test_every_field_of_the_status_as_data_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the data of a gateway with some of everything; then the table has each field, in order, and those in it."""
+    gateway = Gateway(Settings(keys=(Key("a", Secret("sk-a")),)))
+    gateway.metrics.count_exhaustion("rate_limited")
+    monkeypatch.setattr(gateway, "limit_uses", uses_of_ann)
+    data = as_data(status_of(gateway))
+    table = rows(section("observability.md", "The status page").split("### The same as data", 1)[1])
+    assert [name for name, _ in table] == list(data)
+    for name, words in table:
+        inside = data[name][0] if isinstance(data[name], list) else data[name]
+        if isinstance(inside, dict):
+            assert set(inside) - set(re.findall(r"\w+", words)) == set(), name
 
 
 def test_every_field_of_the_access_log_is_documented() -> None:

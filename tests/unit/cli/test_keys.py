@@ -162,12 +162,12 @@ def test_keys_are_listed_in_failover_order(keys, arguments):
     ("marks", "state", "why", "is_until_given", "limited", "refused"),
     [
         pytest.param([], "valid", "", False, 0, 0, id="valid"),
-        pytest.param([cool("second", 600, 60)], "temporary", "rate_limited (429)", True, 1, 0, id="resting"),
+        pytest.param([cool("second", 600, 60)], "cooling down", "rate_limited (429)", True, 1, 0, id="resting"),
         pytest.param([cool("second", 30, 60)], "on trial", "rate_limited (429)", False, 1, 0, id="on-trial"),
         pytest.param([cool("second", 30, 60), confirm("second")], "valid", "", False, 1, 0, id="confirmed"),
-        pytest.param([retire("second", 60)], "permanent", "unauthorized (401)", False, 0, 1, id="retired"),
+        pytest.param([retire("second", 60)], "retired", "unauthorized (401)", False, 0, 1, id="retired"),
         pytest.param(
-            [retire("second", 60), cool("second", 600)], "permanent", "unauthorized (401)", False, 1, 1, id="both"
+            [retire("second", 60), cool("second", 600)], "retired", "unauthorized (401)", False, 1, 1, id="both"
         ),
         pytest.param([disable("second")], "disabled", "operator", False, 0, 0, id="disabled"),
         pytest.param([retire("second", 60), disable("second")], "disabled", "operator", False, 0, 1, id="and-retired"),
@@ -202,7 +202,7 @@ def test_table_has_a_row_a_key_under_its_columns(keys):
     columns = [match.start() for match in re.finditer(r"\S+", head)]
     cells = [[row[start:end].strip() for start, end in zip(columns, [*columns[1:], None], strict=True)] for row in rows]
     assert [row[0] for row in cells] == NAMES
-    assert [row[2] for row in cells] == ["valid", "temporary", "permanent"]
+    assert [row[2] for row in cells] == ["valid", "cooling down", "retired"]
     assert cells[0][3:] == ["-", "...0001aa", "...HKfFUJ"]
     assert re.fullmatch(r"\d\d:\d\d:\d\d \(in (600|59\d) s\)", cells[1][3])
     assert cells[2][3:] == ["-", "-", "-"]
@@ -220,9 +220,9 @@ def test_scopes_are_told_with_what_remains_of_each(keys):
     assert "why:   limited for messages/opus-4, since " in keys.out
     assert re.search(r"scope: messages/opus-4 until \d\d:\d\d:\d\d \(in (600|59\d) s\)", keys.out)
     entry = keys.listed()["second"]
-    assert (entry["state"], entry["cause"], entry["next"]) == ("temporary", "limited for messages/opus-4", "wait")
+    assert (entry["state"], entry["cause"], entry["next"]) == ("cooling down", "limited for messages/opus-4", "wait")
     (scope,) = entry["scopes"]
-    assert (scope["scope"], scope["state"], scope["because_of"]) == ("messages/opus-4", "temporary", "")
+    assert (scope["scope"], scope["state"], scope["because_of"]) == ("messages/opus-4", "cooling down", "")
     assert scope["remaining_seconds"] == pytest.approx(600, abs=30)
 
 
@@ -245,7 +245,7 @@ def test_enabled_key_is_valid_whatever_was_held_against_it(keys, marks):
     """Given a key in any state, when it is enabled, then it is valid in a new generation; the others keep theirs."""
     keys.known(*marks, retire("third"))
     assert keys.run("enable", "second", "--json") == 0
-    assert [entry["state"] for entry in json.loads(keys.out)] == ["valid", "valid", "permanent"]
+    assert [entry["state"] for entry in json.loads(keys.out)] == ["valid", "valid", "retired"]
     record = keys.records()["second"]
     assert (record.generation, record.is_permanent, record.is_unconfirmed) == (1, False, False)
 
@@ -273,13 +273,13 @@ def test_cooled_key_rests_for_that_long(keys, seconds):
     assert before + float(seconds) <= record.cooling_until_at <= after + float(seconds)
     assert (record.reason, record.status) == (BY_OPERATOR, 0)
     entry = keys.listed()["second"]
-    assert (entry["state"], entry["why"]) == ("temporary", "operator")
+    assert (entry["state"], entry["why"]) == ("cooling down", "operator")
     assert entry["limited"] == 0, "the upstream has not limited it"
 
 
 @pytest.mark.parametrize(
     ("marks", "state"),
-    [([retire("second")], "permanent"), ([disable("second")], "disabled"), ([cool("second", 600)], "temporary")],
+    [([retire("second")], "retired"), ([disable("second")], "disabled"), ([cool("second", 600)], "cooling down")],
     ids=["retired", "disabled", "resting-longer"],
 )
 def test_cooling_makes_no_key_more_usable(keys, marks, state):

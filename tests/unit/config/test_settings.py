@@ -131,6 +131,7 @@ TABLE = [
         {"localhost:0": "localhost:0", "[::1]:80": "[::1]:80", "unix:/run/g.sock": "unix:/run/g.sock"},
         ["8080", ":8080", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1"],
     ),
+    ("name", None, {"gateway-1": "gateway-1"}, []),
     ("workers", 1, {"1": 1, "4": 4}, ["0", "-1", "1.5", "many"]),
     ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
     ("pin_workers", True, {"false": False, "TRUE": True}, ["no", "0"]),

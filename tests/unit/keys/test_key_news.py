@@ -18,6 +18,9 @@ from tests.unit.fakes import FakeClock, keys_of
 SCOPE = "messages/opus-4"
 
 
+Events = list[tuple[str, str, float]]
+
+
 class Scene:
     """Two processes with one store, each with a pool of its own; the log's lines are of the first."""
 
@@ -26,6 +29,7 @@ class Scene:
         self.store = MemoryStore()
         self.folder = folder
         self._caplog = caplog
+        self.events: Events = []
         self.pool = self.another_pool()
         self.others = self.another_pool()
         self.news = self.news_of(self.pool)
@@ -35,7 +39,11 @@ class Scene:
         return Pool(keys_of(count), self.store, self.clock)
 
     def news_of(self, pool: Pool, lock: str = "lock", others: str | None = "another gateway") -> KeyNews:
-        return KeyNews(lambda: pool, self.folder / lock, others, self.clock)
+        return KeyNews(lambda: pool, self.folder / lock, others, self.clock, self.happened)
+
+    def happened(self, what: str, key: str, ago_seconds: float) -> None:
+        """What hears of events."""
+        self.events.append((what, key, ago_seconds))
 
     def told(self, seconds: float = 1.0) -> list[str]:
         """What is told after so long, without the keys' hints."""
@@ -190,3 +198,57 @@ def test_keys_that_a_reload_brings_are_no_news(scene: Scene) -> None:
     assert scene.told() == []
     pool.enable(pool.keys[2])
     assert len(scene.told()) == 1
+
+
+def test_every_change_is_an_event_whoever_made_it(scene: Scene) -> None:
+    """Given marks of this worker, of others and of the operator, and their ends, then each is an event with its age."""
+    for pool, origin in ((scene.pool, 0), (scene.others, 1)):
+        scene.cool(pool, origin, 30.0, concern=Concern.SCOPE)
+    scene.told(1.0)
+    assert scene.events == [
+        (f"is cooling down for 30 s for {SCOPE}: rate limited (429)", f"k{number}", 1.0) for number in (0, 1)
+    ]
+    scene.told(30.0)
+    assert scene.events[2:] == [(f"is back for {SCOPE}", f"k{number}", 0.0) for number in (0, 1)]
+    scene.events.clear()
+    status = scene.pool.statuses()[0]
+    scene.pool.retire(status, "unauthorized", 401)
+    scene.told(0.5)
+    scene.pool.revive(scene.pool.statuses()[0])
+    scene.told(1.0)
+    scene.others.disable(scene.pool.keys[0])
+    scene.told(1.0)
+    scene.others.enable(scene.pool.keys[0])
+    scene.told(1.0)
+    scene.cool(scene.others, 0, 90.0, BY_OPERATOR)
+    scene.told(1.0)
+    assert scene.events == [
+        ("was refused (401) and is retired", "k0", 0.5),
+        ("is accepted again", "k0", 0.0),
+        ("was disabled by the operator", "k0", 1.0),
+        ("was enabled by the operator", "k0", 1.0),
+        ("was put aside by the operator for 90 s", "k0", 1.0),
+    ]
+
+
+def test_cooldown_that_is_over_before_anybody_looks_is_an_event(scene: Scene) -> None:
+    """Given a cooldown of half a second, when it is looked for a second later, then it is told all the same."""
+    scene.pool.cool(scene.pool.statuses()[0], 0.5, "rate_limited", 429)
+    scene.told(1.0)
+    assert scene.events == [("is cooling down for 0 s: rate limited (429)", "k0", 1.0)]
+
+
+def test_new_key_that_is_refused_at_once_is_an_event(scene: Scene) -> None:
+    """Given keys that a reload brings, one out of use since before, one refused by the first request with it, then the
+    latter is an event."""
+    pool = scene.another_pool(4)
+    pool.disable(pool.keys[2])
+    scene.told(1.0)
+    pools = [scene.pool]
+    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", None, scene.clock, scene.happened)
+    scene.told(1.0)
+    pools.append(pool)
+    scene.clock.advance(0.5)
+    pool.retire(pool.statuses()[3], "unauthorized", 401)
+    scene.told(0.5)
+    assert scene.events == [("was refused (401) and is retired", "k3", 0.5)]

@@ -80,7 +80,7 @@ def views_after(*marks: Mark) -> list[KeyView]:
             "its workspace cannot be used",
             "see to the workspace's encryption key, then: gateway keys enable k1",
         ),
-        (0, [rest(Concern.KEY, BY_OPERATOR, 0)], "rested by the operator", "wait"),
+        (0, [rest(Concern.KEY, BY_OPERATOR, 0)], "put aside by the operator", "wait"),
         (0, [retire("unauthorized", 401)], "refused (401)", "replace or enable it: gateway keys enable k0"),
         (0, [retire("forbidden", 403)], "forbidden something (403)", "replace or enable it: gateway keys enable k0"),
         (
@@ -118,7 +118,7 @@ def test_scopes_tell_what_remains_of_each():
     clock.advance(10)
     view = overview(pool.statuses)[0]
     assert [(scope.scope, scope.word, scope.remaining_seconds, scope.rest_seconds) for scope in view.scopes] == [
-        (OPUS, "temporary", 20, 30),
+        (OPUS, "cooling down", 20, 30),
         (SONNET, "on trial", 0, 5),
     ]
 

@@ -63,19 +63,19 @@ def standing(
     [
         pytest.param(standing(), VALID, 0, KEY, "valid", id="nothing"),
         pytest.param(standing(scope=None), VALID, 0, KEY, "valid", id="nothing-as-a-whole"),
-        pytest.param(standing(RETIRED), PERMANENT, 0, KEY, "permanent", id="retired"),
+        pytest.param(standing(RETIRED), PERMANENT, 0, KEY, "retired", id="retired"),
         pytest.param(standing(DISABLED), PERMANENT, 0, KEY, "disabled", id="disabled"),
-        pytest.param(standing(RETIRED, cooling(9)), PERMANENT, 0, KEY, "permanent", id="retired-before-cooling"),
-        pytest.param(standing(RETIRED, organisation=UNPAID), PERMANENT, 0, KEY, "permanent", id="retired-before-money"),
-        pytest.param(standing(cooling(9)), TEMPORARY, 9, KEY, "temporary", id="cools-whole"),
-        pytest.param(standing(scope=cooling(9)), TEMPORARY, 9, SCOPE, "temporary", id="cools-for-the-scope"),
-        pytest.param(standing(workspace=cooling(9)), TEMPORARY, 9, WORKSPACE, "temporary", id="workspace-rests"),
-        pytest.param(standing(organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "temporary", id="no-money"),
+        pytest.param(standing(RETIRED, cooling(9)), PERMANENT, 0, KEY, "retired", id="retired-before-cooling"),
+        pytest.param(standing(RETIRED, organisation=UNPAID), PERMANENT, 0, KEY, "retired", id="retired-before-money"),
+        pytest.param(standing(cooling(9)), TEMPORARY, 9, KEY, "cooling down", id="cools-whole"),
+        pytest.param(standing(scope=cooling(9)), TEMPORARY, 9, SCOPE, "cooling down", id="cools-for-the-scope"),
+        pytest.param(standing(workspace=cooling(9)), TEMPORARY, 9, WORKSPACE, "cooling down", id="workspace-rests"),
+        pytest.param(standing(organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "cooling down", id="no-money"),
         pytest.param(
-            standing(scope=cooling(9), organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "temporary", id="longest"
+            standing(scope=cooling(9), organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "cooling down", id="longest"
         ),
         pytest.param(
-            standing(scope=cooling(700), organisation=UNPAID), TEMPORARY, 700, SCOPE, "temporary", id="longest-2"
+            standing(scope=cooling(700), organisation=UNPAID), TEMPORARY, 700, SCOPE, "cooling down", id="longest-2"
         ),
         pytest.param(standing(cooling(0)), VALID, 0, KEY, "on trial", id="over-at-its-deadline"),
         pytest.param(standing(ON_TRIAL), VALID, 0, KEY, "on trial", id="on-trial"),
@@ -83,7 +83,7 @@ def standing(
         pytest.param(
             standing(ON_TRIAL, ON_TRIAL, organisation=LEASED), VALID, 0, ORGANISATION, "on trial", id="widest"
         ),
-        pytest.param(standing(ON_TRIAL, cooling(9)), TEMPORARY, 9, SCOPE, "temporary", id="cooling-before-trial"),
+        pytest.param(standing(ON_TRIAL, cooling(9)), TEMPORARY, 9, SCOPE, "cooling down", id="cooling-before-trial"),
         pytest.param(standing(CONFIRMED), VALID, 0, KEY, "valid", id="confirmed"),
     ],
 )

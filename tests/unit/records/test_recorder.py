@@ -123,10 +123,14 @@ class FakeMeter:
     def __init__(self) -> None:
         self.lost: Counter[str] = Counter()
         self.queue_length = 0
+        self.is_up: bool | None = None
         self.written_count = 0
 
     def dropped(self, reason: str, number: int) -> None:
         self.lost[reason] += number
+
+    def stores(self, is_up: bool) -> None:
+        self.is_up = is_up
 
     def written(self, number: int) -> None:
         self.written_count += number
@@ -189,8 +193,10 @@ def test_a_database_that_is_down_holds_up_nobody_and_loses_nothing(caplog: pytes
         assert wait_until(lambda: "the record database cannot be used: gone" in caplog.text, SOON_SECONDS)
         stage.put(3)
         assert wait_until(lambda: stage.meter.queue_length == 3, SOON_SECONDS)
+        assert stage.meter.is_up is False
         stage.ledger.failure = None
         assert stage.has_stored(3)
+        assert wait_until(lambda: stage.meter.is_up is True, SOON_SECONDS)
         assert wait_until(lambda: "records are stored again" in caplog.text, SOON_SECONDS)
         assert wait_until(lambda: stage.meter.queue_length == 0, SOON_SECONDS)
     assert caplog.text.count("gone") == 1

@@ -14,6 +14,7 @@ from gateway.keys.store import MemoryStore
 from gateway.runtime.machine_clock import boot_id, machine_time
 from gateway.web.service import Gateway
 from gateway.web.status import status_of
+from gateway.web.status_data import as_data, moment
 from tests.unit.fakes import NOW, FakeClock, cool, keys_of, retire
 
 
@@ -36,7 +37,8 @@ def test_wall_clock_that_is_set_changes_no_rest_and_no_lease(set_by_seconds):
     assert (first.state, first.remaining_seconds) == (KeyState.TEMPORARY, pytest.approx(4))
     assert second.is_leased
     assert third.marked_ago_seconds == pytest.approx(1)
-    assert status_of(gateway).keys[0].since_at == wall_clock.now - 1
+    marked = {key["key"]: key["since"] for key in as_data(status_of(gateway))["keys"]}
+    assert marked["k0"] == marked["k2"] == moment(wall_clock.now - 1)
     clock.advance(29)
     assert not pool.statuses()[1].is_leased
     assert lease is not None

@@ -78,6 +78,7 @@ DESIGNED = {
     "gateway_tool_calls": {"server", "tool", "outcome"},
     "gateway_tool_call_duration_seconds": {"server"},
     "gateway_recorder_queue_length": set(),
+    "gateway_recorder_up": set(),
     "gateway_recorder_dropped": {"reason"},
     "gateway_recorder_written": set(),
     "gateway_requests_admitted": set(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.telemetry.recent import Recent
 from gateway.web.launch import ReloadBoard
+from tests.unit.fakes import FakeClock
 
 OLD, NEW = "ab" * 32, "cd" * 32
 
@@ -43,3 +45,19 @@ def test_failure_that_comes_late_says_nothing_against_a_newer_reload() -> None:
     board.publish(NEW)
     board.fail(expected)
     assert board.is_ok()
+
+
+def test_start_and_each_reload_are_events() -> None:
+    """Given a start, a refused reload and a good one, then each is an event in words; a worker that fails is none."""
+    clock = FakeClock()
+    recent = Recent(wall_clock=clock)
+    board = ReloadBoard(recent)
+    for digest in (OLD, None, NEW):
+        board.publish(digest)
+        clock.advance(1)
+    board.fail(board.digest)
+    assert [event.what for event in recent.events()] == [
+        "the configuration was reloaded",
+        "a reload was refused: nothing has changed",
+        "the gateway was started",
+    ]

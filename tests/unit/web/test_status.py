@@ -1,41 +1,26 @@
-"""What the status page says: one verdict on the pool, and what has been counted."""
+"""What the status page gathers: the keys, which gateway it is, and what has been counted; and the same as data."""
 
 from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
 
 import pytest
 from prometheus_client.core import CounterMetricFamily
 
+from gateway import __version__
+from gateway.config.mcp_servers import mcp_servers
 from gateway.config.settings import Settings
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Concern
+from gateway.web.headline import Tone
 from gateway.web.service import Gateway
-from gateway.web.status import Counts, Limit, Tone, status_of, verdict_on
-from tests.unit.fakes import NOW, FakeClock, cool, keys_of, pool_of, retire
+from gateway.web.status import Counts, Limit, Records, status_of
+from gateway.web.status_data import as_data
+from tests.unit.fakes import FakeClock, cool, keys_of, retire
 
 GOOD, WARNING, BAD = Tone.GOOD, Tone.WARNING, Tone.BAD
-
-
-@pytest.mark.parametrize(
-    ("number", "cooling", "retired", "verdict", "tone"),
-    [
-        pytest.param(0, (), (), "No pool: clients bring their own credentials", GOOD, id="no-pool"),
-        pytest.param(1, (), (), "The key is valid", GOOD, id="the-only-one"),
-        pytest.param(3, (), (), "All 3 keys are valid", GOOD, id="all"),
-        pytest.param(3, (0,), (), "2 of 3 keys are valid", WARNING, id="one-rests"),
-        pytest.param(3, (0,), (2,), "One valid key left of 3", WARNING, id="one-left"),
-        pytest.param(2, (0,), (1,), "No valid key: clients are refused until a key has rested", BAD, id="will-be-back"),
-        pytest.param(2, (), (0, 1), "No valid key: all are out of use", BAD, id="all-retired"),
-    ],
-)
-def test_the_verdict_says_how_bad_it_is(number, cooling, retired, verdict, tone):
-    """Given a pool with resting and retired keys, then one line and its tone say what that means."""
-    pool = pool_of(number)
-    for position in cooling:
-        cool(pool, position, 5)
-    for position in retired:
-        retire(pool, position)
-    assert verdict_on(pool.statuses()) == (verdict, tone)
 
 
 @pytest.fixture
@@ -48,19 +33,74 @@ def gateway(clock) -> Gateway:
     return Gateway(Settings(keys=tuple(keys_of(3))), MemoryStore(), clock=clock, wall_clock=clock)
 
 
-def test_a_row_says_state_reason_and_rest(gateway, clock):
-    """Given a cooling, a retired and a valid key, later, then each row has its state, why, and what is left."""
+def test_rows_are_bad_keys_first(gateway, clock):
+    """Given a cooling, a retired and a valid key, later, then each row has its state, why, and what is left; those that
+    need somebody come first."""
     pool: Pool = gateway.configuration.pool
     cool(pool, 0, 30)
     retire(pool, 1)
     clock.advance(10)
     rows = status_of(gateway).keys
-    assert [(row.status.word, row.status.why, row.since_at, row.tone) for row in rows] == [
-        ("temporary", "rate_limited (429)", NOW, WARNING),
-        ("permanent", "unauthorized (401)", NOW, BAD),
-        ("valid", "", 0.0, GOOD),
+    assert [(row.place, row.view.word, row.view.cause, row.tone) for row in rows] == [
+        (2, "retired", "refused (401)", BAD),
+        (1, "cooling down", "limited", WARNING),
+        (3, "valid", "", GOOD),
     ]
-    assert (rows[0].status.remaining_seconds, rows[0].rest_seconds) == (20, 30)
+    assert (rows[1].status.remaining_seconds, rows[1].rest_seconds) == (20, 30)
+
+
+def test_which_gateway_it_is(clock):
+    """Given a gateway with a name, and one without, then the page has the name, or else the host's, and the rest."""
+    named, unnamed = (Gateway(Settings(name=name), MemoryStore(), clock, clock) for name in ("blue", None))
+    clock.advance(90)
+    identity = status_of(named, "10.0.0.7:8080").gateway
+    assert (identity.name, identity.address, identity.version) == ("blue", "10.0.0.7:8080", __version__)
+    assert identity.uptime_seconds > 0
+    assert identity.id == "blue 10.0.0.7:8080"
+    assert status_of(unnamed).gateway.name == socket.gethostname()
+
+
+def test_servers_records_and_stores_are_told(gateway):
+    """Given an MCP server that is up and one that is down, waiting and lost records, and a database that is down, then
+    the page has them, and the headline what is wrong."""
+    servers = mcp_servers([{"name": name, "url": f"http://{name}.example/mcp"} for name in ("files", "web")])
+    gateway.reload(replace(gateway.configuration.settings, mcp_servers=servers))
+    gateway.metrics.mcp_server_up.labels("files").set(1)
+    gateway.metrics.waiting(7)
+    gateway.metrics.dropped("queue_full", 2)
+    gateway.metrics.stores(False)
+    status = status_of(gateway)
+    assert status.mcp_servers == (("files", True), ("web", False))
+    assert status.records == Records(is_kept=True, is_database_up=False, waiting=7, lost=2)
+    assert "7 records wait on disk" in status.headline
+    assert "MCP server web does not answer" in status.headline
+    assert (status.store, status.is_store_up, status.is_reload_ok, status.tone) == (
+        "the data folder",
+        True,
+        True,
+        WARNING,
+    )
+
+
+def test_data_says_what_the_page_says(gateway, clock):
+    """Given some trouble, then the data has the headline, the keys in the same order and words, and the events."""
+    pool = gateway.configuration.pool
+    retire(pool, 1)
+    cool(pool, 0, 30)
+    gateway.metrics.count_exhaustion("rate_limited")
+    clock.advance(10)
+    data = json.loads(json.dumps(as_data(status_of(gateway, "a:1"))))
+    assert (data["state"], data["headline"].split(":")[0]) == ("warning", "k1 was refused (401) 10 s ago")
+    assert (data["at"], data["gateway"]["address"]) == ("2027-01-15T08:00:10Z", "a:1")
+    assert [(key["key"], key["state"], key["cause"], key["since"]) for key in data["keys"]] == [
+        ("k1", "retired", "refused (401)", "2027-01-15T08:00:00Z"),
+        ("k0", "cooling down", "limited", "2027-01-15T08:00:00Z"),
+        ("k2", "valid", "", None),
+    ]
+    assert data["keys"][0]["next"] == "replace or enable it: gateway keys enable k1"
+    assert data["keys"][1]["remaining_seconds"] == 20
+    assert [(event["what"], event["times"]) for event in data["events"]] == [("no key left: all cool down", 1)]
+    assert (data["key_store"], data["last_reload"]) == ({"kind": "the data folder", "state": "up"}, "applied")
 
 
 def test_a_key_on_trial_is_no_full_member_yet(gateway, clock):
@@ -69,27 +109,6 @@ def test_a_key_on_trial_is_no_full_member_yet(gateway, clock):
     clock.advance(31)
     row = status_of(gateway).keys[0]
     assert (row.status.word, row.tone, row.status.remaining_seconds) == ("on trial", WARNING, 0)
-
-
-def limit(pool: Pool, number: int, scope: str, seconds: float) -> None:
-    pool.cool(pool.statuses(scope)[number], seconds, "rate_limited", 429, Concern.SCOPE)
-
-
-@pytest.mark.parametrize(
-    ("scopes", "verdict", "tone"),
-    [
-        (("a", "a"), "One valid key left of 3", WARNING),
-        (("a", "b", "c"), "No key is valid for everything: each is limited for some requests", WARNING),
-        (("a", "a", "a"), "No valid key for messages/a: such requests are refused until a key has rested", BAD),
-    ],
-    ids=["one-left", "each-for-another", "all-for-one"],
-)
-def test_the_verdict_knows_scopes(gateway, scopes, verdict, tone):
-    """Given keys that are limited for one class of models each, then the verdict is bad if a class has no key left."""
-    for number, scope in enumerate(scopes):
-        limit(gateway.configuration.pool, number, f"messages/{scope}", 30)
-    status = status_of(gateway)
-    assert (status.verdict, status.tone) == (verdict, tone)
 
 
 def test_the_scarcest_scope_s_limit_is_shown(gateway):
@@ -118,10 +137,11 @@ def test_counts_are_those_of_the_metrics(gateway):
     assert (row.answered, row.failovers) == (7, (("rate limited", 2), ("unauthorized", 1)))
     assert row.limits == (Limit("input tokens", 250, 1000),)
     assert (status.inflight, status.inflight_limit) == (3, gateway.configuration.settings.admission_limit)
-    assert dict(status.streams)["cut by the upstream"] == 4
-    assert [exhaustion.count for exhaustion in status.exhaustions] == [1, 0, 0, 0]
-    assert status.exhaustions[0].last_at > 0
-    assert (status.failover_count, status.exhaustion_count, status.valid_count) == (3, 1, 3)
+    assert dict(status.streams)["cut off by the upstream"] == 4
+    assert [each.count for each in status.no_key] == [1, 0, 0, 0]
+    assert status.no_key[0].last_at > 0
+    assert (status.failover_count, status.no_key_count, status.valid_count) == (3, 1, 3)
+    assert [event.what for event in status.events] == ["no key left: all cool down"]
 
 
 @pytest.mark.parametrize(

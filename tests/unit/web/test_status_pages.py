@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import socket
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from gateway import __version__
 from gateway.access.authentication import ByokMode, parse_tokens
 from gateway.access.credential import Key, Secret
 from gateway.config.limit_rules import Limited, LimitRules, Limits
@@ -21,8 +23,9 @@ from gateway.limits.limiter import Used
 from gateway.limits.no_limits import NoLimits
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
-from gateway.web.status_pages import duration, grouped, moment
-from tests.unit.fakes import NOW, cool
+from gateway.web.status_data import moment
+from gateway.web.status_pages import clock, grouped, rate, share
+from tests.unit.fakes import NOW, cool, retire
 
 OPERATOR, USER = "gwt_operator-PLANTED", "gwt_user-PLANTED"
 SECRET = "sk-ant-api03-PLANTED-0123456789-abcdefghijklmnopqrstuvwxyz"
@@ -50,7 +53,7 @@ def test_the_page_has_a_row_for_each_key_however_many(number: int) -> None:
     assert page.status_code == 200
     assert page.text.count("data-key=") == number
     assert page.text.count("<table") == bool(number)
-    assert ("All 50 keys are valid" if keys else "No pool: clients bring their own credentials") in page.text
+    assert ("All 50 keys are valid." if keys else "No keys here: clients bring their own credentials.") in page.text
 
 
 @pytest.fixture
@@ -175,6 +178,41 @@ def test_assets_fetch_nothing_from_elsewhere(client):
     assert types == ["text/css; charset=utf-8", "text/javascript; charset=utf-8", "image/svg+xml"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json", "application/json"),
+        ("application/json, */*;q=0.1", "application/json"),
+        ("*/*", "text/html; charset=utf-8"),
+        (BROWSER["accept"], "text/html; charset=utf-8"),
+        (None, "text/html; charset=utf-8"),
+    ],
+)
+def test_who_asks_for_data_gets_data(client, accept, kind):
+    """Given what a client accepts, then it gets the page as data if it wants JSON, and caches are told so."""
+    headers = password(OPERATOR) | ({"accept": accept} if accept else {})
+    answer = client.get("/status", headers=headers)
+    assert answer.content_type == kind
+    assert answer.headers["vary"] == "Accept"
+    if kind == "application/json":
+        assert answer.get_json()["headline"] == "All 2 keys are valid."
+        assert "PLANTED" not in answer.text
+
+
+def test_data_is_for_operators(client):
+    """Given a token that is no operator's, then there is no data for it."""
+    answer = client.get("/status", headers=password(USER) | {"accept": "application/json"})
+    assert (answer.status_code, answer.get_json()["error"]["type"]) == (403, "permission_error")
+
+
+def test_page_says_which_gateway_it_is_of(client):
+    """Given the page, then it names its gateway, so that the script knows one of several behind a proxy."""
+    page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)
+    name = socket.gethostname()
+    assert f'data-gateway="{name} localhost:80" data-name="{name}"' in page
+    assert f"<b>{name}</b>, localhost:80, version {__version__}, up" in page
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_no_secret_is_on_the_page(client, path):
     """Given planted keys and tokens, then names, escaped, and hints show, and no longer run of a secret."""
@@ -186,14 +224,29 @@ def test_no_secret_is_on_the_page(client, path):
 
 
 def test_a_resting_key_shows_reason_and_countdown(client):
-    """Given a key that rests, then its row says why and since when, and has the seconds for the script to count."""
+    """Given a key that rests, then its row says why and since when, and has the seconds for the script to count; so has
+    the headline."""
     gateway = client.application.extensions["gateway"]
     cool(gateway.configuration.pool, 0, 90)
     page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)
-    assert 'data-state="temporary"' in page
-    assert "rate limited (429)" in page
-    assert "1 min 30 s" in page
-    assert re.search(r'data-seconds="(89|90)\.\d\d" data-of="90\.00"', page)
+    assert 'data-state="cooling down"' in page
+    assert re.search(r"<span>Limited, <time [^>]*>0 s ago</time>.</span>", page)
+    assert "primary is back in" in page
+    assert len(re.findall(r'<span class="left" role="timer" data-left="(89|90)\.\d\d">1:30</span>', page)) == 2
+    assert re.search(r'data-left="(89|90)\.\d\d" data-of="90\.00"', page)
+
+
+def test_a_retired_key_says_what_to_type(client):
+    """Given a key that was refused and one that is disabled, then both say what to do and what to type."""
+    pool = client.application.extensions["gateway"].configuration.pool
+    retire(pool, 0)
+    pool.disable(pool.keys[1])
+    page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)
+    assert "Replace it in the keys file, then <code>gateway reload</code>" in page
+    assert "If it is good again: <code>gateway keys enable primary</code>" in page
+    assert "To use it again: <code>gateway keys enable &lt;b&gt;" in page
+    for unclear in ("temporary", "permanent", "not told", "when enabled", "xhaustion"):
+        assert unclear not in page
 
 
 def test_a_limited_scope_has_its_bar_and_the_place_is_shown(client):
@@ -203,11 +256,11 @@ def test_a_limited_scope_has_its_bar_and_the_place_is_shown(client):
         pool.learn(key, Place("org-a", workspace))
     pool.cool(pool.statuses("messages/opus-4")[0], 90, "rate_limited", 429, Concern.SCOPE)
     page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)
-    assert "limited for messages/opus-4" in page
+    assert "Limited for messages/opus-4" in page
     assert '<span class="scope">messages/opus-4</span>' in page
-    assert re.search(r'data-seconds="(89|90)\.\d\d" data-of="90\.00"', page)
+    assert re.search(r'data-left="(89|90)\.\d\d" data-of="90\.00"', page)
     assert "organisation <code>org-a</code>, workspace <code>...HKfFUJ</code>" in page
-    assert "tried late for messages/opus-4 (its organisation has a limited key)" in page
+    assert "Tried late for messages/opus-4 (its organisation has a limited key)" in page
 
 
 class UsedLimiter(NoLimits):
@@ -274,25 +327,9 @@ def test_the_page_can_only_be_looked_at(client, method):
     assert answer.headers["allow"] == "GET"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.1, "1 s"),
-        (59.0, "59 s"),
-        (59.2, "1 min 00 s"),
-        (294, "4 min 54 s"),
-        (3600, "1 h 00 min"),
-        (86399, "23 h 59 min"),
-        (90000, "1 d 1 h"),
-    ],
-)
-def test_durations_are_told_in_two_units_at_most(seconds, words):
-    """Given a duration, then it is rounded up and told shortly."""
-    assert duration(seconds) == words
-
-
 def test_moments_and_numbers_are_told_unmistakably():
     """Given a point in time and a large number, then they read the same everywhere."""
-    assert moment(NOW) == "2027-01-15T08:00:00Z"
+    assert (moment(NOW), clock(NOW)) == ("2027-01-15T08:00:00Z", "08:00:00")
+    assert [rate(number) for number in (0, 0.25, 9.96, 12.4, 1234)] == ["0", "0.2", "10.0", "12", "1\u2009234"]
+    assert [share(percent) for percent in (0, 0.01, 3.14, 10, 100)] == ["0 %", "0.1 %", "3.1 %", "10 %", "100 %"]
     assert grouped(1234567) == "1\u2009234\u2009567"

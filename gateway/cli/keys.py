@@ -11,7 +11,6 @@ import json
 import math
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from gateway.access.credential import Key
@@ -71,12 +70,10 @@ class _Refused(Exception):
 
 
 def _store(settings: Settings) -> Store:
-    if settings.state_url is None and not FileStore.exists(Path(settings.data_dir)):
-        raise _Refused(
-            f"no gateway has kept its state in {settings.data_dir} yet, so nothing is known of any key: set "
-            "GATEWAY_DATA_DIR to the gateway's own folder, or start the gateway first"
-        )
     try:
+        unused = launch.unused_state(settings)
+        if unused is not None:
+            raise _Refused(f"the keys' states are unknown: {unused}")
         store = launch.open_store(settings)
     except ValueError as error:
         raise _Refused(f"GATEWAY_STATE_URL: {error}") from error

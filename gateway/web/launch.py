@@ -197,6 +197,30 @@ def open_store(settings: Settings) -> Store:
     return FileStore(Path(settings.data_dir))
 
 
+def unused_state(settings: Settings) -> str | None:
+    """What to say if no gateway has kept the keys' state where this configuration has it; None if one has.
+
+    Changes nothing. Raises ValueError if the state server's URL is none.
+    """
+    if settings.state_url is not None:
+        from gateway.keys.redis.store import RedisStore  # as above
+        from gateway.keys.redis.wire import Server
+
+        if RedisStore.exists(settings.state_url):
+            return None
+        place = Server(settings.state_url, prefix="").place
+        return (
+            f"no gateway has been seen at the state server {place} yet: set GATEWAY_STATE_URL to the gateway's own "
+            "server and database, or start the gateway first"
+        )
+    if FileStore.exists(Path(settings.data_dir)):
+        return None
+    return (
+        f"no gateway has been seen in the data folder {settings.data_dir} yet: set GATEWAY_DATA_DIR to the gateway's "
+        "own folder, or start the gateway first"
+    )
+
+
 def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
     counters, link = MachineCounters(Path(settings.data_dir)), None

@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from gateway.runtime.shared_counts import SharedCounts
 from gateway.runtime.whole_file import read_now, read_whole
 from gateway.telemetry import tracing
 from gateway.upstream.tls import tls_context
-from gateway.web.admission import Admission, Board
+from gateway.web.admission import SLOTS, Admission, Board
 from gateway.web.starts import StartBoard
 
 if TYPE_CHECKING:
@@ -45,16 +46,21 @@ _slot: int | None = None  # this process's among the workers; None in the master
 
 
 class ReloadBoard:
-    """What the master tells all workers of the last reload, and what a worker that could not follow says of it.
+    """What the master tells all workers of the last reload, and what they say of it.
 
-    Anonymous shared memory, made before the fork. The master writes what is in force; a failure names the contents that
-    it is about, so that one which comes late says nothing against a newer reload.
+    Anonymous shared memory, made before the fork: what the master has checked, what a worker could not follow, the
+    slots of the workers that are to follow, and what each worker has in force. A failure names the contents that it is
+    about, so that one which comes late says nothing against a newer reload. The count in `_untold` is one from a reload
+    until it is told that all have followed: the worker that takes it tells so.
     """
 
     def __init__(self) -> None:
         self._size = hashlib.sha256().digest_size
         self._nothing = b"\xff" * self._size
         self._memory = mmap.mmap(-1, 1 + 2 * self._size)
+        self._awaited = mmap.mmap(-1, SLOTS)
+        self._in_force = mmap.mmap(-1, SLOTS * self._size)
+        self._untold = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._memory[0] = 1
         self.fail(self._nothing)
 
@@ -63,11 +69,34 @@ class ReloadBoard:
         """The contents that the master has checked last."""
         return self._memory[1 : 1 + self._size]
 
-    def publish(self, digest: str | None) -> None:
-        """The master has checked a configuration: its digest, or None if it was unusable."""
+    def publish(self, digest: str | None, slots: Collection[int] = ()) -> None:
+        """The master has checked a configuration: its digest, or None if it was unusable.
+
+        The workers in these slots are to follow.
+        """
         if digest is not None:
+            self._take_untold()
+            self._awaited[:] = bytes(slot in slots for slot in range(SLOTS))
             self._memory[1:] = bytes.fromhex(digest) + self._nothing
+            if slots:
+                os.eventfd_write(self._untold, 1)
         self._memory[0] = int(digest is not None)
+
+    def follow(self, slot: int, digest: str) -> bool:
+        """The worker has these contents in force. True for one worker, when all have what was published last."""
+        start = slot * self._size
+        self._in_force[start : start + self._size] = bytes.fromhex(digest)
+        return all(map(self._has_followed, range(SLOTS))) and self._take_untold()
+
+    def _has_followed(self, slot: int) -> bool:
+        start = slot * self._size
+        return not self._awaited[slot] or self._in_force[start : start + self._size] == self.digest
+
+    def _take_untold(self) -> bool:
+        try:
+            return bool(os.eventfd_read(self._untold))
+        except BlockingIOError:
+            return False
 
     def fail(self, digest: bytes) -> None:
         """A worker could not put these contents in force."""
@@ -267,6 +296,13 @@ def become_worker(slot: int) -> None:
     """This process is the worker that has this slot: no other one that lives has it."""
     global _slot
     _slot = slot
+    reloaded(settings())  # it may have the place of one that ended before it could follow
+
+
+def reloaded(new: Settings) -> None:
+    """This worker has these settings in force; the last of the workers to have them tells in the log."""
+    if reload_board.follow(_slot or 0, new.digest):
+        log.info("configuration reloaded; keys: %s", ", ".join(key.name for key in new.keys) or "none")
 
 
 def refuse_preload() -> None:

@@ -42,7 +42,7 @@ test-long: test-needs
 test-needs: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql openssl:openssl \
 	    bwrap:bubblewrap setpriv:util-linux \
-	    curl:curl systemd-sysusers:systemd
+	    curl:curl systemd-sysusers:systemd zsh:zsh fish:fish
 	@sh tests/stores/valkey.sh
 	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh

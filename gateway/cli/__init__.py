@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, explain, init, keys, limits, prices, reload, report, serve, tokens
+from gateway.cli import check, completion, explain, init, keys, limits, prices, reload, report, serve, tokens
 from gateway.cli.output import complain
 from gateway.cli.parser import Parser
 from gateway.config.loader import CONFIG_NAME
@@ -35,6 +35,7 @@ _COMMANDS = (
     ("prices", "say what tokens cost, and where the prices come from", prices.configure, prices.run),
     ("tokens", "make, list and revoke client tokens", tokens.configure, tokens.run),
     ("simulate", "be an Anthropic-compatible upstream to rehearse with", simulate.configure, simulate.run),
+    ("completion", "print what a shell needs to complete commands", completion.configure, completion.run),
 )
 
 
@@ -51,7 +52,7 @@ def command_line() -> Parser:
     for name, meaning, configure, run in _COMMANDS:
         command = chosen.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
         configure(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command_line=parser)
     return parser
 
 

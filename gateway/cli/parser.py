@@ -1,6 +1,7 @@
 """The commands' parser of arguments: what every command has.
 
-Owns: `--config`, the examples in `--help`, and what is said of a word that is not known. argparse makes the
+Owns: `--config`, the examples in `--help`, what shells complete with names of files, and what is said of a word that is
+not known. argparse makes the
 parsers of commands and their actions from the class of the parser above, so each of them is one of these.
 """
 
@@ -11,6 +12,8 @@ import difflib
 import os
 import re
 from typing import Any, NoReturn
+
+import shtab
 
 # Each `--help` shows the lines that begin with its command; the first ones are what a newcomer needs.
 EXAMPLES = """\
@@ -39,8 +42,12 @@ gateway tokens list
 gateway tokens revoke alice
 gateway simulate
 gateway simulate --bind 127.0.0.1:9000 --any-key
+gateway completion bash > ~/.local/share/bash-completion/completions/gateway
+gateway completion zsh > ~/.zfunc/_gateway
+gateway completion fish > ~/.config/fish/completions/gateway.fish
 """
 _FIRST_STEPS = 3
+_NAMES_OF_FILES = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
 _UNKNOWN = re.compile(r"argument (?P<what>.+?): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.+)\)")
 
 
@@ -57,6 +64,14 @@ class Parser(argparse.ArgumentParser):
             help="the TOML file of settings (default: what GATEWAY_CONFIG names, "
             "else /etc/messages-gateway/gateway.toml if that is there)",
         )
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse's; shells complete what is a file or a folder with the names of those that are there."""
+        action = super().add_argument(*names, **options)
+        names_of_files = _NAMES_OF_FILES.get(str(action.metavar))
+        if names_of_files is not None:
+            action.complete = names_of_files  # type: ignore[attr-defined]  # where shtab looks for it
+        return action
 
     def format_help(self) -> str:
         """The help, with examples below."""

@@ -26,20 +26,20 @@ _TOKEN_BYTES = 32
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     _add_file(parser, None)
-    also = argparse.ArgumentParser(add_help=False)  # the same behind the action
-    _add_file(also, argparse.SUPPRESS)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    make = actions.add_parser("make", parents=[also], help="make a token, add it to the file and print it, this once")
+    make = actions.add_parser("make", help="make a token, add it to the file and print it, this once")
     make.add_argument("name", help="who it is for: letters, digits, `.`, `_`, `@` and `-`")
     make.add_argument("--operator", action="store_true", help="the token also opens operators' pages")
     make.add_argument("--group", metavar="GROUP", help="the group whose limits it shares; the same characters")
-    actions.add_parser("list", parents=[also], help="print the tokens' names, who is an operator, and their groups")
-    revoke = actions.add_parser("revoke", parents=[also], help="remove a token from the file")
+    listed = actions.add_parser("list", help="print the tokens' names, who is an operator, and their groups")
+    revoke = actions.add_parser("revoke", help="remove a token from the file")
     revoke.add_argument("name", help="whose token it is")
+    for action in (make, listed, revoke):
+        _add_file(action, argparse.SUPPRESS)  # the same behind the action
 
 
 def _add_file(parser: argparse.ArgumentParser, default: str | None) -> None:
-    parser.add_argument("--file", metavar="PATH", default=default, help="the token file (default: the configured one)")
+    parser.add_argument("--file", metavar="FILE", default=default, help="the token file (default: the configured one)")
 
 
 def run(arguments: argparse.Namespace) -> int:

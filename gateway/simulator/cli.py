@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--script", metavar="FILE", type=Path, help="a script file (TOML), see docs/simulator.md")
     add("--tls", action="store_true", help="serve https with a certificate made at the start")
-    add("--tls-dir", metavar="DIR", type=Path, help="where ca.pem is written (implies --tls)")
+    add("--tls-dir", metavar="FOLDER", type=Path, help="where ca.pem is written (implies --tls)")
     add(
         "--journal",
         metavar="N",

@@ -16,7 +16,7 @@ help:
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make bench-limits REV=...   CPU per request for prices and limits, beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
-	@echo "make check      formatting, lint, types; what deploy/ holds; the documentation"
+	@echo "make check      stray files, formatting, lint, types; what deploy/ holds; the documentation"
 	@echo "make docs       build the documentation as a site, in site/"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
@@ -87,6 +87,7 @@ bench-recorder: venv-dev
 check: venv-dev
 	@stray=$$(git ls-files --cached --ignored --exclude-standard) && [ -z "$$stray" ] || { \
 	    echo "tracked, although .gitignore names them:"; echo "$$stray"; exit 1; } >&2
+	@.venv/bin/python scripts/check_files.py
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy

@@ -70,9 +70,12 @@ def _report(settings: Settings, arguments: argparse.Namespace) -> int:
         complain(str(error))
         _tell_what_waits(settings.data_dir, even_nothing=True)
         return 1
+    place = launch.open_database(settings).place
     if not groups:
-        complain(f"{launch.open_database(settings).place} has no records{_span(arguments)}")
+        complain(f"{place} has no records{_span(arguments)}")
     _PRINTERS[arguments.format](by, groups, total)
+    if groups and arguments.format == "table":
+        say(f"from the records in {place}")
     _tell_what_waits(settings.data_dir)
     return 0
 

@@ -80,7 +80,7 @@ def _configured_file() -> str:
         raise _CannotBeDone(f"{config}: not valid TOML: {error}") from error
     if not isinstance(path, str) or not path.strip():
         named = f"set {_NAME_IN_TOML} in {config}" if config else f"set {_SETTING}"
-        raise _CannotBeDone(f"no token file is configured: give --file PATH, or {named}")
+        raise _CannotBeDone(f"no token file is configured: give --file FILE, or {named}")
     return path.strip()
 
 

@@ -213,10 +213,12 @@ class Settings:
         """A line for each way in which the settings, each good alone, do not go together."""
         lines = []
         if not self.keys and self.allow_byok is not ByokMode.ONLY:
-            lines.append(
-                "there are no keys: set GATEWAY_API_KEYS or GATEWAY_API_KEYS_FILE "
-                "(or GATEWAY_ALLOW_BYOK=only, to have every client bring its own)"
+            where = (
+                f"GATEWAY_API_KEYS_FILE: {self.api_keys_file} has no keys: write one a line, as SECRET or NAME=SECRET"
+                if self.api_keys_file
+                else "there are no keys: set GATEWAY_API_KEYS or GATEWAY_API_KEYS_FILE"
             )
+            lines.append(f"{where} (or set GATEWAY_ALLOW_BYOK=only: then every client brings its own)")
         if self.keys and self.allow_byok is ByokMode.ONLY:
             lines.append("GATEWAY_ALLOW_BYOK=only leaves the pool without use: give no keys, or allow_byok=true")
         if self.reserved_threads >= self.threads:

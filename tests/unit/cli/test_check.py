@@ -199,6 +199,16 @@ def test_bad_configuration_is_complained_of_line_by_line(check, settings, what):
         assert any(line.startswith("gateway: ") and fault in line for line in lines), fault
 
 
+@pytest.mark.parametrize("content", ["", "# none yet\n"], ids=["empty", "comment"])
+def test_keys_file_without_keys_is_not_called_unset(check, content, tmp_path):
+    """Given a keys file in which no key stands, then the complaint names the file, and what to write into it."""
+    path = tmp_path / "keys"
+    path.write_text(content)
+    check.given(api_keys="", api_keys_file=str(path))
+    assert check.run() == 1
+    assert check.err.startswith(f"gateway: GATEWAY_API_KEYS_FILE: {path} has no keys: write one a line")
+
+
 def refuse(status: int, seen: list[bytes] | None = None, place: Place = NOWHERE) -> Callable[[socket.socket], None]:
     """Answers one request with this status and an empty body; its head says where the key belongs, if that is known."""
     told = f"anthropic-organization-id: {place.organisation}\r\n" if place.organisation else ""

@@ -61,8 +61,8 @@ def recorded(data_dir: Path) -> None:
         )
 
 
-def test_the_table_ends_with_the_total(command: Command, recorded: None) -> None:
-    """Given records; then a line a day, in columns, and the total."""
+def test_the_table_ends_with_the_total_and_names_the_database(command: Command, recorded: None, data_dir: Path) -> None:
+    """Given records; then a line a day, in columns, the total, and where they were read."""
     status, out, err = command("report")
     assert (status, err) == (0, "")
     assert [line.split() for line in out.splitlines()] == [
@@ -70,6 +70,7 @@ def test_the_table_ends_with_the_total(command: Command, recorded: None) -> None
         ["2027-01-15", "2", "1", "1", "20", "6", "18", "8", "10", "40", "0", "4", "0.002469", "1"],
         ["2027-01-16", "1", "0", "0", "10", "3", "9", "4", "5", "20", "0", "2", "0.001235", "0"],
         ["total", "3", "1", "1", "30", "9", "27", "12", "15", "60", "0", "6", "0.003704", "1"],
+        ["from", "the", "records", "in", f"{data_dir}/records.db"],
     ]
 
 

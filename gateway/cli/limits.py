@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(f"the counts of limits cannot be read: {error.strerror or error}")
     uses = limit_uses(used)
     if trouble:
-        complain(f"{trouble}: what other machines have used is as this one heard last, or left out")
+        complain(f"{trouble}: what other machines have used may be old or missing here")
     elif uses and not _has_counts(Path(settings.data_dir)):
         unused = launch.unused_state(settings)
         if unused is not None:

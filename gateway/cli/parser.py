@@ -17,13 +17,13 @@ import shtab
 
 # Each `--help` shows the lines that begin with its command; the first ones are what a newcomer needs.
 EXAMPLES = """\
-gateway init                                      # ask what is needed, and write it to files here
-gateway check --config gateway.toml --upstream    # is it good, and does the API accept the keys?
+gateway init                                      # ask a few questions, and write files here
+gateway check --config gateway.toml --upstream    # does the API accept the keys, too?
 gateway serve --config gateway.toml
 gateway serve --keys-file keys --bind 127.0.0.1:9999
 gateway init /etc/messages-gateway --yes --keys-from keys.txt
 gateway check
-gateway reload --config gateway.toml               # after `gateway check` has found it good
+gateway reload --config gateway.toml               # after `gateway check`
 gateway keys
 gateway keys disable key-2                        # until it is enabled again
 gateway keys enable key-2
@@ -36,7 +36,7 @@ gateway limits
 gateway limits --format json
 gateway prices
 gateway prices --model claude-sonnet-4-5
-gateway tokens make alice                         # prints the token, this once
+gateway tokens make alice                         # prints the token, only this once
 gateway tokens make bob --group research --file /etc/messages-gateway/tokens
 gateway tokens list
 gateway tokens revoke alice
@@ -61,8 +61,8 @@ class Parser(argparse.ArgumentParser):
             metavar="FILE",
             type=_existing,
             default=argparse.SUPPRESS,  # where it is not given, it must not undo what was given before the command
-            help="the TOML file of settings (default: what GATEWAY_CONFIG names, "
-            "else /etc/messages-gateway/gateway.toml if that is there)",
+            help="the TOML file of settings (default: the file that GATEWAY_CONFIG names, "
+            "else /etc/messages-gateway/gateway.toml if it exists)",
         )
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         lines = EXAMPLES.splitlines()
         is_whole = " " not in self.prog
         shown = lines[:_FIRST_STEPS] if is_whole else [line for line in lines if f"{line} ".startswith(f"{self.prog} ")]
-        more = "\n`gateway COMMAND --help` says more of each command.\n" if is_whole else ""
+        more = "\n`gateway COMMAND --help` shows more about a command.\n" if is_whole else ""
         return super().format_help() + "".join(["\nexamples:\n", *(f"  {line}\n" for line in shown), more])
 
     def error(self, message: str) -> NoReturn:

@@ -37,9 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", type=_dimensions, help=f"one or more of {', '.join(DIMENSIONS)}, comma-separated (default: day)"
     )
-    when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or so long ago (7d, 12h, 30m)"
-    parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only what began then or later: {when}")
-    parser.add_argument("--until", type=_moment, metavar="WHEN", help="only what began before; the same forms")
+    when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or how long ago (7d, 12h, 30m)"
+    parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only requests that began then or later: {when}")
+    parser.add_argument(
+        "--until", type=_moment, metavar="WHEN", help="only requests that began before then; the same forms"
+    )
     parser.add_argument(
         "--reconcile",
         metavar="FILE",
@@ -101,16 +103,16 @@ def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
     try:
         waiting = sum(1 for _ in waiting_records(journal, _tell_odd))
     except OSError as error:
-        complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
+        complain(f"the journal cannot be read ({error.strerror}); records that wait in it are not in this report")
         return
     if waiting:
-        complain(f"{waiting} records are not in the database yet, and not in this report")
+        complain(f"records that wait in the journal, and are not in this report yet: {waiting}")
     elif even_nothing:
-        complain(f"nothing waits in the journal in {journal} either")
+        complain(f"no records wait in the journal in {journal} either")
 
 
 def _tell_odd(name: str, why: str) -> None:
-    complain(f"{name!r} in the journal is left out: {why}; what may wait in it is not in this report")
+    complain(f"{name!r} in the journal is skipped: {why}; records that wait in it are not in this report")
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:

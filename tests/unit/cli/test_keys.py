@@ -320,7 +320,7 @@ def test_no_time_to_rest_is_refused(keys, seconds):
     """Given a number of seconds that is none, then one line says so, and the key is as it was."""
     keys.known()
     assert keys.run("cool", "second", seconds) == 1
-    assert keys.err == "gateway: seconds: a positive number was expected\n"
+    assert keys.err == "gateway: SECONDS must be a positive number\n"
     assert keys.records()["second"] == Record()
 
 
@@ -408,7 +408,7 @@ def test_redis_out_of_reach_is_told(keys, monkeypatch):
         monkeypatch.setenv("GATEWAY_STATE_URL", f"redis://:PLANTED-password@127.0.0.1:{unheard.getsockname()[1]}")
         assert keys.run_alone() == 1
     assert keys.out == ""
-    assert keys.err.endswith("gateway: the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?\n")
+    assert keys.err.endswith("gateway: the state server cannot be reached; is GATEWAY_STATE_URL right?\n")
 
 
 def test_redis_url_that_is_none_is_told(keys, monkeypatch):
@@ -448,7 +448,7 @@ def test_change_that_cannot_be_written_is_told(keys, monkeypatch):
     monkeypatch.setattr(keys_file.KeysFile, "begun", fail)
     assert keys.run("disable", "second") == 1
     assert keys.out == ""
-    assert "out of reach" in keys.err
+    assert "can no longer be reached" in keys.err
 
 
 class FadingStore(MemoryStore):
@@ -465,5 +465,5 @@ def test_change_that_was_not_shared_is_told(keys, monkeypatch):
     monkeypatch.setenv("GATEWAY_STATE_URL", "redis://redis")
     monkeypatch.setattr(launch, "open_store", lambda settings: FadingStore())
     assert keys.run("disable", "second") == 1
-    assert "out of reach" in keys.err
+    assert "can no longer be reached" in keys.err
     assert keys.out == ""

@@ -26,7 +26,7 @@ from gateway.web.service import route_of, tool_limits_of
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 10.0
-_SILENCE_SECONDS = 4.0  # after an answer that did not come for so long, none is waited for any more
+_SILENCE_SECONDS = 4.0  # if an answer takes longer than this, the other keys are not asked
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

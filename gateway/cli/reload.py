@@ -1,7 +1,7 @@
-"""`gateway reload`: make the running gateway read its configuration again, and say what became of it.
+"""`gateway reload`: make the running gateway read its configuration again, and show the result.
 
-Owns: finding the gateway by its data folder, and waiting for its answer. It does what SIGHUP does, and tells
-the result to whoever asked, where a signal leaves it in the log.
+Owns: finding the gateway by its data folder, and waiting for its answer. It does what SIGHUP does, and
+shows the result, which a signal leaves in the log.
 """
 
 from __future__ import annotations

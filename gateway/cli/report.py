@@ -98,7 +98,7 @@ def _span(arguments: argparse.Namespace) -> str:
 
 
 def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
-    """What this machine has not brought to the database yet; whoever reads that from elsewhere has no journal."""
+    """What this machine has not brought to the database yet; on another machine there is no journal."""
     journal = journal_folder(data_dir)
     try:
         waiting = sum(1 for _ in waiting_records(journal, _tell_odd))
@@ -123,7 +123,7 @@ def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
 
 
 def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
-    """Without the total: whoever reads it adds up what is left after their own filters."""
+    """Without the total: spreadsheets add up what their filters leave."""
     writer = csv.writer(sys.stdout)
     writer.writerow([*by, *MEASURES])
     for row in rows:

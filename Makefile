@@ -16,7 +16,7 @@ help:
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
 	@echo "make bench-limits REV=...   CPU per request for prices and limits, beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
-	@echo "make check      formatting, lint, types; what deploy/ holds; the documentation"
+	@echo "make check      stray files, formatting, lint, types; what deploy/ holds; the documentation"
 	@echo "make docs       build the documentation as a site, in site/"
 	@echo "make pictures   the pictures of the status page in docs/pictures"
 	@echo "make format     format the code"
@@ -43,7 +43,7 @@ test-long: test-needs
 test-needs: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql openssl:openssl \
 	    bwrap:bubblewrap setpriv:util-linux \
-	    curl:curl systemd-sysusers:systemd
+	    curl:curl systemd-sysusers:systemd zsh:zsh fish:fish
 	@sh tests/stores/valkey.sh
 	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus
 	@sh tests/sdk/setup.sh
@@ -89,6 +89,7 @@ bench-recorder: venv-dev
 check: venv-dev
 	@stray=$$(git ls-files --cached --ignored --exclude-standard) && [ -z "$$stray" ] || { \
 	    echo "tracked, although .gitignore names them:"; echo "$$stray"; exit 1; } >&2
+	@.venv/bin/python scripts/check_files.py
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy

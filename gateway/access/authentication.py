@@ -77,7 +77,7 @@ def parse_tokens(text: str) -> tuple[ClientToken, ...]:
         if token is None:
             raise TokenFileError(f"line {number}: expected `name sha256:<64 hex digits> [operator] [group=NAME]`")
         if token.name in tokens:
-            raise TokenFileError(f"line {number}: the name {token.name} stands twice")
+            raise TokenFileError(f"line {number}: the name {token.name} is used twice")
         tokens[token.name] = token
     return tuple(tokens.values())
 

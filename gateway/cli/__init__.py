@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from gateway import __version__
-from gateway.cli import check, explain, init, keys, limits, prices, reload, report, serve, tokens
+from gateway.cli import check, completion, explain, init, keys, limits, prices, reload, report, serve, tokens
 from gateway.cli.output import complain
 from gateway.cli.parser import Parser
 from gateway.config.loader import CONFIG_NAME
@@ -24,17 +24,18 @@ _DEFAULT_CONFIG = "/etc/messages-gateway/gateway.toml"
 
 _COMMANDS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]], ...]
 _COMMANDS = (
-    ("init", "ask what is needed, and write a configuration", init.configure, init.run),
-    ("check", "say whether the configuration is good", check.configure, check.run),
+    ("init", "ask a few questions, and write a configuration", init.configure, init.run),
+    ("check", "check the configuration, without starting the gateway", check.configure, check.run),
     ("serve", "run the gateway", serve.configure, serve.run),
-    ("reload", "have the running gateway read its configuration again", reload.configure, reload.run),
-    ("keys", "show and change the state of the keys", keys.configure, keys.run),
-    ("report", "say who used how much of which model, through which key", report.configure, report.run),
-    ("explain", "tell the story of one request", explain.configure, explain.run),
-    ("limits", "say how much of each limit is used, and when it is free again", limits.configure, limits.run),
-    ("prices", "say what tokens cost, and where the prices come from", prices.configure, prices.run),
+    ("reload", "make the running gateway read its configuration again", reload.configure, reload.run),
+    ("keys", "show the keys' states, and change them", keys.configure, keys.run),
+    ("report", "show who used how much of which model, with which key", report.configure, report.run),
+    ("explain", "show what happened to one request", explain.configure, explain.run),
+    ("limits", "show how much of each limit is used, and when it is free again", limits.configure, limits.run),
+    ("prices", "show the prices of models, and their sources", prices.configure, prices.run),
     ("tokens", "make, list and revoke client tokens", tokens.configure, tokens.run),
-    ("simulate", "be an Anthropic-compatible upstream to rehearse with", simulate.configure, simulate.run),
+    ("simulate", "run a simulated Anthropic API, to rehearse with", simulate.configure, simulate.run),
+    ("completion", "print a script with which your shell completes commands", completion.configure, completion.run),
 )
 
 
@@ -51,7 +52,7 @@ def command_line() -> Parser:
     for name, meaning, configure, run in _COMMANDS:
         command = chosen.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
         configure(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command_line=parser)
     return parser
 
 

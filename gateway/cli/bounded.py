@@ -20,7 +20,7 @@ def begun(work: Callable[[], Result]) -> Future[Result]:
     def run() -> None:
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001  # whoever waits for it has it
+        except Exception as error:  # noqa: BLE001  # it is raised where the result is asked for
             future.set_exception(error)
         else:
             future.set_result(result)

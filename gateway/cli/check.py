@@ -26,18 +26,16 @@ from gateway.web.service import route_of, tool_limits_of
 
 _LOOK_SECONDS = 10.0
 _READ_SECONDS = 10.0
-_SILENCE_SECONDS = 4.0  # after an answer that did not come for so long, none is waited for any more
+_SILENCE_SECONDS = 4.0  # if an answer takes longer than this, the other keys are not asked
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument(
-        "--upstream", action="store_true", help="also ask the upstream, with each key, for its list of models"
-    )
+    parser.add_argument("--upstream", action="store_true", help="also try each key at the upstream; this costs nothing")
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="count warnings, an MCP server that is down and a tool that is refused as faults",
+        help="status 1 for warnings, for an MCP server that is down and for a tool that is refused, too",
     )
 
 
@@ -52,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         return complain(*error.complaints)
     except TimeoutError:
-        return complain(f"the configuration: a file that it names has not answered within {_READ_SECONDS:g} s")
+        return complain(f"the configuration: a file that it names could not be read within {_READ_SECONDS:g} s")
     say(f"upstream  {settings.upstream_url}")
     if settings.upstream_proxy is not None:
         login = " with a login" if settings.upstream_proxy.login else ""
@@ -122,11 +120,11 @@ def _doubts_of_places(places: dict[Key, Place]) -> list[str]:
     organisations = {place.organisation for place in places.values()}
     if len(places) > 1 and len(organisations) == 1 and "" not in organisations:
         doubts.append(
-            "all keys belong to one organisation: failover helps against revoked keys alone, not against limits"
+            "all keys belong to one organisation: failover helps only against revoked keys, not against limits"
         )
     unknown = [key.name for key, place in places.items() if not (place.workspace or key.workspace)]
     if unknown:
-        doubts.append(f"the workspace of {', '.join(unknown)} is unknown: the upstream's answer names none")
+        doubts.append(f"the workspace of {', '.join(unknown)} is unknown: the upstream's answer does not name it")
     return doubts
 
 
@@ -154,7 +152,7 @@ def _clients(settings: Settings) -> str:
         return "no token file: this machine only"
     operators = sum(token.is_operator for token in settings.tokens)
     number = len(settings.tokens)
-    words = f"{number} token{'s' * (number != 1)}, {operators} of them operators'"
+    words = f"{number} token{'s' * (number != 1)}, {operators} of them for operators"
     groups = sorted({token.group for token in settings.tokens if token.group is not None})
     return f"{words}; groups: {', '.join(groups)}" if groups else words
 

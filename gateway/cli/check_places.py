@@ -55,7 +55,7 @@ def troubles_of_places(settings: Settings) -> list[Trouble]:
         try:
             troubles += result.result(max(0.0, ends_at - time.monotonic()))
         except TimeoutError:
-            words = f"{what} has not answered within {_PATIENCE_SECONDS:g} s: see that it is there and not overloaded"
+            words = f"{what} has not answered within {_PATIENCE_SECONDS:g} s: is it running, and not overloaded?"
             troubles.append(Trouble(words))
     return troubles
 
@@ -73,7 +73,7 @@ def _of_folder(settings: Settings) -> Iterator[Trouble]:
         return
     if odd is not None:
         yield Trouble(
-            f"GATEWAY_DATA_DIR: {odd} may not be read and written by {_user()}: give it to the user that the gateway "
+            f"GATEWAY_DATA_DIR: {odd} cannot be read and written by {_user()}: give it to the user that the gateway "
             "runs as"
         )
     if settings.limits.are_any:
@@ -111,7 +111,7 @@ def _of_address(settings: Settings) -> Iterator[Trouble]:
     if trouble is None:
         if is_running:
             yield Trouble(
-                f"GATEWAY_BIND: a gateway runs with the data folder {settings.data_dir}, and does not listen at "
+                f"GATEWAY_BIND: a gateway is running with the data folder {settings.data_dir}, but does not listen at "
                 f"{settings.bind}: a new address needs a restart, and a second gateway a data folder of its own "
                 "(GATEWAY_DATA_DIR)",
                 is_fault=False,
@@ -147,9 +147,9 @@ def _trouble_of_port(settings: Settings) -> tuple[int, str] | None:
 def _trouble_of_unix(bind: str) -> tuple[int, str] | None:
     path = Path(bind.removeprefix("unix:"))
     if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
-        return 0, f"{_user()} cannot make a socket in {path.parent}: name a folder that is there, and may be written to"
+        return 0, f"{_user()} cannot make a socket in {path.parent}: name a folder that exists and may be written to"
     if path.exists() and not path.is_socket():
-        return 0, f"{path} is there, and is not a socket: remove it, or name another path"
+        return 0, f"{path} exists, and is not a socket: remove it, or name another path"
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1.0)
         try:
@@ -193,10 +193,10 @@ def _of_state(settings: Settings) -> Iterator[Trouble]:
     except SERVER_ERRORS as error:
         words = (
             f"GATEWAY_STATE_URL: the state server {server.place} cannot be used ({error}): start it, or correct its "
-            "address, login and rights. Until then each machine goes on with what it knows of the keys"
+            "address, login and rights. Until then each machine uses what it knows about the keys"
         )
         if settings.limits.are_any:
-            what = "are refused" if settings.limits_fail == "closed" else "are held to what this machine knows"
+            what = "are refused" if settings.limits_fail == "closed" else "are limited by what this machine knows"
             words += f", and requests that have limits {what}"
         yield Trouble(words)
 

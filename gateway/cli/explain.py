@@ -25,7 +25,9 @@ from gateway.web import launch
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "id", metavar="ID", help="the request-id that the client saw, an upstream's of an attempt, or a proxy's"
+        "id",
+        metavar="ID",
+        help="the `request-id` that the client saw, or that of an attempt at the upstream, or of a proxy",
     )
 
 
@@ -43,11 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         complain(line)
     if not found:
         if complaints:  # nobody can tell
-            complain(f"the journal in {journal} was looked through, too: it has nothing of {arguments.id}")
+            complain(f"the journal in {journal} was searched, too: it has nothing about {arguments.id}")
         else:
             where = " in what could be read" if troubles else ""
             complain(
-                f"no record of {arguments.id}{where}: looked through {launch.open_database(settings).place} and the "
+                f"no record of {arguments.id}{where}: searched {launch.open_database(settings).place} and the "
                 f"journal in {journal}; records are kept for {settings.record_retention_days} days"
             )
         return 1
@@ -71,7 +73,7 @@ def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], S
     found: list[InterceptionRecord] = []
     try:
         for record in waiting_records(
-            folder, lambda name, why: troubles.append(f"{name!r} in the journal is left out: {why}")
+            folder, lambda name, why: troubles.append(f"{name!r} in the journal is skipped: {why}")
         ):
             if _is_of(record, request_id):
                 found.append(record)

@@ -77,9 +77,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="FOLDER", nargs="?", default=".", help="where the files are written (default: here)"
     )
-    parser.add_argument("--yes", action="store_true", help="ask nothing: take the options, and defaults for the rest")
     parser.add_argument(
-        "--keys-from", metavar="FILE", help="take the API keys from this file, one a line; `-` is standard input"
+        "--yes", action="store_true", help="ask no questions: use the options, and defaults for the rest"
+    )
+    parser.add_argument(
+        "--keys-from", metavar="FILE", help="read the API keys from this file, one per line; `-` is standard input"
     )
     parser.add_argument("--upstream", metavar="URL", help=f"where the requests go (default: {_UPSTREAM})")
     parser.add_argument("--bind", metavar="HOST:PORT", help=f"the address to listen on (default: {_BIND})")
@@ -119,14 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _refuse_what_exists(*paths: Path) -> None:
     there = [str(path) for path in paths if os.path.lexists(path)]
     if there:
-        raise _Refused(f"nothing is overwritten, and there is already {', '.join(there)}: name another folder")
+        raise _Refused(f"{', '.join(there)} exists already, and is not overwritten: name another folder")
 
 
 def _answers(arguments: argparse.Namespace) -> _Answers:
     """The options, and answers for what they leave open."""
     asks = not arguments.yes
     if asks and not sys.stdin.isatty():
-        raise _Refused("there is nobody to ask, as this is no terminal: give --yes and --keys-from FILE")
+        raise _Refused("this is not a terminal, so nothing can be asked: give --yes and --keys-from FILE")
     if not asks and arguments.keys_from is None:
         raise _Refused("--yes needs --keys-from FILE (`-` is standard input)")
     specs = dict(setting_specs())
@@ -138,9 +140,9 @@ def _answers(arguments: argparse.Namespace) -> _Answers:
 
 
 _QUESTIONS = {
-    "upstream": "Where do the requests go?",
-    "bind": "Which address does the gateway listen on?",
-    "token-name": "What is the first token called? It opens the status page, too.",
+    "upstream": "Where should requests go?",
+    "bind": "Which address should the gateway listen on?",
+    "token-name": "What should the first token be called? It also opens the status page.",
 }
 
 
@@ -189,16 +191,14 @@ def _keys_in(path: str) -> list[str]:
 
 def _asked_keys() -> list[str]:
     """At least one entry; what is typed is not shown."""
-    say(
-        "The API keys, in the order in which they are tried. What you type is not shown; `name=key` gives a key a name."
-    )
+    say("Type the API keys in the order in which they should be tried; they are not shown. `name=key` names a key.")
     entries: list[str] = []
     while True:
-        more = "; an empty line ends" if entries else ""
+        more = "; an empty line to finish" if entries else ""
         entry = getpass.getpass(f"API key {len(entries) + 1}{more}: ").strip()
         if not entry and entries:
             return entries
-        keys, complaints = keys_from(("that is no key", each) for each in (*entries, entry))
+        keys, complaints = keys_from(("that is not a key", each) for each in (*entries, entry))
         if not entry:
             say("  at least one key is needed")
         elif complaints:
@@ -232,15 +232,15 @@ def _next_steps(config: Path, keys: Path, tokens: Path, answers: _Answers, token
     option = f"--config {shlex.quote(str(config))}"
     steps = [
         "",
-        "Written, for you alone to read:",
+        "Written; only you can read these files:",
         f"  {config}: the settings, with comments",
         f"  {keys}: the API keys ({len(answers.keys)})",
         f"  {tokens}: who may use the gateway ({answers.token_name})",
         "",
-        f"The token of {answers.token_name}, shown this once (the file has its hash alone):",
+        f"The token of {answers.token_name}, shown only this once (the file holds only its hash):",
         f"  {token}",
         "",
-        "Next, to see whether the API accepts the keys, and to start the gateway:",
+        "Next, check that the API accepts the keys, and start the gateway:",
         f"  gateway check {option} --upstream",
         f"  gateway serve {option}",
         "To make a token for somebody else:",
@@ -249,7 +249,7 @@ def _next_steps(config: Path, keys: Path, tokens: Path, answers: _Answers, token
     if not answers.bind.startswith("unix:"):
         address = answers.bind.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
         steps += [
-            "Clients use the gateway's address for the API's, and a token for the API key:",
+            "Clients use the gateway's address instead of the API's, and a token instead of an API key:",
             f"  export ANTHROPIC_BASE_URL=http://{address} ANTHROPIC_API_KEY=TOKEN",
         ]
     return steps

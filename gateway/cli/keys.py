@@ -11,7 +11,6 @@ import json
 import math
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from gateway.access.credential import Key
@@ -34,14 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     also = argparse.ArgumentParser(add_help=False)  # the same behind the action
     also.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the keys as JSON")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("list", parents=[also], help="print every key's state (what happens without an action)")
-    enable = actions.add_parser("enable", parents=[also], help="make a key valid, whatever was held against it")
+    actions.add_parser("list", parents=[also], help="print every key's state (the default)")
+    enable = actions.add_parser("enable", parents=[also], help="make a key valid again, whatever its state")
     enable.add_argument("name")
     disable = actions.add_parser(
-        "disable", parents=[also], help="take a key out of use until it is enabled, restarts included"
+        "disable", parents=[also], help="take a key out of use until it is enabled again, even over restarts"
     )
     disable.add_argument("name")
-    cool = actions.add_parser("cool", parents=[also], help="rest a key for so many seconds")
+    cool = actions.add_parser("cool", parents=[also], help="let a key rest for some seconds")
     cool.add_argument("name")
     cool.add_argument("seconds", type=float)
 
@@ -71,12 +70,10 @@ class _Refused(Exception):
 
 
 def _store(settings: Settings) -> Store:
-    if settings.state_url is None and not FileStore.exists(Path(settings.data_dir)):
-        raise _Refused(
-            f"no gateway has kept its state in {settings.data_dir} yet, so nothing is known of any key: set "
-            "GATEWAY_DATA_DIR to the gateway's own folder, or start the gateway first"
-        )
     try:
+        unused = launch.unused_state(settings)
+        if unused is not None:
+            raise _Refused(f"the keys' states are unknown: {unused}")
         store = launch.open_store(settings)
     except ValueError as error:
         raise _Refused(f"GATEWAY_STATE_URL: {error}") from error
@@ -84,7 +81,7 @@ def _store(settings: Settings) -> Store:
         if store.trouble is not None:
             raise store.trouble
     elif not store.is_up:
-        raise _Refused("the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?")
+        raise _Refused("the state server cannot be reached; is GATEWAY_STATE_URL right?")
     return store
 
 
@@ -95,7 +92,7 @@ def _change(pool: Pool, arguments: argparse.Namespace) -> None:
     elif arguments.action == "disable":
         pool.disable(key)
     elif not 0 < arguments.seconds < 1e9:
-        raise _Refused("seconds: a positive number was expected")
+        raise _Refused("SECONDS must be a positive number")
     else:
         status = next(status for status in pool.statuses() if status.key == key)
         pool.cool(status, arguments.seconds, BY_OPERATOR, 0)
@@ -103,7 +100,7 @@ def _change(pool: Pool, arguments: argparse.Namespace) -> None:
 
 def _share(store: Store) -> None:
     if not store.flush():
-        raise _Refused("the shared state of the keys went out of reach: nobody else may have heard of this")
+        raise _Refused("the state server can no longer be reached: the change may not have been stored")
 
 
 def _named(pool: Pool, name: str) -> Key:

@@ -46,13 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
         return complain(f"the counts of limits cannot be read: {error.strerror or error}")
     uses = limit_uses(used)
     if trouble:
-        complain(f"{trouble}: what other machines have used is as this one heard last, or left out")
-    elif uses and settings.state_url is None and not _has_counts(Path(settings.data_dir)):
-        trouble = (
-            f"no gateway has counted anything in {settings.data_dir} yet, so nothing shows as used: set "
-            "GATEWAY_DATA_DIR to the gateway's own folder, or start the gateway first"
-        )
-        complain(trouble)
+        complain(f"{trouble}: what other machines have used may be old or missing here")
+    elif uses and not _has_counts(Path(settings.data_dir)):
+        unused = launch.unused_state(settings)
+        if unused is not None:
+            trouble = f"nothing has been counted: {unused}"
+            complain(trouble)
     if arguments.format == "json":
         say(*json.dumps([_described(use) for use in uses], indent=2).split("\n"))
     elif uses:

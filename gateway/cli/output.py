@@ -1,4 +1,4 @@
-"""What a command prints: every line made safe for a terminal, whoever wrote what stands in it.
+"""What a command prints: every line is made safe for a terminal, because others wrote parts of it.
 
 Owns: standard output and standard error of the commands. No other module of theirs prints.
 """

@@ -1,6 +1,7 @@
 """The commands' parser of arguments: what every command has.
 
-Owns: `--config`, the examples in `--help`, and what is said of a word that is not known. argparse makes the
+Owns: `--config`, the examples in `--help`, what shells complete with names of files, and what is said of a word that is
+not known. argparse makes the
 parsers of commands and their actions from the class of the parser above, so each of them is one of these.
 """
 
@@ -12,15 +13,17 @@ import os
 import re
 from typing import Any, NoReturn
 
+import shtab
+
 # Each `--help` shows the lines that begin with its command; the first ones are what a newcomer needs.
 EXAMPLES = """\
-gateway init                                      # ask what is needed, and write it to files here
-gateway check --config gateway.toml --upstream    # is it good, and does the API accept the keys?
+gateway init                                      # ask a few questions, and write files here
+gateway check --config gateway.toml --upstream    # does the API accept the keys, too?
 gateway serve --config gateway.toml
 gateway serve --keys-file keys --bind 127.0.0.1:9999
 gateway init /etc/messages-gateway --yes --keys-from keys.txt
 gateway check
-gateway reload --config gateway.toml               # after `gateway check` has found it good
+gateway reload --config gateway.toml               # after `gateway check`
 gateway keys
 gateway keys disable key-2                        # until it is enabled again
 gateway keys enable key-2
@@ -33,14 +36,18 @@ gateway limits
 gateway limits --format json
 gateway prices
 gateway prices --model claude-sonnet-4-5
-gateway tokens make alice                         # prints the token, this once
+gateway tokens make alice                         # prints the token, only this once
 gateway tokens make bob --group research --file /etc/messages-gateway/tokens
 gateway tokens list
 gateway tokens revoke alice
 gateway simulate
 gateway simulate --bind 127.0.0.1:9000 --any-key
+gateway completion bash > ~/.local/share/bash-completion/completions/gateway
+gateway completion zsh > ~/.zfunc/_gateway
+gateway completion fish > ~/.config/fish/completions/gateway.fish
 """
 _FIRST_STEPS = 3
+_NAMES_OF_FILES = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
 _UNKNOWN = re.compile(r"argument (?P<what>.+?): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.+)\)")
 
 
@@ -54,16 +61,24 @@ class Parser(argparse.ArgumentParser):
             metavar="FILE",
             type=_existing,
             default=argparse.SUPPRESS,  # where it is not given, it must not undo what was given before the command
-            help="the TOML file of settings (default: what GATEWAY_CONFIG names, "
-            "else /etc/messages-gateway/gateway.toml if that is there)",
+            help="the TOML file of settings (default: the file that GATEWAY_CONFIG names, "
+            "else /etc/messages-gateway/gateway.toml if it exists)",
         )
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse's; shells complete what is a file or a folder with the names of those that are there."""
+        action = super().add_argument(*names, **options)
+        names_of_files = _NAMES_OF_FILES.get(str(action.metavar))
+        if names_of_files is not None:
+            action.complete = names_of_files  # type: ignore[attr-defined]  # where shtab looks for it
+        return action
 
     def format_help(self) -> str:
         """The help, with examples below."""
         lines = EXAMPLES.splitlines()
         is_whole = " " not in self.prog
         shown = lines[:_FIRST_STEPS] if is_whole else [line for line in lines if f"{line} ".startswith(f"{self.prog} ")]
-        more = "\n`gateway COMMAND --help` says more of each command.\n" if is_whole else ""
+        more = "\n`gateway COMMAND --help` shows more about a command.\n" if is_whole else ""
         return super().format_help() + "".join(["\nexamples:\n", *(f"  {line}\n" for line in shown), more])
 
     def error(self, message: str) -> NoReturn:

@@ -32,7 +32,7 @@ _NONE = "-"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "--model", metavar="NAME", help="only what holds today (UTC) for this model, under any name that it is known by"
+        "--model", metavar="NAME", help="only the price that holds today (UTC) for this model; any of its names will do"
     )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         rows = prices.in_force(arguments.model, datetime.now(UTC).date().isoformat())
         if rows == [prices.default]:
-            complain(f"no price is known for {arguments.model!r}: it costs the default, and is marked as an estimate")
+            complain(f"{arguments.model!r} has no price: it costs the default, and the cost is marked as an estimate")
     _PRINTERS[arguments.format](settings, [_cells(row, settings) for row in rows])
     return 0
 
@@ -96,7 +96,7 @@ def _print_table(settings: Settings, rows: list[dict[str, str]]) -> None:
     dollars, told = _web_search(settings)
     say(
         "",
-        "dollars per million tokens; a model without a price costs the default",
+        "dollars per million tokens; a model without a price costs the default price",
         f"web search: {dollars} a call; {told}",
     )
 

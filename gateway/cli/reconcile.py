@@ -33,9 +33,9 @@ def reconcile(settings: Settings, path: str, form: str) -> int:
         with closing(launch.open_reader(settings)) as reader:
             spent = reader.spent(export.since, export.until)
     except OSError as error:
-        return _cannot(f"{path}: it cannot be read: {error.strerror}")
+        return _cannot(f"{path} cannot be read: {error.strerror}")
     except UnicodeDecodeError:
-        return _cannot(f"{path}: it is not UTF-8 text")
+        return _cannot(f"{path} is not UTF-8 text")
     except ExportError as error:
         return _cannot(f"{path}: {error}")
     except (LedgerUnavailable, ValueError) as error:
@@ -46,7 +46,7 @@ def reconcile(settings: Settings, path: str, form: str) -> int:
         complain(f"{path}: the report's last page is missing (each says `has_more`), so the API's side is incomplete")
     uncosted = sum(row.uncosted for row in spent)
     if uncosted:
-        complain(f"{uncosted} answers of that time have no cost, for an earlier version recorded them")
+        complain(f"{uncosted} answers of that time have no cost, because an earlier version recorded them")
     return 1 if any(line.differs for line in lines) else 0
 
 

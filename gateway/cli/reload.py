@@ -1,7 +1,7 @@
-"""`gateway reload`: have the running gateway read its configuration again, and say what became of it.
+"""`gateway reload`: make the running gateway read its configuration again, and show the result.
 
-Owns: finding the gateway by its data folder, and waiting for its answer. It does what SIGHUP does, and tells
-the result to whoever asked, where a signal leaves it in the log.
+Owns: finding the gateway by its data folder, and waiting for its answer. It does what SIGHUP does, and
+shows the result, which a signal leaves in the log.
 """
 
 from __future__ import annotations
@@ -34,23 +34,25 @@ def run(arguments: argparse.Namespace) -> int:
         folder = Path(launch.read_settings().data_dir)
     except SettingsError as error:
         complain(*error.complaints)
-        return complain("not reloaded: the running gateway goes on with what it has")
+        return complain("not reloaded: the running gateway keeps its configuration")
     try:
         master = master_of(folder)
         if master is None:
-            return complain(f"no gateway runs with the data folder {folder}: is this the configuration that it has?")
+            return complain(
+                f"no gateway runs with the data folder {folder}: does the gateway use the same configuration?"
+            )
         sent_at = machine_time()
         os.kill(master, signal.SIGHUP)
         answer = _answer(folder, master, sent_at)
     except PermissionError:
-        return complain(f"the gateway of the data folder {folder} belongs to another user: reload it as that user")
+        return complain(f"the gateway of the data folder {folder} runs as another user: reload it as that user")
     except OSError as error:
         return complain(f"the gateway of the data folder {folder} cannot be told: {error.strerror or error}")
     if answer is None:
-        return complain(f"the gateway (pid {master}) was told, and gave no answer: see its log")
+        return complain(f"the gateway (pid {master}) was told to reload, but has not answered: see its log")
     if answer.complaints:
         complain(*answer.complaints)
-        return complain("reload refused: the running gateway goes on with what it has")
+        return complain("reload refused: the running gateway keeps its configuration")
     say("reloaded: the new configuration is in force")
     say(*(f"{name} has changed; that needs a restart" for name in answer.needing_restart))
     return 0

@@ -37,9 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", type=_dimensions, help=f"one or more of {', '.join(DIMENSIONS)}, comma-separated (default: day)"
     )
-    when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or so long ago (7d, 12h, 30m)"
-    parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only what began then or later: {when}")
-    parser.add_argument("--until", type=_moment, metavar="WHEN", help="only what began before; the same forms")
+    when = "a UTC date or time (2026-11-25, 2026-11-25T12:00), or how long ago (7d, 12h, 30m)"
+    parser.add_argument("--since", type=_moment, metavar="WHEN", help=f"only requests that began then or later: {when}")
+    parser.add_argument(
+        "--until", type=_moment, metavar="WHEN", help="only requests that began before then; the same forms"
+    )
     parser.add_argument(
         "--reconcile",
         metavar="FILE",
@@ -70,9 +72,12 @@ def _report(settings: Settings, arguments: argparse.Namespace) -> int:
         complain(str(error))
         _tell_what_waits(settings.data_dir, even_nothing=True)
         return 1
+    place = launch.open_database(settings).place
     if not groups:
-        complain(f"{launch.open_database(settings).place} has no records{_span(arguments)}")
+        complain(f"{place} has no records{_span(arguments)}")
     _PRINTERS[arguments.format](by, groups, total)
+    if groups and arguments.format == "table":
+        say(f"from the records in {place}")
     _tell_what_waits(settings.data_dir)
     return 0
 
@@ -93,21 +98,21 @@ def _span(arguments: argparse.Namespace) -> str:
 
 
 def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
-    """What this machine has not brought to the database yet; whoever reads that from elsewhere has no journal."""
+    """What this machine has not brought to the database yet; on another machine there is no journal."""
     journal = journal_folder(data_dir)
     try:
         waiting = sum(1 for _ in waiting_records(journal, _tell_odd))
     except OSError as error:
-        complain(f"the journal cannot be read ({error.strerror}); what waits in it is not in this report")
+        complain(f"the journal cannot be read ({error.strerror}); records that wait in it are not in this report")
         return
     if waiting:
-        complain(f"{waiting} records are not in the database yet, and not in this report")
+        complain(f"records that wait in the journal, and are not in this report yet: {waiting}")
     elif even_nothing:
-        complain(f"nothing waits in the journal in {journal} either")
+        complain(f"no records wait in the journal in {journal} either")
 
 
 def _tell_odd(name: str, why: str) -> None:
-    complain(f"{name!r} in the journal is left out: {why}; what may wait in it is not in this report")
+    complain(f"{name!r} in the journal is skipped: {why}; records that wait in it are not in this report")
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
@@ -118,7 +123,7 @@ def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
 
 
 def _print_csv(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:
-    """Without the total: whoever reads it adds up what is left after their own filters."""
+    """Without the total: spreadsheets add up what their filters leave."""
     writer = csv.writer(sys.stdout)
     writer.writerow([*by, *MEASURES])
     for row in rows:

@@ -23,7 +23,7 @@ _KEYS_FILE = "GATEWAY_API_KEYS_FILE"
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("--bind", metavar="HOST:PORT", help=f"the address to listen on (sets {_BIND})")
-    parser.add_argument("--keys-file", metavar="FILE", help=f"the file of API keys, one a line (sets {_KEYS_FILE})")
+    parser.add_argument("--keys-file", metavar="FILE", help=f"the file of API keys, one per line (sets {_KEYS_FILE})")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         complain(*error.complaints)
         if not os.environ.get(CONFIG_NAME, "").strip():
-            complain("there is no configuration file; `gateway init` asks for what is needed and writes one")
+            complain("there is no configuration file; `gateway init` asks a few questions and writes one")
         return 1
     sys.stdout.flush()
     # -P: a file of the current folder must not be taken for a module.

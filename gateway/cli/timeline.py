@@ -22,17 +22,17 @@ _ROUTES = {
     "model": "GET /v1/models/{id}",
 }
 ENDINGS = {
-    "completed": "the answer was delivered whole",
+    "completed": "the answer was delivered completely",
     "upstream_error": "the upstream answered with an error, which was passed on",
     "upstream_failed": "the upstream could not be reached, or its answer could not be used",
     "timed_out": "the upstream did not answer in time",
-    "idle_timeout": "the upstream fell silent in mid-stream",
+    "idle_timeout": "the upstream sent nothing more in the middle of the stream",
     "truncated": "the upstream's stream broke off",
     "client_disconnected": "the client hung up before the end",
     "drained": "the gateway was stopped before the end",
     "exhausted": "no key was left to try",
-    "turn_limit": "the model went on calling the gateway's tools",
-    "rejected": "the gateway refused the request by itself",
+    "turn_limit": "the model kept calling the gateway's tools",
+    "rejected": "the gateway refused the request",
     "gateway_error": "the gateway itself failed; its log says how",
 }
 _OUTCOMES = {
@@ -49,7 +49,7 @@ _OUTCOMES = {
     "server_error": "failed on the upstream's side",
     "client_error": "refused the request",
     "transport_error": "no usable answer came",
-    "abandoned": "abandoned before an answer had come",
+    "abandoned": "given up before an answer came",
 }
 _CONCERNS = {
     "scope": " for requests of this kind",
@@ -69,12 +69,12 @@ _STATES = {
 }
 _CERTAINTIES = {
     "exact": "final counts",
-    "partial": "the answer broke off: at least so much",
+    "partial": "the answer broke off: at least this many",
     "estimated": "the answer broke off before its output was counted",
 }
 # The names of rows of the price table that are no model's.
 _PRICES = {
-    "default": "the default price, for the model has none",
+    "default": "the default price, because the model has none",
     "free": "free: the model declined",
 }
 # The kinds of inferences (`BilledUsage.kind`), where it is not the plain one.
@@ -131,7 +131,7 @@ def _what(record: InterceptionRecord) -> str:
 
 
 def _who(record: InterceptionRecord) -> str:
-    who = f"token {record.token}" if record.token is not None else "nobody in particular (an open gateway)"
+    who = f"token {record.token}" if record.token is not None else "no token (an open gateway)"
     group = f" of group {record.token_group}" if record.token_group is not None else ""
     program = " ".join(word for word in (record.client, record.client_version) if word is not None)
     session = f", session {record.session}" if record.session is not None else ""
@@ -142,7 +142,7 @@ def _payer(record: InterceptionRecord) -> str:
     hint = f" ({record.hint})" if record.hint is not None else ""
     if record.credential == "byok":
         return f"the client's own credential{hint}"
-    return f"key {record.key}{hint}" if record.key is not None else "nobody: no key was tried"
+    return f"key {record.key}{hint}" if record.key is not None else "no one: no key was tried"
 
 
 def _why_skipped(skipped: PassedOver) -> str:
@@ -169,7 +169,7 @@ def _spent(usage: TurnUsage) -> str:
     counts = f"{usage.input_tokens} input, {usage.cache_read_tokens} read from cache, {_written(usage)}"
     words = f"{counts}, {usage.output_tokens} output tokens"
     if usage.certainty == "estimated":
-        words += f" (about {usage.guessed_output_tokens} by what was relayed)"
+        words += f" (about {usage.guessed_output_tokens}, estimated from what was relayed)"
     for name, count in json.loads(usage.server_tools).items():
         words += f", {count} {name}"
     for name, value in (("tier", usage.service_tier), ("speed", usage.speed), ("geo", usage.inference_geo)):
@@ -187,7 +187,7 @@ def _priced(usage: TurnUsage) -> str:
 
 def _cost(picodollars: int | None, *, is_estimate: bool) -> str:
     if picodollars is None:
-        return "not known: nobody knew prices yet"
+        return "not known: recorded before there were prices"
     return f"{dollars(picodollars)} dollars{', an estimate' if is_estimate else ''}"
 
 

@@ -26,20 +26,20 @@ _TOKEN_BYTES = 32
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     _add_file(parser, None)
-    also = argparse.ArgumentParser(add_help=False)  # the same behind the action
-    _add_file(also, argparse.SUPPRESS)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    make = actions.add_parser("make", parents=[also], help="make a token, add it to the file and print it, this once")
+    make = actions.add_parser("make", help="make a token, add it to the file and print it, only this once")
     make.add_argument("name", help="who it is for: letters, digits, `.`, `_`, `@` and `-`")
-    make.add_argument("--operator", action="store_true", help="the token also opens operators' pages")
-    make.add_argument("--group", metavar="GROUP", help="the group whose limits it shares; the same characters")
-    actions.add_parser("list", parents=[also], help="print the tokens' names, who is an operator, and their groups")
-    revoke = actions.add_parser("revoke", parents=[also], help="remove a token from the file")
+    make.add_argument("--operator", action="store_true", help="the token also opens the operators' pages")
+    make.add_argument("--group", metavar="GROUP", help="the group whose limits the token shares; the same characters")
+    listed = actions.add_parser("list", help="print each token's name, role and group")
+    revoke = actions.add_parser("revoke", help="remove a token from the file")
     revoke.add_argument("name", help="whose token it is")
+    for action in (make, listed, revoke):
+        _add_file(action, argparse.SUPPRESS)  # the same behind the action
 
 
 def _add_file(parser: argparse.ArgumentParser, default: str | None) -> None:
-    parser.add_argument("--file", metavar="PATH", default=default, help="the token file (default: the configured one)")
+    parser.add_argument("--file", metavar="FILE", default=default, help="the token file (default: the configured one)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,7 +80,7 @@ def _configured_file() -> str:
         raise _CannotBeDone(f"{config}: not valid TOML: {error}") from error
     if not isinstance(path, str) or not path.strip():
         named = f"set {_NAME_IN_TOML} in {config}" if config else f"set {_SETTING}"
-        raise _CannotBeDone(f"no token file is configured: give --file PATH, or {named}")
+        raise _CannotBeDone(f"no token file is configured: give --file FILE, or {named}")
     return path.strip()
 
 
@@ -113,7 +113,7 @@ def _make(path: str, name: str, is_operator: bool, group: str | None) -> int:
         except TokenFileError:
             is_good = False
         if not is_good:
-            what = f"{name!r} cannot be used: it stands in the file already, or has odd characters"
+            what = f"{name!r} cannot be used: the file has it already, or it has characters that are not allowed"
             raise _CannotBeDone(what if group is None else f"{what}, or the group {group!r} has")
         return new
 

@@ -43,15 +43,15 @@ def _parts(entry: str, position: int) -> tuple[str, str, str]:
 def _complaint(name: str, secret: str, workspace: str, others: Iterable[Key]) -> str | None:
     twin = next((other for other in others if other.secret == Secret(secret)), None)
     if name.startswith(ANTHROPIC_PREFIX):
-        return "a secret stands where the name belongs; write it as name=secret"
+        return "the secret is where the name should be; write name=secret"
     if not _KEY_NAME.fullmatch(name):
-        return "a key's name has letters, digits, `.`, `_` and `-`, at most 63"
+        return "a key's name may have letters, digits, `.`, `_` and `-`, at most 63"
     if not _SECRET.fullmatch(secret):
-        return f"the secret of {name} is empty or has spaces or odd characters"
+        return f"the secret of {name} is empty, or has spaces or characters that are not allowed"
     if workspace and not _WORKSPACE_ID.fullmatch(workspace):
-        return f"the workspace of {name} is none: `workspace=wrkspc_...` was expected"
+        return f"the workspace of {name} is not valid: `workspace=wrkspc_...` was expected"
     if twin is not None:
         return f"{name} has the same secret as {twin.name}"
     if any(other.name == name for other in others):
-        return f"the name {name} stands twice"
+        return f"the name {name} is used twice"
     return None

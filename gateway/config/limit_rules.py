@@ -183,8 +183,8 @@ class LimitRules:
         empty = sorted(name for name in self.groups if self.groups[name].is_empty and name not in self.shares)
         return [
             *(f"limits.groups.{name}: no token belongs to this group" for name in unknown),
-            *(f"limits.groups.{name}: nothing is limited here" for name in empty),
-            *(f"limits.tokens.{name}: there is no token of this name" for name in sorted(self.tokens.keys() - names)),
+            *(f"limits.groups.{name}: this table limits nothing" for name in empty),
+            *(f"limits.tokens.{name}: no token has this name" for name in sorted(self.tokens.keys() - names)),
         ]
 
     def words(self) -> list[str]:
@@ -205,8 +205,7 @@ def limit_rules(value: object) -> LimitRules:
     """The setting `limits`. Raises BadValue, with a line for each fault."""
     if not isinstance(value, dict):
         raise values.BadValue(
-            "limits stand in the TOML file that GATEWAY_CONFIG names, as tables: "
-            "[limits.groups.NAME], [limits.tokens.NAME], [limits.default]"
+            "limits belong in the TOML file, as tables: [limits.groups.NAME], [limits.tokens.NAME], [limits.default]"
         )
     faults: list[str] = []
     faults += [f"{name}: expected one of {', '.join(_TABLES)}" for name in value if name not in _TABLES]
@@ -231,7 +230,9 @@ def _named(value: Mapping[str, Any], kind: str, faults: list[str]) -> Iterator[t
         return
     for name, table in tables.items():
         if not _NAME.fullmatch(name):
-            faults.append(f"{kind}: {name!r} is no name of a {kind[:-1]}: letters, digits and `._@-` were expected")
+            faults.append(
+                f"{kind}: {name!r} is not a valid name of a {kind[:-1]}: letters, digits and `._@-` were expected"
+            )
         elif isinstance(table, dict):
             yield name, dict(table)
         else:
@@ -249,7 +250,7 @@ def _limits(table: object, label: str, faults: list[str]) -> Limits:
         elif name in _MONEY:
             read[_MONEY[name]] = _money(given, f"{label}.{name}", faults)
         elif isinstance(given, dict):
-            faults.append(f"{label}.{name}: no table was expected here; a name with a dot stands in quotes")
+            faults.append(f"{label}.{name}: a table is not allowed here; put a name that has a dot in quotes")
         else:
             faults.append(f"{label}.{name}: expected one of {', '.join(LIMITS)}")
     return Limits(**read)

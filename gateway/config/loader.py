@@ -177,7 +177,7 @@ class _Loader:
         except UnicodeDecodeError:
             self._complaints.append(f"{label}: {path} is not UTF-8 text")
         except ValueError:
-            self._complaints.append(f"{label}: {path!r} is no file name")
+            self._complaints.append(f"{label}: {path!r} is not a file name")
         return None
 
     def _keys(self, parsed: Mapping[str, Any]) -> tuple[Key, ...]:
@@ -209,7 +209,7 @@ class _Loader:
 
 
 def _unknown(label: str, meant: str | None) -> str:
-    return f"{label}: there is no such setting{f'; did you mean {meant}?' if meant else ''}"
+    return f"{label}: this setting does not exist{f'; did you mean {meant}?' if meant else ''}"
 
 
 def _is_foreign(label: str, value: str) -> bool:

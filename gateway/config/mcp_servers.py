@@ -74,7 +74,7 @@ def _with_environment(table: Mapping[str, object], environ: Mapping[str, str]) -
 def mcp_servers(raw: object) -> tuple[McpServer, ...]:
     """The servers of a TOML file. Raises BadValue with a line for each fault."""
     if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
-        raise BadValue("servers stand in the TOML file, each under a line [[mcp_servers]]")
+        raise BadValue("servers belong in the TOML file, each under a line [[mcp_servers]]")
     servers: list[McpServer] = []
     complaints: list[str] = []
     for position, table in enumerate(raw, start=1):
@@ -96,13 +96,13 @@ def _clashes(server: McpServer, others: list[McpServer]) -> Iterator[str]:
     """Servers whose tools could come to have the same name: `a` with a tool `b_c`, and `a_b` with a tool `c`."""
     for other in others:
         if server.name == other.name:
-            yield f"{server.name}: the name stands twice"
+            yield f"{server.name}: the name is used twice"
         elif server.name.startswith(f"{other.name}_") or other.name.startswith(f"{server.name}_"):
-            yield f"{server.name}: tools of {other.name} could have the same names; call one of the two otherwise"
+            yield f"{server.name}: tools of {other.name} could have the same names; rename one of the servers"
 
 
 def _server(table: Mapping[str, object]) -> McpServer:
-    complaints = [f"{member}: there is no such member" for member in table if member not in _MEMBERS]
+    complaints = [f"{member}: this member does not exist" for member in table if member not in _MEMBERS]
     read: dict[str, object] = {}
     parsers = (_name, _url, _patterns, _patterns, _headers, values.seconds)
     for member, parse in zip(_MEMBERS, parsers, strict=True):
@@ -145,7 +145,7 @@ def _patterns(raw: object) -> tuple[re.Pattern[str], ...]:
         try:
             patterns.append(re.compile(text))
         except (re.error, RecursionError, OverflowError) as error:
-            raise BadValue(f"{text!r} is no regular expression: {error}") from error
+            raise BadValue(f"{text!r} is not a regular expression: {error}") from error
     return tuple(patterns)
 
 
@@ -155,13 +155,13 @@ def _headers(raw: object) -> tuple[tuple[str, Secret], ...]:
     complaints = []
     for name, value in raw.items():
         if not _HEADER_NAME.fullmatch(name):
-            complaints.append(f"{name!r} is no header's name")
+            complaints.append(f"{name!r} is not the name of a header")
         elif name.lower() in _OWN_HEADERS:
             complaints.append(f"{name} is set by the gateway itself")
         elif isinstance(value, str) and (missing := _VARIABLE.search(value)):
-            complaints.append(f"{name}: the environment has no {missing[1]}")
+            complaints.append(f"{name}: the environment variable {missing[1]} is not set")
         elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            complaints.append(f"{name}: the value is empty or has odd characters")
+            complaints.append(f"{name}: the value is empty, or has characters that are not allowed")
     if complaints:
         raise BadValue(*complaints)
     return tuple((name, Secret(value)) for name, value in raw.items())

@@ -41,13 +41,13 @@ def in_key(entry: str) -> str | None:
     if (fault := _placeholder_in(entry)) is not None:
         return fault
     if _QUOTATION_MARK.search(entry):
-        return "the key has a quotation mark in it, and would be sent to the upstream with it: leave it out"
+        return "the key contains a quotation mark, which would be sent to the upstream: remove it"
     name, separator, rest = entry.partition("=")
     secret = (rest if separator else name).strip()
     for prefix, what in _OTHER_CREDENTIALS:
         if secret.startswith(prefix):
             return (
-                f"what begins with {prefix} is {what}, which the upstream does not accept as a key: "
+                f"a value that begins with {prefix} is {what}, and the upstream does not accept it as a key: "
                 "put an API key here (sk-ant-api...)"
             )
     return None
@@ -76,7 +76,7 @@ def _in_text(text: str) -> str | None:
     if (fault := _placeholder_in(text)) is not None:
         return fault
     if len(text) > 1 and _QUOTED.fullmatch(text):
-        return "the value stands in quotation marks, which are taken as part of it: leave them out"
+        return "the quotation marks are part of the value: remove them"
     return None
 
 
@@ -85,7 +85,7 @@ def _placeholder_in(text: str) -> str | None:
     if found is None:
         return None
     shown = f"${{{found[1]}}}" if found[1] else "a placeholder"
-    return f"{shown} was not replaced by a value, and nothing here will do so: write the value itself"
+    return f"{shown} was not replaced by its value, and the gateway does not do so: write the value itself"
 
 
 def _in_upstream(given: str) -> str | None:
@@ -94,6 +94,6 @@ def _in_upstream(given: str) -> str | None:
     if found is None:
         return None
     return (
-        f"it ends in {found[1]}, and the gateway adds /v1/messages, so that requests would go to a path that there is "
-        f"not: write {url.removesuffix(found[1])}"
+        f"the gateway adds /v1/messages, so a URL that ends in {found[1]} leads to a path that does not exist: "
+        f"write {url.removesuffix(found[1])}"
     )

@@ -224,12 +224,14 @@ class Settings:
         """A line for each way in which the settings, each good alone, do not go together."""
         lines = []
         if not self.keys and self.allow_byok is not ByokMode.ONLY:
-            lines.append(
-                "there are no keys: set GATEWAY_API_KEYS or GATEWAY_API_KEYS_FILE "
-                "(or GATEWAY_ALLOW_BYOK=only, to have every client bring its own)"
+            where = (
+                f"GATEWAY_API_KEYS_FILE: {self.api_keys_file} has no keys: write one a line, as SECRET or NAME=SECRET"
+                if self.api_keys_file
+                else "there are no keys: set GATEWAY_API_KEYS or GATEWAY_API_KEYS_FILE"
             )
+            lines.append(f"{where} (or set GATEWAY_ALLOW_BYOK=only: then every client brings its own)")
         if self.keys and self.allow_byok is ByokMode.ONLY:
-            lines.append("GATEWAY_ALLOW_BYOK=only leaves the pool without use: give no keys, or allow_byok=true")
+            lines.append("GATEWAY_ALLOW_BYOK=only means that the pool is never used: give no keys, or set it to true")
         if self.reserved_threads is not None and self.reserved_threads >= self.threads:
             lines.append("GATEWAY_RESERVED_THREADS: must be less than GATEWAY_THREADS")
         if self.is_open and not values.is_local_address(self.bind):
@@ -237,7 +239,7 @@ class Settings:
         if self.is_open and ANY_ORIGIN in self.cors_origins:
             lines.append(
                 "GATEWAY_CORS_ORIGINS: without GATEWAY_CLIENT_TOKENS_FILE, `*` would let any web page in a browser "
-                "on this machine spend your keys; name the origins"
+                "on this machine use your keys; name the origins"
             )
         return lines
 

@@ -59,7 +59,7 @@ def proxy_url(raw: object) -> UpstreamProxy:
     if proxy is None:
         raise BadValue(
             "a proxy URL such as http://proxy.internal:3128 was expected: http, https, socks5 or socks5h, perhaps with "
-            "USER:PASSWORD@, in which everything but letters and digits is percent-encoded"
+            "USER:PASSWORD@, in which everything except letters and digits is percent-encoded"
         )
     return proxy
 

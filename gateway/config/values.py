@@ -25,7 +25,7 @@ class BadValue(ValueError):
 def text(raw: object) -> str:
     """Any text but an empty one."""
     if not isinstance(raw, str) or not raw.strip():
-        raise BadValue("a non-empty text was expected")
+        raise BadValue("the value is empty")
     return raw.strip()
 
 
@@ -84,7 +84,7 @@ def pattern(raw: object) -> re.Pattern[str]:
     try:
         return re.compile(value)
     except re.error as error:
-        raise BadValue(f"a regular expression was expected, and {value!r} is none: {error}") from error
+        raise BadValue(f"a regular expression was expected, not {value!r}: {error}") from error
 
 
 def choice(*names: str) -> Callable[[object], str]:
@@ -196,8 +196,8 @@ def is_local_address(bind: str) -> bool:
 def exposure(address: str) -> str:
     """What is to be said of an open gateway at an address that others reach."""
     return (
-        f"{address} is not a loopback address, and without GATEWAY_CLIENT_TOKENS_FILE anybody who reaches it would "
-        "spend your keys"
+        f"{address} is not a loopback address, and without GATEWAY_CLIENT_TOKENS_FILE everybody who reaches it could "
+        "use your keys"
     )
 
 

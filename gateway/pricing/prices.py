@@ -190,7 +190,7 @@ def _default(table: object) -> Price:
 
 def _priced(table: Mapping[str, Any], label: str, **known: Any) -> Price:
     if unknown := sorted(table.keys() - _ROW):
-        raise PriceError(f"{label}: {unknown[0]}: there is no such member")
+        raise PriceError(f"{label}: {unknown[0]}: this member does not exist")
     rates = {name: _amount(table.get(name), f"{label}: {name}", _PICODOLLARS_A_TOKEN) for name in _RATES}
     fast, us = (_percent(table, name, label) for name in _FACTORS)
     members: dict[str, Any] = {**known, **rates, "source": _source(table, label)}
@@ -224,7 +224,7 @@ def _tools(table: object) -> tuple[int, str]:
     if not isinstance(table, dict):
         raise PriceError("[tools]: expected a table")
     if unknown := sorted(table.keys() - {"web_search", "source"}):
-        raise PriceError(f"[tools]: {unknown[0]}: there is no such member")
+        raise PriceError(f"[tools]: {unknown[0]}: this member does not exist")
     web_search = _amount(table.get("web_search"), "[tools]: web_search", _PICODOLLARS_A_CALL)
     return web_search, _source(table, "[tools]")
 
@@ -241,7 +241,7 @@ def _refuse_doubles(rows: list[Price]) -> None:
     for row in rows:
         place = (row.model, row.since, row.above_prompt_tokens)
         if place in seen:
-            raise PriceError(f"{row.name}: this price stands twice")
+            raise PriceError(f"{row.name}: this price is given twice")
         seen.add(place)
 
 

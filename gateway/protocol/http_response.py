@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import httptools
 
 LARGEST_HEAD_BYTES = 256 * 1024
+# An alert and a handshake, as a TLS server answers to plain HTTP: https://www.rfc-editor.org/rfc/rfc8446#section-5.1
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 
 
 class WireError(Exception):
@@ -95,6 +97,8 @@ class ResponseParser:
         except httptools.HttpParserUpgrade:
             return "the answer switches protocols"
         except httptools.HttpParserError as error:
+            if self.head is None and data.startswith(_TLS_RECORDS):
+                return "the answer is not HTTP but TLS: should the address begin with https://?"
             if not self.is_complete:
                 return f"the answer is not HTTP/1.1: {error}"
             self._has_surplus = True

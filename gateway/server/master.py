@@ -164,7 +164,7 @@ def _handle_hup(server: Any) -> None:
         log.warning("%s has changed; that needs a restart", name)
     launch.tell_doubts(settled)
     launch.adopt(settled)
-    launch.reload_board.publish(settled.digest)
+    launch.reload_board.publish(settled.digest, {worker.slot for worker in server.WORKERS.values()})
     server.kill_workers(signal.SIGHUP)
     _leave_answer(ReloadAnswer(began_at, [], needing_restart))
 

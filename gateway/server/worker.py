@@ -251,6 +251,7 @@ class GatewayWorker(ServingWorker):
             settings = launch.read_settings()
             if launch.reload_board.expects(settings.digest):
                 self._gateway.reload(settings)
+                launch.reloaded(settings)
                 return
             log.error("the configuration changed again while it was reloaded; send SIGHUP once more")
         except SettingsError as error:

@@ -36,31 +36,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add = parser.add_argument
     add("--bind", metavar="HOST:PORT", default="127.0.0.1:9000", help="default: %(default)s")
-    add("--key", metavar="SECRET=SCRIPT", action="append", default=[], help="a key, repeatable")
-    add("--order", metavar="SCRIPT", help="a script by order of arrival, whichever key calls")
+    add(
+        "--key",
+        metavar="SECRET=SCRIPT",
+        action="append",
+        default=[],
+        help="a key and its script; may be given several times",
+    )
+    add("--order", metavar="SCRIPT", help="a script played in order of arrival, for all keys together")
     add(
         "--any-key",
         metavar="SCRIPT",
         nargs="?",
         const="ok",
-        help="let unknown keys in, to play this script (default: ok)",
+        help="accept unknown keys, and let them play this script (default: ok)",
     )
     add("--script", metavar="FILE", type=Path, help="a script file (TOML), see docs/simulator.md")
     add("--tls", action="store_true", help="serve https with a certificate made at the start")
-    add("--tls-dir", metavar="DIR", type=Path, help="where ca.pem is written (implies --tls)")
+    add("--tls-dir", metavar="FOLDER", type=Path, help="where ca.pem is written (implies --tls)")
     add(
         "--journal",
         metavar="N",
         type=int,
         default=10_000,
-        help="number of requests to remember (default: %(default)s)",
+        help="how many requests to remember (default: %(default)s)",
     )
     add(
         "--list",
         nargs="?",
         const="text",
         choices=("text", "markdown"),
-        help="show every behaviour with its options, and end",
+        help="show every behaviour with its options, and exit",
     )
 
 

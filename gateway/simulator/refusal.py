@@ -110,10 +110,13 @@ def identity_headers(request: SeenRequest) -> Extra:
 
 
 def limit_headers(request: SeenRequest, remaining: int) -> Extra:
-    """The `anthropic-ratelimit-*` headers of requests and tokens; requests as the world counts them, if it does."""
-    requests = request.standing.level or Level(1000, min(remaining, 1000), 60.0)
+    """The `anthropic-ratelimit-*` headers: so many of a thousand requests remain, and as large a share of the tokens.
+
+    Requests are as the world counts them, if it does.
+    """
+    requests = request.standing.level or Level(1000, remaining, 60.0)
     headers: Extra = []
-    for name, level in (("requests", requests), ("tokens", Level(400_000, remaining, 60.0))):
+    for name, level in (("requests", requests), ("tokens", Level(400_000, 400 * remaining, 60.0))):
         reset_at = datetime.fromtimestamp(int(request.arrived_at_epoch + math.ceil(level.full_in_seconds)), UTC)
         headers += [
             (f"anthropic-ratelimit-{name}-limit", str(level.limit)),

@@ -25,6 +25,10 @@ from gateway.upstream.resolver import Resolver
 from gateway.upstream.tls import Stream, secure, tls_context
 from gateway.upstream.watch import Watch
 
+# What OpenSSL says of a peer whose answer is no TLS, such as an HTTP error.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "RECORD_LAYER_FAILURE")
+_SPEAKS_TLS = "does it speak TLS at this port?"
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -67,6 +71,8 @@ class Dialer:
         deadline = Deadline(watch, self._route.connect_timeout_seconds)
         try:
             return (yield from self._reached(deadline))
+        except HandshakeTimeout as error:
+            raise ConnectTimeout(str(error)) from error
         except TimeoutError as error:
             raise ConnectTimeout("connecting to the upstream took too long") from error
         except (OSError, UnicodeError, ProxyError) as error:
@@ -120,11 +126,19 @@ class Dialer:
     def _secured(self, stream: Stream, host: str, deadline: Deadline) -> Generator[Pause, None, Stream]:
         if self._context is None:
             raise RuntimeError("this route has no TLS")
-        return secure(stream, self._context, host, deadline)
+        try:
+            return (yield from secure(stream, self._context, host, deadline))
+        except TimeoutError as error:
+            who = "the upstream" if host == self._host else "the proxy"
+            raise HandshakeTimeout(f"{who} did not answer the TLS handshake: {_SPEAKS_TLS}") from error
 
     def __repr__(self) -> str:
         through = f" through {self._route.proxy.address}" if self._route.proxy else ""
         return f"<Dialer to {self._host}:{self._port}{through}>"
+
+
+class HandshakeTimeout(TimeoutError):
+    """The other end has not answered the TLS handshake in time: a server without TLS waits for a request."""
 
 
 @contextmanager
@@ -153,4 +167,8 @@ def _cause(error: Exception) -> str:
         return "its name cannot be resolved"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return f"it closed the connection in the TLS handshake: {_SPEAKS_TLS}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "it does not speak TLS at this port"
     return getattr(error, "strerror", None) or type(error).__name__

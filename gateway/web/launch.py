@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import ssl
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,10 +50,12 @@ _slot: int | None = None  # this process's among the workers; None in the master
 
 
 class ReloadBoard:
-    """What the master tells all workers of the last reload, and what a worker that could not follow says of it.
+    """What the master tells all workers of the last reload, and what they say of it.
 
-    Anonymous shared memory, made before the fork. The master writes what is in force; a failure names the contents that
-    it is about, so that one which comes late says nothing against a newer reload. `recent` hears of each.
+    Anonymous shared memory, made before the fork: what the master has checked, what a worker could not follow, the
+    slots of the workers that are to follow, and what each worker has in force. A failure names the contents that it is
+    about, so that one which comes late says nothing against a newer reload. The count in `_untold` is one from a reload
+    until it is told that all have followed: the worker that takes it tells so. `recent` hears of each reload.
     """
 
     def __init__(self, recent: Recent | None = None) -> None:
@@ -61,6 +64,9 @@ class ReloadBoard:
         self._size = hashlib.sha256().digest_size
         self._nothing = b"\xff" * self._size
         self._memory = mmap.mmap(-1, 1 + 2 * self._size)
+        self._awaited = mmap.mmap(-1, SLOTS)
+        self._in_force = mmap.mmap(-1, SLOTS * self._size)
+        self._untold = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._memory[0] = 1
         self.fail(self._nothing)
 
@@ -69,14 +75,37 @@ class ReloadBoard:
         """The contents that the master has checked last."""
         return self._memory[1 : 1 + self._size]
 
-    def publish(self, digest: str | None) -> None:
-        """The master has checked a configuration: its digest, or None if it was unusable."""
+    def publish(self, digest: str | None, slots: Collection[int] = ()) -> None:
+        """The master has checked a configuration: its digest, or None if it was unusable.
+
+        The workers in these slots are to follow.
+        """
         if digest is not None:
+            self._take_untold()
+            self._awaited[:] = bytes(slot in slots for slot in range(SLOTS))
             self._memory[1:] = bytes.fromhex(digest) + self._nothing
+            if slots:
+                os.eventfd_write(self._untold, 1)
         self._memory[0] = int(digest is not None)
         if self._recent is not None:
             self._recent.happened(_told(digest is not None, self._has_begun))
         self._has_begun = True
+
+    def follow(self, slot: int, digest: str) -> bool:
+        """The worker has these contents in force. True for one worker, when all have what was published last."""
+        start = slot * self._size
+        self._in_force[start : start + self._size] = bytes.fromhex(digest)
+        return all(map(self._has_followed, range(SLOTS))) and self._take_untold()
+
+    def _has_followed(self, slot: int) -> bool:
+        start = slot * self._size
+        return not self._awaited[slot] or self._in_force[start : start + self._size] == self.digest
+
+    def _take_untold(self) -> bool:
+        try:
+            return bool(os.eventfd_read(self._untold))
+        except BlockingIOError:
+            return False
 
     def fail(self, digest: bytes) -> None:
         """A worker could not put these contents in force."""
@@ -230,6 +259,30 @@ def open_store(settings: Settings) -> Store:
     return FileStore(Path(settings.data_dir))
 
 
+def unused_state(settings: Settings) -> str | None:
+    """What to say if no gateway has kept the keys' state where this configuration has it; None if one has.
+
+    Changes nothing. Raises ValueError if the state server's URL is none.
+    """
+    if settings.state_url is not None:
+        from gateway.keys.redis.store import RedisStore  # as above
+        from gateway.keys.redis.wire import Server
+
+        if RedisStore.exists(settings.state_url):
+            return None
+        place = Server(settings.state_url, prefix="").place
+        return (
+            f"no gateway has been seen at the state server {place} yet: set GATEWAY_STATE_URL to the gateway's own "
+            "server and database, or start the gateway first"
+        )
+    if FileStore.exists(Path(settings.data_dir)):
+        return None
+    return (
+        f"no gateway has been seen in the data folder {settings.data_dir} yet: set GATEWAY_DATA_DIR to the gateway's "
+        "own folder, or start the gateway first"
+    )
+
+
 def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
     counters, link = MachineCounters(Path(settings.data_dir)), None
@@ -282,6 +335,13 @@ def become_worker(slot: int) -> None:
     """This process is the worker that has this slot: no other one that lives has it."""
     global _slot
     _slot = slot
+    reloaded(settings())  # it may have the place of one that ended before it could follow
+
+
+def reloaded(new: Settings) -> None:
+    """This worker has these settings in force; the last of the workers to have them tells in the log."""
+    if reload_board.follow(_slot or 0, new.digest):
+        log.info("configuration reloaded; keys: %s", ", ".join(key.name for key in new.keys) or "none")
 
 
 def refuse_preload() -> None:

@@ -137,8 +137,6 @@ class Gateway:
         self._mcp.apply(tool_settings_of(self.configuration.settings))
         if self.looks is not None:
             self.looks.look_at_places()
-        names = ", ".join(key.name for key in self.configuration.pool.keys) or "none"
-        log.info("configuration reloaded; keys: %s", names)
 
     def tick(self) -> None:
         """Housekeeping, about once a second, however often it is called; what fails there ends nothing."""

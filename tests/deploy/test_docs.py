@@ -134,6 +134,7 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
         {client}
         {token}
         cat tokens
+        test ! -e /tmp/state || echo "the rehearsal has used the usual data folder"
     """
     said = sandbox.run(
         ["sh", "-euc", script],
@@ -143,6 +144,7 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
         ],
         XDG_STATE_HOME="/tmp/state",
     )
+    assert "the rehearsal has used" not in said
     assert "event: message_stop" in said
     assert "all is well with http://127.0.0.1:8080" in said
     assert 'gateway_key_state{key="limited",state="temporary"} 1.0' in said

@@ -147,9 +147,9 @@ class Stage:
     def reload(self) -> None:
         """Put the files in force in every worker."""
         for fleet in self.fleets:
-            before, workers = fleet.gateway.log.count(_RELOADED), len(fleet.gateway.worker_pids)
+            before = fleet.gateway.log.count(_RELOADED)
             fleet.gateway.send_signal(signal.SIGHUP)
-            in_force = partial(self._has_reloaded, fleet, before + workers)
+            in_force = partial(self._has_reloaded, fleet, before + 1)
             assert wait_until(in_force, PATIENCE_SECONDS), fleet.gateway.log
 
     @staticmethod

@@ -80,7 +80,7 @@ def test_configuration_that_is_plainly_bad_is_told_without_a_signal(gateway: Rel
     assert (status, printed) == (1, "")
     fault, end = complaints.splitlines()
     assert "ping_seconds: a positive number" in fault
-    assert end == "gateway: not reloaded: the running gateway goes on with what it has"
+    assert end == "gateway: not reloaded: the running gateway keeps its configuration"
     assert "reload" not in gateway.process.log
 
 
@@ -90,7 +90,7 @@ def test_configuration_that_the_gateway_refuses_is_told_with_its_reasons(gateway
     status, printed, complaints = gateway.reload(GATEWAY_API_KEYS=f"only={FIRST}")
     assert (status, printed) == (1, "")
     assert complaints.splitlines()[0].startswith("gateway: there are no keys")
-    assert complaints.splitlines()[-1] == "gateway: reload refused: the running gateway goes on with what it has"
+    assert complaints.splitlines()[-1] == "gateway: reload refused: the running gateway keeps its configuration"
     assert "reload refused" in gateway.process.log
 
 

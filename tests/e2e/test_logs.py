@@ -60,7 +60,7 @@ def test_every_line_of_a_gateways_life_is_a_json_object(gateway_process: Callabl
         assert gateway.wait(SOON_SECONDS) == 0
         lines = lines_of(gateway)
     loggers = {line["logger"] for line in lines}
-    assert {"gunicorn.error", "gateway.access", "gateway.narrator", "gateway.worker", "gateway.service"} <= loggers
+    assert {"gunicorn.error", "gateway.access", "gateway.narrator", "gateway.worker", "gateway.web.launch"} <= loggers
     assert {line["level"] for line in lines} >= {"debug", "info", "warning"}
     assert len({line["pid"] for line in lines}) >= 3
 

@@ -145,7 +145,7 @@ def test_no_stream_is_cut_by_a_reload(reloadable: Reloadable, simulator: Simulat
         pytest.param(["a = "], "a", id="empty-secret"),
         pytest.param([], "no keys", id="no-keys"),
         pytest.param([f"a={A}", f"b={A}"], "same secret", id="duplicate"),
-        pytest.param([f"a={A}", f"a={B}"], "stands twice", id="duplicate-name"),
+        pytest.param([f"a={A}", f"a={B}"], "is used twice", id="duplicate-name"),
         pytest.param(["a b=c"], "name", id="bad-name"),
     ],
 )

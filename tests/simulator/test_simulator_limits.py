@@ -21,6 +21,13 @@ def used(answer):
     return usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]
 
 
+def test_healthy_key_has_nearly_all_of_its_tokens_left(world):
+    """Given a key that nothing is wrong with, then its headers tell the same share of tokens as of requests."""
+    answer = ask(world, "sk-1")
+    limit, remaining = (int(answer.header(f"anthropic-ratelimit-tokens-{name}")) for name in ("limit", "remaining"))
+    assert remaining / limit == 0.999
+
+
 def test_limit_drains_and_fills_up(world, clock):
     """Given 3 requests in 30 s, then a fourth waits for the first's 10 s, and after 30 s all three are back."""
     world.change("org-a", limits={"messages/opus-4": Limit(3, 30)})

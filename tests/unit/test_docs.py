@@ -170,3 +170,19 @@ def test_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     )
     assert [(page.name, match.group()) for page in pages for match in loaded.finditer(page.read_text())] == []
     assert [page.name for page in pages if 'class="mermaid"' in page.read_text()] == []
+
+
+def test_every_place_names_the_same_version() -> None:
+    """Given the package's version, then the changelog's newest release, the image's tags and the docs have it, too."""
+    version = re.search(r"^version = (.+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert version is not None
+    newest = re.search(r"^## (\d\S+) \(\d{4}-\d\d-\d\d\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version[1]
+    named = re.findall(r"(?:newTag: |/messages-gateway:)(\d\S*)", "".join(path.read_text() for path in versioned()))
+    assert set(named) == {version[1]}
+
+
+def versioned() -> list[Path]:
+    """The files that may name a version of the image."""
+    return [*DOCS.glob("*.md"), *(ROOT / "deploy").rglob("*.yaml"), *(ROOT / "deploy").rglob("*.yml")]

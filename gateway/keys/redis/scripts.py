@@ -82,6 +82,9 @@ local function read(key)
 end
 """
 
+# KEYS: epoch. Each gateway sees to it that there is one when it first connects.
+IS_THERE = "return redis.call('EXISTS', KEYS[1])"
+
 _VERSION = """
 -- The number of the last change to a record with a detail. If it was lost, the highest that is still to be seen.
 local function read_version(key, details)

@@ -21,11 +21,13 @@ import hmac
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from gateway.keys.key_record import Record, leased, released
 from gateway.keys.redis.exchange import MOST_AT_ONCE, Exchanges, Look
 from gateway.keys.redis.leases import LeaseAnswer, LeaseDesk
+from gateway.keys.redis.scripts import IS_THERE
 from gateway.keys.redis.wire import SERVER_ERRORS, Server, ServerClock
 from gateway.keys.replica import Replica
 from gateway.keys.store import Change, MergingStore
@@ -82,6 +84,19 @@ class RedisStore(MergingStore):
         self._thread.start()
         with self._progress:
             self._progress.wait_for(lambda: self._is_up is not None, start_timeout_seconds)
+
+    @staticmethod
+    def exists(url: str, prefix: str = "gateway:") -> bool:
+        """Whether a gateway has used this server; changes nothing there.
+
+        True, too, if the server cannot be asked: opening the store tells why. Raises ValueError if the URL is none.
+        """
+        server = Server(url, prefix)
+        try:
+            with closing(server.connect()) as connection:
+                return bool(connection.script(IS_THERE, [server.key("epoch")]))
+        except SERVER_ERRORS:
+            return True
 
     @property
     def is_up(self) -> bool:

@@ -97,7 +97,7 @@ def test_tokens_and_operators_are_counted(check):
     """Given a token file, then how many may use the gateway and how many are operators."""
     check.given(client_tokens_file=check.file("tokens", f"ann sha256:{DIGEST} operator\nbob sha256:{DIGEST[1:]}1\n"))
     assert check.run() == 0
-    assert check.said("clients") == "2 tokens, 1 of them operators'"
+    assert check.said("clients") == "2 tokens, 1 of them for operators"
 
 
 LIMITS = """
@@ -122,7 +122,7 @@ def test_limits_are_told_in_words(check):
     """Given limits for tokens and groups that there are, then each table is a line, and nothing is warned of."""
     given_limits(check, LIMITS, "ann ", "bob group=research", "cid group=research")
     assert check.run("--strict") == 0
-    assert check.said("clients") == "3 tokens, 0 of them operators'; groups: research"
+    assert check.said("clients") == "3 tokens, 0 of them for operators; groups: research"
     assert [line.partition("  ")[2].strip() for line in check.out.splitlines() if line.startswith("limits")] == [
         "group research: 50.50 dollars a day",
         "each token of group research: 4 requests at once",
@@ -139,12 +139,14 @@ def test_limits_for_nobody_are_warned_of(check):
     warnings = [line for line in check.out.splitlines() if line.startswith("warning")]
     assert warnings == [
         "warning   limits.groups.research: no token belongs to this group",
-        "warning   limits.tokens.ann: there is no token of this name",
+        "warning   limits.tokens.ann: no token has this name",
     ]
     assert check.run("--strict") == 1
 
 
-@pytest.mark.parametrize(("fail", "what"), [("open", "are held to what this machine knows"), ("closed", "are refused")])
+@pytest.mark.parametrize(
+    ("fail", "what"), [("open", "are limited by what this machine knows"), ("closed", "are refused")]
+)
 def test_limits_without_their_store_are_told(check, fail, what):
     """Given limits, and a shared store that does not answer, then a fault says what that means for them."""
     given_limits(check, "[limits.default]\nconcurrent = 4", "ann ")
@@ -183,7 +185,9 @@ def test_checking_makes_and_asks_nothing(check):
         pytest.param({"upstream_ca_file": __file__}, ["holds no certificate"], id="ca-file-without-certificates"),
         pytest.param({"config": "/nowhere"}, ["GATEWAY_CONFIG"], id="no-configuration-file"),
         pytest.param({"bind": "0.0.0.0:8080"}, ["GATEWAY_CLIENT_TOKENS_FILE"], id="open-to-the-world"),
-        pytest.param({"limits": "research=50"}, ["GATEWAY_LIMITS: limits stand in the TOML file"], id="limits-as-text"),
+        pytest.param(
+            {"limits": "research=50"}, ["GATEWAY_LIMITS: limits belong in the TOML file"], id="limits-as-text"
+        ),
         pytest.param({"limits_fail": "maybe"}, ["GATEWAY_LIMITS_FAIL"], id="limits-fail"),
         pytest.param({"state_url": "memcached://x"}, ["GATEWAY_STATE_URL"], id="no-such-store"),
     ],
@@ -197,6 +201,16 @@ def test_bad_configuration_is_complained_of_line_by_line(check, settings, what):
     assert len(lines) == len(what)
     for fault in what:
         assert any(line.startswith("gateway: ") and fault in line for line in lines), fault
+
+
+@pytest.mark.parametrize("content", ["", "# none yet\n"], ids=["empty", "comment"])
+def test_keys_file_without_keys_is_not_called_unset(check, content, tmp_path):
+    """Given a keys file in which no key stands, then the complaint names the file, and what to write into it."""
+    path = tmp_path / "keys"
+    path.write_text(content)
+    check.given(api_keys="", api_keys_file=str(path))
+    assert check.run() == 1
+    assert check.err.startswith(f"gateway: GATEWAY_API_KEYS_FILE: {path} has no keys: write one a line")
 
 
 def refuse(status: int, seen: list[bytes] | None = None, place: Place = NOWHERE) -> Callable[[socket.socket], None]:
@@ -241,7 +255,7 @@ def test_each_key_is_shown_to_the_upstream_once(check, statuses, code, findings)
 
 
 ONE_ORGANISATION = (
-    "warning   all keys belong to one organisation: failover helps against revoked keys alone, not against"
+    "warning   all keys belong to one organisation: failover helps only against revoked keys, not against"
 )
 
 

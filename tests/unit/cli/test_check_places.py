@@ -77,7 +77,7 @@ def test_file_that_may_not_be_written_is_named(check: Check, monkeypatch: pytest
     monkeypatch.setattr(
         os, "access", lambda path, mode, **named: Path(path).name != "keys" and allowed(path, mode, **named)
     )
-    assert f"{check.folder}/data/keys may not be read and written by the user " in fault(check)
+    assert f"{check.folder}/data/keys cannot be read and written by the user " in fault(check)
 
 
 def test_port_that_another_program_has_is_a_fault(check: Check) -> None:
@@ -99,7 +99,7 @@ def test_data_folder_of_a_gateway_that_listens_elsewhere_is_a_doubt(check: Check
     """Given a gateway that runs with this data folder, and not at this address, then that is a warning."""
     with running(check.folder / "data"):
         assert check.run() == 0
-        assert "a gateway runs with the data folder" in check.said("warning")
+        assert "a gateway is running with the data folder" in check.said("warning")
         assert check.run("--strict") == 1
 
 
@@ -132,7 +132,7 @@ def test_public_address_without_tokens_is_refused_as_at_the_start(check: Check) 
     """Given no token file and an address that others reach, then the words of a start; an empty file is a doubt."""
     check.given(bind="0.0.0.0:0")
     assert check.run() == 1
-    assert "anybody who reaches it would spend your keys" in check.err
+    assert "everybody who reaches it could use your keys" in check.err
     check.given(client_tokens_file=check.file("tokens", "# none yet\n"))
     assert check.run() == 0
     assert "holds no token, so nobody can use the gateway" in check.said("warning")
@@ -194,7 +194,7 @@ def test_files_that_hang_are_given_up(check: Check, monkeypatch: pytest.MonkeyPa
         assert check.run() == 1
     finally:
         ended.set()
-    assert check.err == "gateway: the configuration: a file that it names has not answered within 0.1 s\n"
+    assert check.err == "gateway: the configuration: a file that it names could not be read within 0.1 s\n"
 
 
 def test_sqlite_elsewhere_is_tried(check: Check) -> None:

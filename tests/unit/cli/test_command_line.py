@@ -106,6 +106,8 @@ def test_example_is_a_command_line_that_is_understood(line, monkeypatch, tmp_pat
     Path("gateway.toml").touch()
     program, *words = shlex.split(line, comments=True)
     assert program == "gateway"
+    if ">" in words:
+        words = words[: words.index(">")]
     assert callable(command_line().parse_args(words).run)
 
 

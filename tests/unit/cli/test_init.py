@@ -175,16 +175,16 @@ class Terminal:
 def test_questions_at_a_terminal(tmp_path) -> None:
     """Given answers, one of them wrong, then the wrong one is asked again, no key is on the screen, and all is good."""
     with Terminal(tmp_path / "new") as terminal:
-        terminal.answer("Where do the requests go? [https://api.anthropic.com] ", "somewhere")
+        terminal.answer("Where should requests go? [https://api.anthropic.com] ", "somewhere")
         terminal.see("a URL such as")
-        terminal.answer("Where do the requests go? [https://api.anthropic.com] ", "")
+        terminal.answer("Where should requests go? [https://api.anthropic.com] ", "")
         terminal.answer("API key 1: ", "")
         terminal.see("at least one key is needed")
         terminal.answer("API key 1: ", "main=sk-ant-unseen-1")
-        terminal.answer("API key 2; an empty line ends: ", "main=sk-ant-unseen-2")
-        terminal.see("the name main stands twice")
-        terminal.answer("API key 2; an empty line ends: ", "sk-ant-unseen-2")
-        terminal.answer("API key 3; an empty line ends: ", "")
+        terminal.answer("API key 2; an empty line to finish: ", "main=sk-ant-unseen-2")
+        terminal.see("the name main is used twice")
+        terminal.answer("API key 2; an empty line to finish: ", "sk-ant-unseen-2")
+        terminal.answer("API key 3; an empty line to finish: ", "")
         terminal.answer("listen on? [127.0.0.1:8080] ", "0.0.0.0:8181")
         terminal.answer("[admin] ", "ann")
         assert terminal.end() == 0, terminal.screen
@@ -200,7 +200,7 @@ def test_questions_at_a_terminal(tmp_path) -> None:
 def test_interrupted_questions_write_nothing(tmp_path) -> None:
     """Given the end of the input in the midst of the questions, then one line says that nothing was written."""
     with Terminal(tmp_path / "new") as terminal:
-        terminal.answer("Where do the requests go?", "")
+        terminal.answer("Where should requests go?", "")
         terminal.answer("API key 1: ", "\x04")
         assert terminal.end() == 1
     assert "gateway: stopped: nothing was written" in terminal.screen
@@ -212,5 +212,7 @@ def test_without_a_terminal_nothing_is_asked(tmp_path) -> None:
     program = [sys.executable, "-m", "gateway.cli", "init", str(tmp_path / "new")]
     done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr == ("gateway: there is nobody to ask, as this is no terminal: give --yes and --keys-from FILE\n")
+    assert done.stderr == (
+        "gateway: this is not a terminal, so nothing can be asked: give --yes and --keys-from FILE\n"
+    )
     assert not (tmp_path / "new").exists()

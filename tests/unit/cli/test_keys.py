@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gateway.keys.file_store import FileStore
 from gateway.keys.key_record import Cause, Record
 from gateway.keys.places import Place
 from gateway.keys.pool import BY_OPERATOR
+from gateway.keys.redis.store import RedisStore
 from gateway.keys.store import MemoryStore
 from gateway.runtime.machine_clock import machine_time
 from gateway.web import launch
@@ -319,7 +320,7 @@ def test_no_time_to_rest_is_refused(keys, seconds):
     """Given a number of seconds that is none, then one line says so, and the key is as it was."""
     keys.known()
     assert keys.run("cool", "second", seconds) == 1
-    assert keys.err == "gateway: seconds: a positive number was expected\n"
+    assert keys.err == "gateway: SECONDS must be a positive number\n"
     assert keys.records()["second"] == Record()
 
 
@@ -343,9 +344,28 @@ def test_before_the_first_start_there_is_nothing_to_show_or_change(keys, argumen
     looks: one line names the folder and the setting, and nothing is made."""
     assert keys.run(*arguments) == 1
     assert keys.out == ""
-    assert keys.err.startswith(f"gateway: no gateway has kept its state in {keys.folder} yet")
+    unused = f"no gateway has been seen in the data folder {keys.folder} yet"
+    assert keys.err.startswith(f"gateway: the keys' states are unknown: {unused}")
     assert "GATEWAY_DATA_DIR" in keys.err
     assert not keys.folder.exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["disable", "second"]], ids=" ".join)
+def test_state_server_that_nobody_has_used_shows_and_changes_nothing(keys, monkeypatch, arguments):
+    """Given a Redis that no gateway has used, then no key is called valid and none is changed: one line names the
+    server and the setting, and nothing is written there."""
+    server = RedisServer()
+    try:
+        monkeypatch.setenv("GATEWAY_STATE_URL", server.url)
+        assert keys.run(*arguments) == 1
+        with closing(server.client()) as client:
+            assert client.keys() == []
+    finally:
+        server.stop()
+    assert keys.out == ""
+    unused = f"no gateway has been seen at the state server 127.0.0.1:{server.port} yet"
+    assert keys.err.startswith(f"gateway: the keys' states are unknown: {unused}")
+    assert "GATEWAY_STATE_URL" in keys.err
 
 
 def test_bad_configuration_is_complained_of(keys, monkeypatch):
@@ -388,7 +408,7 @@ def test_redis_out_of_reach_is_told(keys, monkeypatch):
         monkeypatch.setenv("GATEWAY_STATE_URL", f"redis://:PLANTED-password@127.0.0.1:{unheard.getsockname()[1]}")
         assert keys.run_alone() == 1
     assert keys.out == ""
-    assert keys.err.endswith("gateway: the shared state of the keys is out of reach; is GATEWAY_STATE_URL right?\n")
+    assert keys.err.endswith("gateway: the state server cannot be reached; is GATEWAY_STATE_URL right?\n")
 
 
 def test_redis_url_that_is_none_is_told(keys, monkeypatch):
@@ -404,6 +424,8 @@ def test_change_is_in_redis_when_the_command_has_ended(keys, monkeypatch):
     server = RedisServer()
     try:
         monkeypatch.setenv("GATEWAY_STATE_URL", server.url)
+        with closing(RedisStore(server.url)) as store:
+            assert store.flush()  # as a gateway that has begun
         assert keys.run_alone("disable", "second") == 0
         assert keys.err == ""
         assert keys.run_alone("--json") == 0
@@ -426,7 +448,7 @@ def test_change_that_cannot_be_written_is_told(keys, monkeypatch):
     monkeypatch.setattr(keys_file.KeysFile, "begun", fail)
     assert keys.run("disable", "second") == 1
     assert keys.out == ""
-    assert "out of reach" in keys.err
+    assert "can no longer be reached" in keys.err
 
 
 class FadingStore(MemoryStore):
@@ -443,5 +465,5 @@ def test_change_that_was_not_shared_is_told(keys, monkeypatch):
     monkeypatch.setenv("GATEWAY_STATE_URL", "redis://redis")
     monkeypatch.setattr(launch, "open_store", lambda settings: FadingStore())
     assert keys.run("disable", "second") == 1
-    assert "out of reach" in keys.err
+    assert "can no longer be reached" in keys.err
     assert keys.out == ""

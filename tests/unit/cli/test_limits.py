@@ -15,7 +15,7 @@ from gateway.limits.counters import MachineCounters
 from gateway.limits.shared_limiter import SharedLimiter
 from gateway.pricing.money import PICODOLLARS
 from gateway.web.launch import read_settings
-from tests.stores.redis_server import free_port
+from tests.stores.redis_server import RedisServer, free_port
 
 LIMITS = """
 [limits.groups.research]
@@ -93,7 +93,8 @@ def test_limits_of_a_gateway_that_never_ran_are_unused(command):
     folder that was looked into, and the status tells."""
     command.given_limits(LIMITS)
     assert command.run() == 1
-    assert command.err.startswith(f"gateway: no gateway has counted anything in {command.folder}/data yet")
+    unused = f"nothing has been counted: no gateway has been seen in the data folder {command.folder}/data yet"
+    assert command.err.startswith(f"gateway: {unused}")
     assert "GATEWAY_DATA_DIR" in command.err
     head, *rows = command.rows
     assert head == ["whose", "limit", "used", "of", "left", "%", "free again"]
@@ -106,6 +107,20 @@ def test_limits_of_a_gateway_that_never_ran_are_unused(command):
         ["token bob", "requests a minute", "0", "100", "100", "0", "-"],
     ]
     assert not (command.folder / "data").exists()
+
+
+def test_limits_at_a_state_server_that_nobody_has_used_are_unknown(command):
+    """Given a Redis that no gateway has used, then a line says so, and the status tells."""
+    command.given_limits(LIMITS)
+    server = RedisServer()
+    try:
+        command.given(state_url=server.url)
+        assert command.run() == 1
+    finally:
+        server.stop()
+    place = f"the state server 127.0.0.1:{server.port}"
+    assert command.err.startswith(f"gateway: nothing has been counted: no gateway has been seen at {place} yet")
+    assert "GATEWAY_STATE_URL" in command.err
 
 
 def test_limits_of_a_gateway_that_only_just_began_are_unused(command):
@@ -157,7 +172,7 @@ def test_store_out_of_reach_is_told_and_what_is_known_is_shown(command):
     command.given(state_url=f"redis://127.0.0.1:{free_port()}/0")
     assert command.run() == 1
     (line,) = command.err.splitlines()
-    assert re.match(r"gateway: the state server .* does not answer .*: what other machines have used is", line)
+    assert re.match(r"gateway: the state server .* does not answer .*: what other machines have used may be", line)
     assert ["group research", "dollars a day", "1.00", "50.00", "49.00", "2"] in [row[:6] for row in command.rows]
 
 

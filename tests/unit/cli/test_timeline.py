@@ -44,7 +44,7 @@ def test_a_full_record_is_told_whole() -> None:
         "the gateway's tool bmcp_time_now was called (2 bytes of input): ok in 0.100 s, 40 bytes of result",
         "How it ended",
         "0.500 s the first event went to the client",
-        "1.500 s the answer was delivered whole; status 200",
+        "1.500 s the answer was delivered completely; status 200",
     ]
 
 
@@ -54,10 +54,10 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         "req_up_0 (in the gateway: req_gw_0)",
         "when 2027-01-15 08:00:00 UTC, for 1.500 s",
         "what POST /v1/messages, whole",
-        "who nobody in particular (an open gateway), with an unknown program",
-        "paid by nobody: no key was tried",
+        "who no token (an open gateway), with an unknown program",
+        "paid by no one: no key was tried",
         "How it ended",
-        "1.500 s the answer was delivered whole; status 200",
+        "1.500 s the answer was delivered completely; status 200",
     ]
 
 
@@ -67,12 +67,18 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         ({"credential": "byok", "key": None}, "paid by the client's own credential (sk-ant-...last)"),
         ({"request_id": "req_gw_1"}, "req_gw_1"),
         ({"route": "count_tokens"}, "what POST /v1/messages/count_tokens, claude-a, streamed"),
-        ({"usage": (usage_of(certainty="partial"),)}, "the answer broke off: at least so much"),
-        ({"usage": (usage_of(certainty="estimated", guessed_output_tokens=700),)}, "about 700 by what was relayed"),
+        ({"usage": (usage_of(certainty="partial"),)}, "the answer broke off: at least this many"),
+        (
+            {"usage": (usage_of(certainty="estimated", guessed_output_tokens=700),)},
+            "about 700, estimated from what was relayed",
+        ),
         ({"usage": (usage_of(is_cost_estimated=True),)}, "cost 0.001235 dollars, an estimate"),
-        ({"usage": (usage_of(price="default"),)}, "0.001235 dollars (the default price, for the model has none)"),
+        ({"usage": (usage_of(price="default"),)}, "0.001235 dollars (the default price, because the model has none)"),
         ({"usage": (usage_of(price="free", cost_picodollars=0),)}, "0.000000 dollars (free: the model declined)"),
-        ({"usage": (usage_of(cost_picodollars=None, price=None),)}, "cost not known: nobody knew prices yet"),
+        (
+            {"usage": (usage_of(cost_picodollars=None, price=None),)},
+            "cost not known: recorded before there were prices",
+        ),
         ({"usage": (usage_of(kind="a_later_kind"),)}, "usage of a_later_kind: claude-a-1"),
         ({"token_group": None}, "who token alice, with claude-code"),
         ({"passed_over": (PassedOver(0, "k9", "disabled", "operator", 0, 0.0),)}, "taken out of use by the operator"),
@@ -99,7 +105,7 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         ({"attempts": (Attempt(1, "k1", "ok", 200, 0.0, 0.0, 0.1, None),)}, "Turn 2"),
         (
             {"outcome": "rejected", "error": "invalid_request_error: model: this field is required", "status": 400},
-            "refused the request by itself (invalid_request_error: model: this field is required); status 400",
+            "refused the request (invalid_request_error: model: this field is required); status 400",
         ),
         ({"tool_calls": (ToolCall(0, "bmcp_x", True, 9, None, "not_made"),)}, "(9 bytes of input): not made"),
         ({"outcome": "a_later_word", "route": "a_later_route"}, "a_later_word"),

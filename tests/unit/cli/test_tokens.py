@@ -165,7 +165,7 @@ def test_setting_names_the_file(tokens, monkeypatch, capsys):
 def test_no_file_named_is_told(tokens, capsys):
     """Given neither option nor setting, then one line names both."""
     assert main(["tokens", "list"]) == 1
-    said = "no token file is configured: give --file PATH, or set GATEWAY_CLIENT_TOKENS_FILE"
+    said = "no token file is configured: give --file FILE, or set GATEWAY_CLIENT_TOKENS_FILE"
     assert capsys.readouterr().err == f"gateway: {said}\n"
 
 

@@ -56,13 +56,13 @@ def test_entry_is_a_key(entry, expected):
 @pytest.mark.parametrize(
     ("entry", "what"),
     [
-        pytest.param(f"a={PLANTED} workspace=", "the workspace of a is none", id="empty"),
-        pytest.param(f"a={PLANTED} workspace=a/b", "the workspace of a is none", id="odd-character"),
-        pytest.param(f"a={PLANTED} workspace={'w' * 65}", "the workspace of a is none", id="too-long"),
+        pytest.param(f"a={PLANTED} workspace=", "the workspace of a is not valid", id="empty"),
+        pytest.param(f"a={PLANTED} workspace=a/b", "the workspace of a is not valid", id="odd-character"),
+        pytest.param(f"a={PLANTED} workspace={'w' * 65}", "the workspace of a is not valid", id="too-long"),
         pytest.param(f"a={PLANTED} workspace=w more", "the secret of a", id="more-behind-it"),
         pytest.param(f"a={PLANTED} workspace", "the secret of a", id="no-equals-sign"),
         pytest.param(f"a={PLANTED} region=eu", "the secret of a", id="another-word"),
-        pytest.param(f"{PLANTED}=a workspace=w", "a secret stands where the name belongs", id="swapped"),
+        pytest.param(f"{PLANTED}=a workspace=w", "the secret is where the name should be", id="swapped"),
     ],
 )
 def test_entry_that_is_no_key_is_complained_of_without_its_secret(entry, what):

@@ -88,8 +88,8 @@ def test_tables_for_nobody_are_doubted():
     doubts = rules(TABLES + "[limits.groups.empty]\n").doubts([token("free"), token("bob", "empty")])
     assert doubts == [
         "limits.groups.research: no token belongs to this group",
-        "limits.groups.empty: nothing is limited here",
-        "limits.tokens.ann@example.org: there is no token of this name",
+        "limits.groups.empty: this table limits nothing",
+        "limits.tokens.ann@example.org: no token has this name",
     ]
     assert rules(TABLES).doubts([token("free"), token("ann@example.org", "research")]) == []
     assert len(rules(TABLES).doubts(None)) == 3
@@ -153,15 +153,15 @@ def test_count_that_is_none_is_a_fault(name, written):
         pytest.param("[limits.groups]\na = 1", ["groups.a: expected a table, [limits.groups.a]"], id="group"),
         pytest.param("[limits]\ndefault = 5", ["default: expected a table"], id="default"),
         pytest.param("[limits.groups.a]\neach = 5", ["groups.a.each: expected a table"], id="each"),
-        pytest.param("[limits.tokens.a.each]", ["tokens.a.each: no table was expected here"], id="each-of-a-token"),
-        pytest.param("[limits.default.each]", ["default.each: no table was expected here"], id="each-of-the-default"),
-        pytest.param("[limits.groups.a.each.each]", ["groups.a.each.each: no table"], id="each-of-each"),
-        pytest.param("[limits.tokens.ann.b]\nconcurrent = 1", ["a name with a dot stands in quotes"], id="dot"),
+        pytest.param("[limits.tokens.a.each]", ["tokens.a.each: a table is not allowed here"], id="each-of-a-token"),
+        pytest.param("[limits.default.each]", ["default.each: a table is not allowed here"], id="each-of-the-default"),
+        pytest.param("[limits.groups.a.each.each]", ["groups.a.each.each: a table"], id="each-of-each"),
+        pytest.param("[limits.tokens.ann.b]\nconcurrent = 1", ["put a name that has a dot in quotes"], id="dot"),
         pytest.param("[limits.groups.a]\ndollars = 5", ["groups.a.dollars: expected one of requests_per"], id="name"),
-        pytest.param('[limits.groups."a b"]', ["groups: 'a b' is no name of a group"], id="odd-group"),
-        pytest.param('[limits.tokens.""]', ["tokens: '' is no name of a token"], id="empty-name"),
-        pytest.param('[limits.tokens."a\\nb"]', ["tokens: 'a\\nb' is no name of a token"], id="line-break"),
-        pytest.param('[limits.tokens."ünn"]', ["tokens: 'ünn' is no name of a token"], id="no-ascii"),
+        pytest.param('[limits.groups."a b"]', ["groups: 'a b' is not a valid name of a group"], id="odd-group"),
+        pytest.param('[limits.tokens.""]', ["tokens: '' is not a valid name of a token"], id="empty-name"),
+        pytest.param('[limits.tokens."a\\nb"]', ["tokens: 'a\\nb' is not a valid name of a token"], id="line-break"),
+        pytest.param('[limits.tokens."ünn"]', ["tokens: 'ünn' is not a valid name of a token"], id="no-ascii"),
         pytest.param(
             "[limits.groups.a]\nconcurrent = 0\ndollars_per_day = -1\n[limits.default]\nx = 1",
             ["groups.a.concurrent:", "groups.a.dollars_per_day:", "default.x:"],
@@ -181,7 +181,7 @@ def test_every_fault_is_a_line(text, lines):
 @pytest.mark.parametrize("value", ["", "research=5", '{"default": {}}', 5, [], None])
 def test_limits_that_are_no_tables_are_told_where_they_belong(value):
     """Given a text, as the environment has them, or anything else, then one line says where limits stand."""
-    with pytest.raises(BadValue, match="limits stand in the TOML file that GATEWAY_CONFIG names"):
+    with pytest.raises(BadValue, match="limits belong in the TOML file, as tables"):
         limit_rules(value)
 
 

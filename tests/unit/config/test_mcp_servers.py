@@ -67,21 +67,25 @@ def test_server_with_the_least_has_the_defaults():
         pytest.param('name = "a"\nurl = "https://x:port/"', "a: url: a URL such as", id="odd-port"),
         pytest.param('name = "a"\nurl = "https://x/a b"', "a: url: a URL such as", id="space-in-url"),
         pytest.param('name = "a"\nurl = "https://[x"', "a: url: a URL such as", id="half-a-bracket"),
-        pytest.param(GOOD + 'allow = "("', "files: allow: '(' is no regular expression", id="broken-pattern"),
+        pytest.param(GOOD + 'allow = "("', "files: allow: '(' is not a regular expression", id="broken-pattern"),
         pytest.param(GOOD + "deny = [1]", "files: deny: a regular expression or a list", id="number-for-pattern"),
         pytest.param(GOOD + "timeout_seconds = 0", "files: timeout_seconds: a positive number", id="no-time"),
-        pytest.param(GOOD + 'timeout = "5"', "files: timeout: there is no such member", id="unknown-member"),
+        pytest.param(GOOD + 'timeout = "5"', "files: timeout: this member does not exist", id="unknown-member"),
         pytest.param(GOOD + 'headers = "x"', "files: headers: a table was expected", id="text-for-headers"),
         pytest.param(
-            GOOD + f'headers = {{ "a b" = "{PLANTED}" }}', "files: headers: 'a b' is no header's name", id="h1"
+            GOOD + f'headers = {{ "a b" = "{PLANTED}" }}', "files: headers: 'a b' is not the name of a header", id="h1"
         ),
         pytest.param(
             GOOD + f'headers = {{ Host = "{PLANTED}" }}', "files: headers: Host is set by the gateway", id="h2"
         ),
-        pytest.param(GOOD + f'headers = {{ a = "{PLANTED}\\n" }}', "files: headers: a: the value is empty or", id="h3"),
-        pytest.param(GOOD + "headers = { a = 5 }", "files: headers: a: the value is empty or", id="h4"),
         pytest.param(
-            GOOD + 'headers = { a = "${NOWHERE}" }', "files: headers: a: the environment has no NOWHERE", id="h5"
+            GOOD + f'headers = {{ a = "{PLANTED}\\n" }}', "files: headers: a: the value is empty, or", id="h3"
+        ),
+        pytest.param(GOOD + "headers = { a = 5 }", "files: headers: a: the value is empty, or", id="h4"),
+        pytest.param(
+            GOOD + 'headers = { a = "${NOWHERE}" }',
+            "files: headers: a: the environment variable NOWHERE is not set",
+            id="h5",
         ),
     ],
 )
@@ -106,7 +110,7 @@ def test_what_is_no_list_of_tables_is_refused(raw):
 @pytest.mark.parametrize(
     ("names", "line"),
     [
-        pytest.param(("a", "a"), "a: the name stands twice", id="same"),
+        pytest.param(("a", "a"), "a: the name is used twice", id="same"),
         pytest.param(("a", "a_b"), "a_b: tools of a could have the same names", id="longer"),
         pytest.param(("a_b", "a"), "a: tools of a_b could have the same names", id="shorter"),
     ],

@@ -56,7 +56,7 @@ def test_what_is_no_key_is_told_with_its_place(keys: str, what: str, place: str)
 def test_upstream_with_the_path_of_the_api_is_told(url: str, written: str) -> None:
     """Given an upstream that ends in what the gateway adds, then the line says what to write instead."""
     (fault,) = faults_of(upstream_url=url)
-    assert fault.startswith("GATEWAY_UPSTREAM_URL: it ends in /v1")
+    assert fault.startswith("GATEWAY_UPSTREAM_URL: the gateway adds /v1/messages, so a URL that ends in /v1")
     assert fault.endswith(f"write {written}")
 
 
@@ -88,5 +88,5 @@ def test_faults_are_told_beside_what_the_configuration_is_refused_for() -> None:
         faults_of(threads="'8'", api_keys=f'"{SECRET}"')
     told = "\n".join(raised.value.complaints)
     assert "GATEWAY_THREADS: a whole number" in told
-    assert "GATEWAY_THREADS: the value stands in quotation marks" in told
-    assert "GATEWAY_API_KEYS, entry 1: the key has a quotation mark" in told
+    assert "GATEWAY_THREADS: the quotation marks are part of the value" in told
+    assert "GATEWAY_API_KEYS, entry 1: the key contains a quotation mark" in told

@@ -389,7 +389,7 @@ def test_unknown_name_is_refused(name, meant):
     with pytest.raises(SettingsError) as raised:
         load_settings({"GATEWAY_API_KEYS": PLANTED, name: "5"}, reader({}))
     told = f"; did you mean {meant}?" if meant else ""
-    assert raised.value.complaints == [f"{name}: there is no such setting{told}"]
+    assert raised.value.complaints == [f"{name}: this setting does not exist{told}"]
 
 
 @pytest.mark.parametrize("name", ["ping_second", "PING_SECONDS", "ping-seconds", "gateway_ping_seconds"])
@@ -397,7 +397,7 @@ def test_unknown_name_in_the_file_is_told_with_the_one_that_was_meant(name):
     """Given a name in the TOML file that is no setting but is like one, then the line asks whether that was meant."""
     with pytest.raises(SettingsError) as raised:
         load_settings({"GATEWAY_API_KEYS": PLANTED, "GATEWAY_CONFIG": "/g"}, reader({"/g": f"{name} = 5"}))
-    assert raised.value.complaints == [f"/g: {name}: there is no such setting; did you mean ping_seconds?"]
+    assert raised.value.complaints == [f"/g: {name}: this setting does not exist; did you mean ping_seconds?"]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_name_that_kubernetes_injects_is_ignored(name):
 )
 def test_name_that_only_looks_injected_is_refused(name, value):
     """Given a name that somebody may have written for a setting, then it is complained of all the same."""
-    with pytest.raises(SettingsError, match=f"{name}: there is no such setting"):
+    with pytest.raises(SettingsError, match=f"{name}: this setting does not exist"):
         load_settings({"GATEWAY_API_KEYS": PLANTED, name: value}, reader({}))
 
 
@@ -483,8 +483,8 @@ def test_keys_are_read_in_failover_order(environ, keys_file, expected):
         pytest.param(f"a={PLANTED},b={PLANTED}", "", "entry 2: b has the same secret as a", id="secret-twice"),
         pytest.param(f"{PLANTED},{PLANTED}", "", "entry 2: key-2 has the same secret as key-1", id="unnamed-twice"),
         pytest.param(f"a={PLANTED}", f"b={PLANTED}", "line 1: b has the same secret as a", id="twice-across-lists"),
-        pytest.param(f"a=x,a={PLANTED}", "", "entry 2: the name a stands twice", id="name-twice"),
-        pytest.param(f"key-2={PLANTED},other", "", "entry 2: the name key-2 stands twice", id="name-of-an-unnamed"),
+        pytest.param(f"a=x,a={PLANTED}", "", "entry 2: the name a is used twice", id="name-twice"),
+        pytest.param(f"key-2={PLANTED},other", "", "entry 2: the name key-2 is used twice", id="name-of-an-unnamed"),
         pytest.param("a=", "", "entry 1: the secret", id="empty-secret"),
         pytest.param(f"a={PLANTED} {PLANTED}", "", "entry 1: the secret", id="space-in-secret"),
         pytest.param(f"a={PLANTED}é", "", "entry 1: the secret", id="secret-not-ascii"),

@@ -153,8 +153,8 @@ BAD = {
     "threshold": (row(above_prompt_tokens="-1"), LABEL + "above_prompt_tokens: expected a whole number, 0 or more"),
     "zero-factor": (row(fast_factor="0"), LABEL + "fast_factor: expected a number above 0 with two decimals at most"),
     "fine-factor": (row(us_factor="1.125"), LABEL + "us_factor: expected a number above 0 with two decimals at most"),
-    "unknown-member": (row(cache_write="1"), LABEL + "cache_write: there is no such member"),
-    "twice": (row() + row(), "claude-own-1 from 2026-11-01: this price stands twice"),
+    "unknown-member": (row(cache_write="1"), LABEL + "cache_write: this member does not exist"),
+    "twice": (row() + row(), "claude-own-1 from 2026-11-01: this price is given twice"),
     "gap": (
         row(above_prompt_tokens="1000"),
         "claude-own-1 from 2026-11-01 above 1000: a row without above_prompt_tokens is missing for this date",
@@ -168,7 +168,7 @@ BAD = {
     "default-with-a-date": ("[default]\nfrom = 2026-11-01\n", "[default]: from: a default holds for all models"),
     "default-in-part": ("[default]\ninput = 1\n", "[default]: cache_write_5m: expected a number of dollars"),
     "tools": ("[tools]\nweb_search = -1\n", "[tools]: web_search: a price cannot be negative"),
-    "unknown-tool": ("[tools]\nweb_fetch = 1\n", "[tools]: web_fetch: there is no such member"),
+    "unknown-tool": ("[tools]\nweb_fetch = 1\n", "[tools]: web_fetch: this member does not exist"),
     "tools-without-a-price": ('[tools]\nsource = "us"\n', "[tools]: web_search: expected a number of dollars"),
 }
 

@@ -270,3 +270,12 @@ def test_a_parser_that_is_closed_leaves_nothing_to_the_garbage_collector():
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "record", [b"\x15\x03\x03\x00\x02\x02\x46", b"\x16\x03\x03\x00\x7a\x02"], ids=["alert", "handshake"]
+)
+def test_tls_instead_of_http_is_told_as_such(record: bytes) -> None:
+    """Given an answer that is a TLS record, then the error says that the port speaks TLS."""
+    with pytest.raises(WireError, match="the answer is not HTTP but TLS: should the address begin with https://"):
+        ResponseParser().feed(record)

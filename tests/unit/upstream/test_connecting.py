@@ -538,3 +538,46 @@ def test_upstream_and_proxy_are_kept_alive(watch: Watch, authority: trustme.CA, 
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
             assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [60, 15, 4]
+
+
+def hanging(client: socket.socket) -> None:
+    """A server that waits for the rest of a request line."""
+    until_hung_up(client)
+
+
+def answering(answer: bytes) -> Script:
+    """A server that answers at once, whatever it is sent, and closes."""
+
+    def script(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(answer)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        pytest.param(
+            hanging, "the upstream did not answer the TLS handshake: does it speak TLS at this port?", id="waits"
+        ),
+        pytest.param(
+            answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "the upstream cannot be reached: it does not speak TLS at this port",
+            id="answers",
+        ),
+        pytest.param(
+            answering(b""),
+            "the upstream cannot be reached: it closed the connection in the TLS handshake: "
+            "does it speak TLS at this port?",
+            id="closes",
+        ),
+    ],
+)
+def test_tls_at_a_port_without_it_is_told_as_such(watch: Watch, script: Script, words: str) -> None:
+    """Given an https:// address, when plain HTTP is spoken at its port, then the error says so."""
+    with TinyServer(script) as server:
+        route = Route(server.url.replace("http:", "https:"), LIMIT_SECONDS, LONG_SECONDS)
+        with pytest.raises(RequestsConnectionError) as raised:
+            Connections(route).dial(watch)
+    assert str(raised.value) == words

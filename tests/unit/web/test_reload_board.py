@@ -61,3 +61,37 @@ def test_start_and_each_reload_are_events() -> None:
         "a reload was refused: nothing has changed",
         "the gateway was started",
     ]
+
+
+def test_one_worker_hears_that_all_have_followed() -> None:
+    """Given three workers, when a reload is published, then only the last to have it hears so, and only once."""
+    board = ReloadBoard()
+    board.publish(OLD)
+    assert [board.follow(slot, OLD) for slot in (0, 1, 2)] == [False, False, False], "a start is no reload"
+    board.publish(NEW, {0, 1, 2})
+    assert [board.follow(slot, NEW) for slot in (1, 0, 2, 1)] == [False, False, True, False]
+
+
+def test_worker_that_has_an_older_configuration_is_waited_for() -> None:
+    """Given two reloads close together, when a worker has only the first, then nobody hears that all have followed."""
+    board = ReloadBoard()
+    board.publish(OLD, {0, 1})
+    assert not board.follow(0, OLD)
+    board.publish(NEW, {0, 1})
+    assert [board.follow(1, OLD), board.follow(0, NEW), board.follow(1, NEW)] == [False, False, True]
+
+
+def test_worker_in_the_place_of_one_that_ended_follows_for_it() -> None:
+    """Given a worker that ended before it could follow, when its successor begins with the new one, all have it."""
+    board = ReloadBoard()
+    board.publish(NEW, {0, 1})
+    assert not board.follow(0, NEW)
+    assert board.follow(1, NEW)
+
+
+def test_reload_without_a_change_is_told_once() -> None:
+    """Given the same contents again, then one worker hears that all have them."""
+    board = ReloadBoard()
+    for _ in range(2):
+        board.publish(NEW, {0, 1})
+        assert [board.follow(slot, NEW) for slot in (0, 1)].count(True) == 1

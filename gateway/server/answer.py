@@ -100,6 +100,11 @@ class Answer:
         return self.response.is_held_up
 
     @property
+    def minds_the_end(self) -> bool:
+        """Whether it has something to do at the end of the drain time."""
+        return not self.response.is_held_up and (self._pause is None or self._pause.over is not None)
+
+    @property
     def until_at(self) -> float:
         """When to go on at the latest, by time.monotonic."""
         if self.response.is_held_up:

@@ -22,7 +22,7 @@ class Kept:
 
     followed: Watched = ()
     needs_thread = False
-    is_held_up = False
+    minds_the_end = True
 
     def __init__(self, connection: Connection, has_head: bool = False) -> None:
         self.connection = connection

@@ -111,9 +111,9 @@ class Parking:
                 self._due[parked] = None
             elif descriptor == self._wake:
                 os.eventfd_read(self._wake)
-            else:
-                self._epoll.unregister(self._lifecycle.fileno())
-                self._due.update(self._parked)
+            elif descriptor == self._lifecycle.fileno():
+                self._epoll.unregister(descriptor)
+                self._due.update((parked, None) for parked in self._parked if parked.minds_the_end)
         self._is_waiting = False
         self._look_at_deadlines()
         due, self._due = self._due, {}
@@ -139,13 +139,15 @@ class Parking:
     def _admit(self, parked: Parked) -> None:
         self._parked[parked] = None
         until_at = parked.until_at
-        if until_at == -math.inf or (self._lifecycle.is_over and not parked.is_held_up):
+        if until_at == -math.inf or (self._lifecycle.is_over and parked.minds_the_end):
+            self._release(parked)  # what it has closed or given back may be another's before the next round
             self._due[parked] = None
             return
         try:
             self._follow(parked)
         except OSError as error:  # the kernel watches no more descriptors
             log.warning("a response cannot be parked: %s; a thread waits for it", error)
+            parked.followed = (*parked.followed, *parked.wanted)  # some of it may be watched
             self._forget(parked)
             self._in_thread(partial(self._wait_and_run, parked))
             return
@@ -179,6 +181,10 @@ class Parking:
     def _forget(self, parked: Parked) -> None:
         """It is the poller's no more."""
         self._parked.pop(parked, None)
+        self._release(parked)
+
+    def _release(self, parked: Parked) -> None:
+        """Watch nothing for it."""
         followed, parked.followed = parked.followed, ()
         for descriptor, _ in followed:
             self._unfollow(descriptor)

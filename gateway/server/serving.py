@@ -41,8 +41,6 @@ from gateway.web.service import Gateway
 
 log = logging.getLogger("gateway.worker")  # who reads the log knows one worker, however its code is cut
 
-# What a kept connection may still hold of a body that nobody read; the rest is not waited for.
-_LEFTOVER_SECONDS = 0.02
 # Requests that begin so pause wherever they would wait.
 _QUICK = b"POST /v1/messages"
 
@@ -206,9 +204,8 @@ class ServingWorker(PromptWorker):
             return keepalive
         if not keepalive or conn.sock.owes_continue:
             return False
-        conn.sock.read_deadline_at = deadline = time.monotonic() + _LEFTOVER_SECONDS
+        conn.sock.read_deadline_at = deadline = time.monotonic()  # what is still to come is not waited for
         try:
-            # gunicorn looks at the deadline between pieces, and a trickle never completes one.
             return bool(conn.parser.finish_body(deadline=deadline))
         except ReadDeadlineExceeded:
             return False

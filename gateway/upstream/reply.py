@@ -78,8 +78,11 @@ class Reply:
                 return b""
             with translated():
                 data = self._raw.receive()
+                is_late = data is None and time.monotonic() >= self._heard_at + self.read_idle_seconds
+                if is_late:  # perhaps nobody has asked for so long, as while the client took nothing
+                    data = self._raw.receive()
             if data is None:
-                if time.monotonic() >= self._heard_at + self.read_idle_seconds:
+                if is_late:
                     raise UpstreamSilent("the upstream has gone silent")
                 return None
             self._heard_at = time.monotonic()

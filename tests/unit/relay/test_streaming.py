@@ -16,7 +16,8 @@ import trustme
 
 from gateway.protocol.sse import PING
 from gateway.runtime.lifecycle import Lifecycle
-from tests.unit.relay.stream_rig import ERROR, START, STOP, Relayed, Upper, delta
+from tests.harness import wait_until
+from tests.unit.relay.stream_rig import BOUND_SECONDS, ERROR, START, STOP, Relayed, Upper, delta
 
 FRAMINGS = ["plain", "chunked", "gzip", "tls"]
 every_framing = pytest.mark.parametrize("framing", FRAMINGS)
@@ -199,3 +200,16 @@ def test_an_upstream_that_is_silent_for_too_long_is_told(make: Make) -> None:
     rest = relayed.rest()
     assert rest.startswith(PING)
     assert b'"timeout_error"' in rest
+
+
+@every_framing
+def test_an_upstream_that_spoke_while_the_client_took_nothing_was_not_silent(make: Make, framing: str) -> None:
+    """Given a response that nobody has run for longer than the upstream may be silent, when there is something of the
+    upstream's, then that is shown."""
+    upper, relayed = make(framing, read_idle_seconds=0.3)
+    upper.say(delta(0))
+    assert relayed.shows(START + delta(0))
+    went_at = time.monotonic()
+    upper.say(delta(1) + STOP)
+    assert wait_until(lambda: time.monotonic() > went_at + 0.5, BOUND_SECONDS)
+    assert relayed.rest() == delta(1) + STOP

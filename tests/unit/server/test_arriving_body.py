@@ -17,7 +17,7 @@ from gateway.runtime.pause import complete
 from gateway.server.arriving_body import ArrivingBody
 from gateway.server.head_collector import HeadRules
 from gateway.server.request_head import KnownLines
-from gateway.web.request_body import ARRIVING, read_body
+from gateway.web.request_body import ARRIVING, discarded, read_body
 from tests.unit.server.test_request_head import PROXY
 
 LARGE = 1 << 30
@@ -186,6 +186,33 @@ def test_an_end_in_the_middle_is_not_waited_beyond(asks: list[Asked], line: str,
             asked.read()
 
 
+@pytest.mark.parametrize("limit_bytes", [0, 1, 1000, 1 << 20, (1 << 20) + 10, 3 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1000, 70_000])
+@pytest.mark.parametrize("begun", [0, 8000], ids=["later", "begun-with-the-head"])
+def test_more_than_the_limit_is_enough(asks: list[Asked], limit_bytes: int, chunk_bytes: int, begun: int) -> None:
+    """Given chunks without an end, when there is more than the limit, then gunicorn gives so much without waiting."""
+    data = chunked(bytes(limit_bytes + 200_000), chunk_bytes)[: -len(b"0\r\n\r\n")]
+    asked = Asked("Transfer-Encoding: chunked", begun=data[:begun])
+    asks.append(asked)
+    arrive(asked, data[begun:], 1000, limit_bytes)
+    assert len(asked.read(limit_bytes + 1)) == limit_bytes + 1
+
+
+@pytest.mark.parametrize("junk", [b"5;" + b"x" * 1000, b"0\r\n" + b"x-a: b\r\n" * 100], ids=["extension", "trailers"])
+def test_what_is_no_body_is_bounded_too(asks: list[Asked], junk: bytes) -> None:
+    """Given a chunk's extension or trailers without an end, then they are not kept without an end."""
+    asked = Asked("Transfer-Encoding: chunked", begun=junk)
+    asks.append(asked)
+    filler = junk[-8:] * 8000
+    sent = 0
+    while not asked.body.receive(100_000):
+        asked.client.sendall(filler)
+        sent += len(filler)
+        assert sent < 10_000_000
+    with pytest.raises((ParseException, ReadDeadlineExceeded)):
+        asked.read()
+
+
 # What the application makes of it.
 
 
@@ -201,3 +228,24 @@ def test_a_body_is_read_whole(asks: list[Asked], lifecycle: Lifecycle, line: str
         assert [descriptor for descriptor, _ in pause.wanted] == [asked.ours.fileno()]
         asked.client.sendall(data[at : at + 500])
     assert complete(reading) == BODY
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
+def test_a_body_that_nobody_wants_is_thrown_away_as_it_comes(asks: list[Asked], is_chunked: bool) -> None:
+    """Given a refused request whose body is still coming, then all of it is taken, and the next request is met."""
+    body = bytes(200_000 if is_chunked else 2_000_000)
+    told = {"HTTP_TRANSFER_ENCODING": "chunked"} if is_chunked else {"CONTENT_LENGTH": str(len(body))}
+    asked = Asked("Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}")
+    asks.append(asked)
+    data = (chunked(body, 5000) if is_chunked else body) + NEXT
+    pauses = 0
+    asked.client.setblocking(False)
+    for _ in discarded(asked.environ(**told), LARGE):
+        pauses += 1
+        data = data[asked.client.send(data[:50_000]) :]
+    assert pauses > 1
+    asked.ours.setblocking(True)
+    asked.client.setblocking(True)
+    asked.client.sendall(data)
+    asked.ours.read_deadline_at = time.monotonic()
+    assert next(asked.parser).path == "/next"

@@ -572,3 +572,84 @@ def test_two_hundred_responses_go_on_side_by_side(running: Place) -> None:
     for number, served in enumerate(all_served):
         assert served.taken() == framed(*(b"%d of %d" % (step, number) for step in range(3)), b"last") + END
     assert wait_until(running.is_empty, BOUND_SECONDS)
+
+
+def test_a_descriptor_that_was_given_back_may_be_another_s_before_the_next_round(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a response that closes its upstream and asks for a thread, when another gets the descriptor before the next
+    round, then that one is watched, and what its upstream brings is not lost."""
+
+    def giving_up(served: Served) -> Iterator[bytes]:
+        yield served.until_readable(math.inf)
+        served.upper.close()
+        served.pause.wanted, served.pause.until_at, served.pause.needs_thread = (), -math.inf, True
+        yield served.pause
+        yield b"x"
+
+    first = place.park(giving_up)
+    descriptor = first.upper.fileno()
+    second = place.made(relaying_over(descriptor))
+    place.rounds(1)
+    first.upstream.sendall(b"x")
+    place.rounds(1)
+    place.parked(second)
+    place.rounds(2)
+    assert first.is_over.wait(BOUND_SECONDS)
+    assert place.parking._by_descriptor.get(descriptor) is second.answer
+    second.upstream.sendall(b"last")
+    place.rounds(2)
+    assert second.is_over.is_set()
+    assert "cannot be parked" not in caplog.text
+
+
+def test_a_connection_that_a_crowding_response_gave_back_may_be_another_s(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a response that has much to give and needs its connection no more, when another waits on that, then it is
+    watched for that one."""
+
+    def crowding(served: Served) -> Iterator[bytes]:
+        yield served.until_readable(math.inf)
+        assert served.upper.recv(100)
+        yield from (b"%d" % number for number in range(50))
+
+    first = place.park(crowding)
+    place.rounds(1)
+    first.upstream.sendall(b"x")
+    place.rounds(1)
+    assert not first.is_over.is_set()
+
+    def pieces(served: Served) -> Iterator[bytes]:
+        served.pause.wanted, served.pause.until_at = ((first.upper.fileno(), READABLE),), math.inf
+        yield served.pause
+        yield first.upper.recv(100)
+
+    second = place.park(pieces)
+    place.rounds(20)
+    assert first.is_over.is_set()
+    assert place.parking._by_descriptor.get(first.upper.fileno()) is second.answer
+    first.upstream.sendall(b"for the second")
+    place.rounds(2)
+    assert second.taken() == framed(b"for the second") + END
+    assert "cannot be parked" not in caplog.text
+
+
+def test_a_response_of_which_only_a_part_can_be_watched_leaves_nothing_behind(place: Place) -> None:
+    """Given a response one of whose descriptors epoll does not take, then none of its others is watched, and a thread
+    alone goes on with it."""
+    with tempfile.TemporaryFile() as unwatchable:
+
+        def pieces(served: Served) -> Iterator[bytes]:
+            pause = served.until_readable(math.inf)
+            pause.wanted = ((served.upper.fileno(), READABLE), (unwatchable.fileno(), READABLE))
+            yield pause
+            yield b"x"
+
+        served = place.park(pieces)
+        place.rounds(1)
+        assert served.is_over.wait(BOUND_SECONDS)
+    assert place.is_empty()
+    for descriptor in (served.upper.fileno(), served.ours.fileno()):
+        with pytest.raises(FileNotFoundError):
+            place.parking._epoll.unregister(descriptor)

@@ -338,7 +338,7 @@ def test_silence_is_none_until_the_idle_limit(answered, watch):
     answered.post(f"{URL}/v1/messages")
     answered.body = FakeBody(None)
     assert upstream().send(post(), POOLED, watch).receive() is None
-    answered.body = FakeBody(None)
+    answered.body = EndlessBody()
     with pytest.raises(UpstreamSilent):
         upstream(read_idle_seconds=1e-9).send(post(), POOLED, watch).receive()
 

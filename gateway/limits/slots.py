@@ -30,7 +30,7 @@ from gateway.limits.slot import (
 PAGE_BYTES = 4096
 
 _MAGIC = int.from_bytes(b"mgwlimit", "little")
-_VERSION = 1
+_VERSION = 2
 _MAGIC_AT, _VERSION_AT, _MACHINE_AT, _COUNT_AT, CLOCK_OFFSET_AT, _EPOCH_AT, _ROUND_AT = 0, 1, 2, 5, 6, 7, 8
 _TAKEN_AT_BYTE = 1024
 _MIDDLE = 2**62  # the clock's offset may be negative, and words are not

@@ -262,7 +262,7 @@ def test_failed_write_counts_no_request_twice(rig: Rig) -> None:
     assert memory is not None
     slot = memory.slots.find(alice.subject)
     assert slot is not None
-    slot.write(slot.facts._replace(requests=2**64 - 1))
+    slot.write(slot.facts._replace(requests_now=2**64 - 1))
     assert enter(counters, team, alice)
     for _ in range(2):  # the file is set aside; then there is a new one
         counters.tidy()

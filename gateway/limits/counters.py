@@ -23,14 +23,16 @@ from gateway.limits.refusals import (
     CONCURRENT,
     Crossing,
     Held,
+    Read,
     Refusal,
     crossings,
     first_refusal,
     is_guess,
+    surely_hold,
 )
-from gateway.limits.slot import MOST
+from gateway.limits.slot import MOST, unpack_counts
 from gateway.limits.slots import CLOCK_OFFSET_AT, Slots
-from gateway.limits.statements import NOBODY, Others, Report, Statement
+from gateway.limits.statements import Others, Report, Statement
 from gateway.limits.used import used_of
 from gateway.runtime.machine_clock import machine_time
 
@@ -81,6 +83,8 @@ class MachineCounters:
 
     def settle(self, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
         """A request that was counted has ended, and has used so much. Tells whose money comes to its end by that."""
+        if tokens < 0 or tokens > _MOST_TOKENS or picodollars < 0:
+            tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
         return self._memory.use(lambda memory: self._settle(memory, limited, tokens, picodollars))
 
     def check(self, limited: Sequence[Limited], *, is_paid: bool) -> Refusal | None:
@@ -158,26 +162,37 @@ class MachineCounters:
 
     def _enter(self, memory: Memory, limited: Sequence[Limited], is_paid: bool, asks: bool) -> Entry | Refusal:
         now, wall_at, day = moment = self._moment(memory)
-        held = self._held(memory, limited, moment, asks)
-        refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
-        if refusal is not None and refusal.limit == CONCURRENT:
-            memory.clear_dead()
-            for _, slot, _, _ in held:
-                self._memory.recount(memory, slot)
-            held = self._held(memory, limited, moment, asks)
-            refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
-        if refusal is not None:
-            return refusal
+        second = int(now)
+        read = self._read(memory, limited, second, day)
+        if not surely_hold(read, is_paid):
+            refusal = self._refusal(memory, limited, moment, is_paid, asks)
+            if refusal is not None:
+                return refusal
+            read = self._read(memory, limited, second, day)
         running, column, runs = self._memory.running, memory.column, {}
-        for one, slot, counts, _ in held:
+        for one, slot, counts in read:
             subject = one.subject
-            count = runs[subject] = running.get(subject, 0) + 1
+            runs[subject] = count = running.get(subject, 0) + 1
             slot.begin(counts, column, count)
         running.update(runs)  # the memory has all of them, and has not failed
         if not asks:
-            return Entry(limited, int(now))
-        report = self._by_machine(memory, [slot.told(wall_at) for _, slot, _, _ in held])
-        return Entry(limited, int(now), report, is_paid and any(is_guess(one, now) for one in held))
+            return Entry(limited, second)
+        held = self._held(memory, limited, moment, asks)
+        report = self._by_machine(memory, [slot.told(wall_at) for _, slot, _ in read])
+        return Entry(limited, second, report, is_paid and any(is_guess(one, now) for one in held))
+
+    def _refusal(
+        self, memory: Memory, limited: Sequence[Limited], moment: Moment, is_paid: bool, asks: bool
+    ) -> Refusal | None:
+        """Which limit says no. Before that is one of running requests, they are counted once more."""
+        _, wall_at, day = moment
+        refusal = first_refusal(self._held(memory, limited, moment, asks), day, wall_at, is_paid=is_paid)
+        if refusal is None or refusal.limit != CONCURRENT:
+            return refusal
+        memory.clear_dead()
+        for slot in slots_of(memory, [one.subject for one in limited]):
+            self._memory.recount(memory, slot)
+        return first_refusal(self._held(memory, limited, moment, asks), day, wall_at, is_paid=is_paid)
 
     def _check(self, memory: Memory, limited: Sequence[Limited], is_paid: bool) -> Refusal | None:
         moment = self._moment(memory)
@@ -185,20 +200,22 @@ class MachineCounters:
         return first_refusal(self._held(memory, limited, moment), day, wall_at, is_paid=is_paid)
 
     def _settle(self, memory: Memory, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
-        tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
+        moment = now, _, day = self._moment(memory)
         crossed: list[Crossing] = []
         running, column, runs = self._memory.running, memory.column, {}
-        for one, slot, counts, others in self._held(memory, limited, self._moment(memory)):
+        for one, slot, counts in self._read(memory, limited, int(now), day):
             subject = one.subject
-            count = runs[subject] = (running.get(subject) or 1) - 1
+            runs[subject] = count = (running.get(subject) or 1) - 1
             today, this_month = slot.end(counts, column, count, tokens, picodollars)
-            if picodollars:
-                told_today, told_this_month = one.first_told
-                was_told = counts[2] or counts[3]
-                if today >= told_today or this_month >= told_this_month or was_told or others is not NOBODY:
-                    crossed += crossings(one, slot, others)
+            told_today, told_this_month = one.first_told
+            if today >= told_today or this_month >= told_this_month or counts[2] or counts[3] or counts[11]:
+                crossed += self._crossings(memory, one, moment) if picodollars else ()
         running.update(runs)
         return crossed
+
+    def _crossings(self, memory: Memory, one: Limited, moment: Moment) -> list[Crossing]:
+        ((_, slot, _, others),) = self._held(memory, [one], moment)
+        return crossings(one, slot, others)
 
     def _undo(self, memory: Memory, entry: Entry) -> None:
         moment, running, runs = self._moment(memory), self._memory.running, {}
@@ -238,19 +255,26 @@ class MachineCounters:
             day = self._day = today(wall_at)
         return self._clock(), wall_at, day
 
-    def _held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool = False) -> list[Held]:
-        now, _, day = moment
-        second, known, held = int(now), memory.slots.known, []
+    def _read(self, memory: Memory, limited: Sequence[Limited], second: int, day: Today) -> list[Read]:
+        number, slots, read = day.day, memory.slots, []
+        known, content = slots.known, slots.memory
         for one in limited:
-            slot = known.get(one.subject) or memory.slots.find(one.subject)
+            slot = known.get(one.subject)
             if slot is None:
                 slots_of(memory, [each.subject for each in limited])
-                return self._held(memory, limited, moment, asks)  # all may lie elsewhere now
-            counts, others = slot.counts_at(second, day), NOBODY
-            if counts[-1]:  # others were heard of
-                others = slot.others.at(now).on(day.day, day.month)
-                others = others.amounts if asks else others
-            held.append((one, slot, counts, others))
+                return self._read(memory, limited, second, day)  # all may lie elsewhere now
+            counts = unpack_counts(content, slot.at_byte)
+            if counts[0] != second or counts[1] != number:
+                counts = slot.counts_at(second, day)
+            read.append((one, slot, counts))
+        return read
+
+    def _held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool = False) -> list[Held]:
+        now, _, day = moment
+        held = []
+        for one, slot, counts in self._read(memory, limited, int(now), day):
+            others = slot.others.at(now).on(day.day, day.month)
+            held.append((one, slot, counts, others.amounts if asks else others))
         return held
 
     def _merge(self, own: PrivateMemory, memory: Memory) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from gateway.config.limit_rules import FIRST_TOLD_PERCENT, Limited
 from gateway.limits.calendar import Today, seconds_until
 from gateway.limits.slot import WINDOW_SECONDS, Counts, Slot, spent_this_month, spent_today
-from gateway.limits.statements import NOBODY, Others
+from gateway.limits.statements import Others
 from gateway.pricing.money import PICODOLLARS, dollars
 from gateway.protocol.errors import LimitReached, SpendLimitReached
 
@@ -26,6 +26,8 @@ REQUESTS, TOKENS, CONCURRENT = "requests_per_minute", "tokens_per_minute", "conc
 DAY, MONTH = "dollars_per_day", "dollars_per_month"
 
 
+# Who has limits, where their counts lie, and these as they are now.
+Read = tuple[Limited, Slot, Counts]
 # Who has limits, where their counts lie, these as they are now, and those of other machines as far as they matter.
 Held = tuple[Limited, Slot, Counts, Others]
 
@@ -39,6 +41,18 @@ class Refusal:
     retry_after_seconds: int = 1
     spent: int = 0
     resets: datetime | None = None
+
+
+def surely_hold(read: Sequence[Read], is_paid: bool) -> bool:
+    """Whether all limits let one more request in, and nothing was heard of other machines: so it is nearly always."""
+    for limited, _, counts in read:
+        most_running, most_requests, most_tokens, most_today, most_this_month = limited.bounds
+        _, _, _, _, requests, tokens, requests_now, running, tokens_now, today, this_month, heard = counts
+        if heard or requests + requests_now >= most_requests or running >= most_running:
+            return False
+        if is_paid and (tokens + tokens_now >= most_tokens or today >= most_today or this_month >= most_this_month):
+            return False
+    return True
 
 
 def is_guess(one: Held, now: float) -> bool:
@@ -59,9 +73,8 @@ def first_refusal(held: Sequence[Held], day: Today, wall_at: float, *, is_paid: 
         limited, _, counts, others = one
         most_running, most_requests, most_tokens, most_today, most_this_month = limited.bounds
         _, _, _, _, requests, tokens, requests_now, running, tokens_now, today, this_month, _ = counts
-        if others is not NOBODY:
-            running, requests, tokens = running + others.running, requests + others.requests, tokens + others.tokens
-            today, this_month = today + others.picodollars_today, this_month + others.picodollars_this_month
+        running, requests, tokens = running + others.running, requests + others.requests, tokens + others.tokens
+        today, this_month = today + others.picodollars_today, this_month + others.picodollars_this_month
         # The month comes before the day: when it is over, so is the day.
         if is_paid and this_month >= most_this_month:
             return _refusal(one, MONTH, day, wall_at)

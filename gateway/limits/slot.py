@@ -37,7 +37,7 @@ ACTIVE_FACTS = (4, 5, 6, 7, 8)  # the places of what was counted in the last min
 _FACTS = struct.Struct("=17Q")
 _OTHERS = struct.Struct("=8Q")
 _COUNTS = struct.Struct(f"=11Q{(_OTHERS_AT - FACTS_AT - 11) * 8}xQ")
-_unpack_counts = _COUNTS.unpack_from
+unpack_counts = _COUNTS.unpack_from
 _BEGIN_AT, _END_AT = 6, 7  # from where on a request that begins, and one that ends, changes so many facts
 _pack_begin, _pack_end = struct.Struct("=2Q").pack_into, struct.Struct("=4Q").pack_into
 _NO_SECONDS = memoryview(bytes(_RING * 8)).cast("Q")
@@ -115,16 +115,16 @@ class Slot:
     """Where a subject's counts lie. What is written is there at once."""
 
     __slots__ = (
-        *("_begin_byte", "_columns", "_columns_at", "_end_byte", "_facts_byte", "_memory", "_others_at"),
-        *("_requests_at", "_words", "subject"),
+        *("_begin_byte", "_columns", "_columns_at", "_end_byte", "_memory", "_others_at"),
+        *("_requests_at", "_words", "at_byte", "subject"),
     )
 
     def __init__(self, views: Views, at: int, subject: str) -> None:
         self.subject = subject
         self._memory, self._words, self._columns = views.memory, views.words, views.columns
-        self._facts_byte = (at + FACTS_AT) * 8
-        self._begin_byte = self._facts_byte + _BEGIN_AT * 8
-        self._end_byte = self._facts_byte + _END_AT * 8
+        self.at_byte = (at + FACTS_AT) * 8
+        self._begin_byte = self.at_byte + _BEGIN_AT * 8
+        self._end_byte = self.at_byte + _END_AT * 8
         self._others_at = at + _OTHERS_AT
         self._requests_at = at + _REQUESTS_AT
         self._columns_at = (at + COLUMNS_AT) * 4
@@ -132,19 +132,19 @@ class Slot:
     @property
     def facts(self) -> Facts:
         """As they were written last."""
-        return Facts._make(_FACTS.unpack_from(self._memory, self._facts_byte))
+        return Facts._make(_FACTS.unpack_from(self._memory, self.at_byte))
 
     def write(self, facts: Facts) -> None:
         """Replace the facts."""
-        _FACTS.pack_into(self._memory, self._facts_byte, *facts)
+        _FACTS.pack_into(self._memory, self.at_byte, *facts)
 
     def counts_at(self, second: int, today: Today) -> Counts:
         """What a request looks at, at this second of this day: what is over no longer counts."""
-        counts: Counts = _unpack_counts(self._memory, self._facts_byte)
+        counts: Counts = unpack_counts(self._memory, self.at_byte)
         if counts[0] == second and counts[1] == today.day:
             return counts
         self.facts_at(second, today)
-        counts = _unpack_counts(self._memory, self._facts_byte)
+        counts = unpack_counts(self._memory, self.at_byte)
         return counts
 
     def facts_at(self, second: int, today: Today) -> Facts:

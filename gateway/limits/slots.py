@@ -51,10 +51,10 @@ class Slots(Views):
         self._room = _room_in(len(memory))
         self._machine_word = self.words[_MACHINE_AT]
 
-    @property
     def is_sound(self) -> bool:
         """Whether these are still the counts that they were at first."""
-        return self.words[_MACHINE_AT] == self._machine_word and self.words[_COUNT_AT] <= self._room
+        words = self.words
+        return bool(words[_MACHINE_AT] == self._machine_word and words[_COUNT_AT] <= self._room)
 
     @property
     def machine(self) -> str:

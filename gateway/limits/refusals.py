@@ -44,7 +44,10 @@ class Refusal:
 
 
 def surely_hold(read: Sequence[Read], is_paid: bool) -> bool:
-    """Whether all limits let one more request in, and nothing was heard of other machines: so it is nearly always."""
+    """Whether all limits let one more request in, and nothing was heard of other machines: so it is nearly always.
+
+    Else `first_refusal` says whether one refuses, and which.
+    """
     for limited, _, counts in read:
         most_running, most_requests, most_tokens, most_today, most_this_month = limited.bounds
         _, _, _, _, requests, tokens, requests_now, running, tokens_now, today, this_month, heard = counts

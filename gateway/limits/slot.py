@@ -42,7 +42,7 @@ _BEGIN_AT, _END_AT = 6, 7  # from where on a request that begins, and one that e
 _pack_begin, _pack_end = struct.Struct("=2Q").pack_into, struct.Struct("=4Q").pack_into
 _NO_SECONDS = memoryview(bytes(_RING * 8)).cast("Q")
 
-# The first eleven facts, and when other machines were heard of (0: never).
+# The first eleven of `Facts`, and when other machines were heard of (0: never).
 Counts = tuple[int, ...]
 
 

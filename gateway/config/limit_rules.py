@@ -55,6 +55,15 @@ class Limits:
         """Whether it limits nothing."""
         return self == _NONE
 
+    def bounds(self) -> Bounds:
+        """All five: where there is no limit, a number that is never reached."""
+        of_pace = (self.concurrent, self.requests_per_minute, self.tokens_per_minute)
+        of_money = (self.picodollars_per_day, self.picodollars_per_month)
+        running, requests, tokens, a_day, a_month = (
+            _NO_END if most is None else most for most in (*of_pace, *of_money)
+        )
+        return running, requests, tokens, a_day, a_month
+
     def each(self) -> Iterator[tuple[str, int]]:
         """The limits that there are: the name of its setting, and the most that is allowed."""
         for name in LIMITS:
@@ -67,6 +76,11 @@ class Limits:
 
 
 _NONE = Limits()
+FIRST_TOLD_PERCENT = 75  # of a budget
+_NO_END = 2**80  # more than all machines can count together
+
+# The most that is allowed: running requests, requests and tokens a minute, picodollars a day and a month.
+Bounds = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +91,15 @@ class Limited:
     name: str
     limits: Limits
     subject: str = field(init=False)  # what it is counted under: `group/research`
+    # What every request needs of the limits: the bounds, and the picodollars of a day and of a month that are told first.
+    bounds: Bounds = field(init=False, repr=False, compare=False)
+    first_told: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "subject", f"{self.kind}/{self.name}")
+        bounds = self.limits.bounds()
+        object.__setattr__(self, "bounds", bounds)
+        object.__setattr__(self, "first_told", tuple(-(-FIRST_TOLD_PERCENT * most // 100) for most in bounds[3:]))
 
     def __str__(self) -> str:
         if not self.name:

@@ -19,10 +19,20 @@ from gateway.limits.calendar import Today, today
 from gateway.limits.limiter import Used
 from gateway.limits.machine_file import FILE_NAME, Memory, PrivateMemory
 from gateway.limits.machine_memory import MachineMemory, slots_of
-from gateway.limits.refusals import CONCURRENT, Crossing, Held, Refusal, crossings, first_refusal, may_be_told
-from gateway.limits.slot import MOST, Facts, least_change
+from gateway.limits.refusals import (
+    CONCURRENT,
+    Crossing,
+    Held,
+    Read,
+    Refusal,
+    crossings,
+    first_refusal,
+    is_guess,
+    surely_hold,
+)
+from gateway.limits.slot import MOST, unpack_counts
 from gateway.limits.slots import CLOCK_OFFSET_AT, Slots
-from gateway.limits.statements import NOBODY, Others, Report, Statement
+from gateway.limits.statements import Others, Report, Statement
 from gateway.limits.used import used_of
 from gateway.runtime.machine_clock import machine_time
 
@@ -43,12 +53,8 @@ class Entry(msgspec.Struct, frozen=True):
     is_guess: bool = False
 
 
-class Moment(msgspec.Struct, frozen=True):
-    """When a call takes place, by the machine's clock and by the store's."""
-
-    now: float
-    wall_at: float
-    day: Today
+# When a call takes place: by the machine's clock, by the store's, and on which day.
+Moment = tuple[float, float, Today]
 
 
 class MachineCounters:
@@ -73,23 +79,26 @@ class MachineCounters:
         `is_paid`: money and tokens matter. `asks`: the store is asked next about what runs and the last minute's
         requests, so what other machines had of these does not count here.
         """
-        return self._memory.use(self._enter, limited, is_paid, asks)
+        return self._memory.use(lambda memory: self._enter(memory, limited, is_paid, asks))
 
     def settle(self, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
         """A request that was counted has ended, and has used so much. Tells whose money comes to its end by that."""
-        return self._memory.use(self._settle, limited, tokens, picodollars)
+        if tokens < 0 or tokens > _MOST_TOKENS or picodollars < 0:
+            tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
+        return self._memory.use(lambda memory: self._settle(memory, limited, tokens, picodollars))
 
     def check(self, limited: Sequence[Limited], *, is_paid: bool) -> Refusal | None:
         """Which limit would let no further request in, by what is known here."""
-        return self._memory.use(self._check, limited, is_paid)
+        return self._memory.use(lambda memory: self._check(memory, limited, is_paid))
 
     def undo(self, entry: Entry) -> None:
         """A request that was counted does not take place."""
-        self._memory.use(self._undo, entry)
+        self._memory.use(lambda memory: self._undo(memory, entry))
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """What each of these has used."""
-        content, wall_at = self._memory.use(self._copied)  # reckoning with it takes longer than others should wait
+        # A copy, for reckoning with it takes longer than others should wait.
+        content, wall_at = self._memory.use(self._copied)
         return used_of(Slots(memoryview(bytearray(content))), everybody, self._clock(), wall_at)
 
     def tidy(self) -> None:
@@ -105,7 +114,7 @@ class MachineCounters:
 
     def report(self, subjects: Sequence[str]) -> Report:
         """What there is to say of these now, as far as there is anything."""
-        return self._memory.use(self._report, subjects)
+        return self._memory.use(lambda memory: self._report(memory, subjects))
 
     def begin(self, subjects: Sequence[str]) -> None:
         """Have a place for these, so that what others have used of them can be heard."""
@@ -121,7 +130,7 @@ class MachineCounters:
 
     def hear(self, heard: Mapping[str, Others], ahead_seconds: float) -> None:
         """Other machines have used this, and the store's clock is ahead of the wall clock by so much."""
-        self._memory.use(self._hear, heard, ahead_seconds)
+        self._memory.use(lambda memory: self._hear(memory, heard, ahead_seconds))
 
     def claim_round(self, every_seconds: float) -> bool:
         """Whether it is time to tell all other machines of all that is active; then it is the caller's to do."""
@@ -148,72 +157,83 @@ class MachineCounters:
     # With the guard held
 
     def _copied(self, memory: Memory) -> tuple[bytes, float]:
-        return memory.slots.memory.tobytes(), self._moment(memory).wall_at
+        _, wall_at, _ = self._moment(memory)
+        return memory.slots.memory.tobytes(), wall_at
 
     def _enter(self, memory: Memory, limited: Sequence[Limited], is_paid: bool, asks: bool) -> Entry | Refusal:
-        moment = self._moment(memory)
-        now, wall_at, day = moment.now, moment.wall_at, moment.day
-        held = self._all_held(memory, limited, moment, asks)
-        refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
-        if refusal is not None and refusal.limit == CONCURRENT:
-            memory.clear_dead()
-            for each in held:
-                self._memory.recount(memory, each.slot)
-            held = self._all_held(memory, limited, moment, asks)
-            refusal = first_refusal(held, day, wall_at, is_paid=is_paid)
-        if refusal is not None:
-            return refusal
-        running, column, change = self._memory.running, memory.column, least_change(wall_at)
-        counts = {}
-        for one in held:
-            subject = one.limited.subject
-            count = counts[subject] = running.get(subject, 0) + 1
-            one.slot.begin(one.facts, column, count, change)
-        running.update(counts)  # the memory has all of them, and has not failed
+        now, wall_at, day = moment = self._moment(memory)
+        second = int(now)
+        read = self._read(memory, limited, second, day)
+        if not surely_hold(read, is_paid):
+            refusal = self._refusal(memory, limited, moment, is_paid, asks)
+            if refusal is not None:
+                return refusal
+            read = self._read(memory, limited, second, day)
+        running, column, runs = self._memory.running, memory.column, {}
+        for one, slot, counts in read:
+            subject = one.subject
+            runs[subject] = count = running.get(subject, 0) + 1
+            slot.begin(counts, column, count)
+        running.update(runs)  # the memory has all of them, and has not failed
         if not asks:
-            return Entry(limited, int(now))
-        report = self._by_machine(memory, [one.slot.statement for one in held])
-        return Entry(limited, int(now), report, is_paid and any(one.is_guess(now) for one in held))
+            return Entry(limited, second)
+        held = self._held(memory, limited, moment, asks)
+        report = self._by_machine(memory, [slot.told(wall_at) for _, slot, _ in read])
+        return Entry(limited, second, report, is_paid and any(is_guess(one, now) for one in held))
+
+    def _refusal(
+        self, memory: Memory, limited: Sequence[Limited], moment: Moment, is_paid: bool, asks: bool
+    ) -> Refusal | None:
+        """Which limit says no. Before that is one of running requests, they are counted once more."""
+        _, wall_at, day = moment
+        refusal = first_refusal(self._held(memory, limited, moment, asks), day, wall_at, is_paid=is_paid)
+        if refusal is None or refusal.limit != CONCURRENT:
+            return refusal
+        memory.clear_dead()
+        for slot in slots_of(memory, [one.subject for one in limited]):
+            self._memory.recount(memory, slot)
+        return first_refusal(self._held(memory, limited, moment, asks), day, wall_at, is_paid=is_paid)
 
     def _check(self, memory: Memory, limited: Sequence[Limited], is_paid: bool) -> Refusal | None:
         moment = self._moment(memory)
-        held = self._all_held(memory, limited, moment, asks=False)
-        return first_refusal(held, moment.day, moment.wall_at, is_paid=is_paid)
+        _, wall_at, day = moment
+        return first_refusal(self._held(memory, limited, moment), day, wall_at, is_paid=is_paid)
 
     def _settle(self, memory: Memory, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
-        moment = self._moment(memory)
-        tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
+        moment = now, _, day = self._moment(memory)
         crossed: list[Crossing] = []
-        running, column, change = self._memory.running, memory.column, least_change(moment.wall_at)
-        counts = {}
-        for one in self._all_held(memory, limited, moment, asks=False):
-            subject = one.limited.subject
-            count = counts[subject] = (running.get(subject) or 1) - 1
-            one.slot.end(one.facts, column, count, tokens, picodollars, change)
-            if picodollars and may_be_told(one, picodollars):
-                crossed += crossings(one)
-        running.update(counts)
+        running, column, runs = self._memory.running, memory.column, {}
+        for one, slot, counts in self._read(memory, limited, int(now), day):
+            subject = one.subject
+            runs[subject] = count = (running.get(subject) or 1) - 1
+            today, this_month = slot.end(counts, column, count, tokens, picodollars)
+            told_today, told_this_month = one.first_told
+            if today >= told_today or this_month >= told_this_month or counts[2] or counts[3] or counts[11]:
+                crossed += self._crossings(memory, one, moment) if picodollars else ()
+        running.update(runs)
         return crossed
 
+    def _crossings(self, memory: Memory, one: Limited, moment: Moment) -> list[Crossing]:
+        ((_, slot, _, others),) = self._held(memory, [one], moment)
+        return crossings(one, slot, others)
+
     def _undo(self, memory: Memory, entry: Entry) -> None:
-        moment, running = self._moment(memory), self._memory.running
-        counts = {}
-        for one in self._all_held(memory, entry.limited, moment, asks=False):
-            subject = one.limited.subject
-            count = counts[subject] = (running.get(subject) or 1) - 1
-            facts = one.slot.without_request(Facts._make(one.facts), entry.second)
-            one.slot.end(facts, memory.column, count, 0, 0, least_change(moment.wall_at))
-        running.update(counts)
+        moment, running, runs = self._moment(memory), self._memory.running, {}
+        now, _, day = moment
+        for one, slot, _, _ in self._held(memory, entry.limited, moment):
+            slot.take_back(entry.second)
+            count = runs[one.subject] = (running.get(one.subject) or 1) - 1
+            slot.end(slot.counts_at(int(now), day), memory.column, count, 0, 0)
+        running.update(runs)
 
     def _report(self, memory: Memory, subjects: Sequence[str]) -> Report:
-        moment = self._moment(memory)
+        now, wall_at, day = self._moment(memory)
         found = []
         for subject in subjects:
             slot = memory.slots.find(subject)
             if slot is not None:
-                facts = Facts._make(slot.facts_at(int(moment.now), moment.day))
-                slot.write(facts._replace(changed=max(facts.changed + 1, least_change(moment.wall_at))))
-                found.append(slot.statement)
+                slot.facts_at(int(now), day)
+                found.append(slot.told(wall_at))
         return self._by_machine(memory, found)
 
     def _by_machine(self, memory: Memory, statements: list[Statement]) -> Report:
@@ -233,32 +253,39 @@ class MachineCounters:
             wall_at += slots.clock_offset_seconds
         if not day.begins_at <= wall_at < day.ends_at:
             day = self._day = today(wall_at)
-        return Moment(self._clock(), wall_at, day)
+        return self._clock(), wall_at, day
 
-    def _all_held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool) -> list[Held]:
-        second, day, slots = int(moment.now), moment.day, memory.slots
-        known, words, held = slots.known, slots.words, []
+    def _read(self, memory: Memory, limited: Sequence[Limited], second: int, day: Today) -> list[Read]:
+        number, slots, read = day.day, memory.slots, []
+        known, content = slots.known, slots.memory
         for one in limited:
-            slot = known.get(one.subject) or slots.find(one.subject)
+            slot = known.get(one.subject)
             if slot is None:
                 slots_of(memory, [each.subject for each in limited])
-                return self._all_held(memory, limited, moment, asks)  # all may lie elsewhere now
-            others = NOBODY
-            if words[slot.others_at]:
-                others = slot.others.at(moment.now)
-                others = others.amounts if asks else others
-            held.append(Held(one, slot, slot.facts_at(second, day), others))
+                return self._read(memory, limited, second, day)  # all may lie elsewhere now
+            counts = unpack_counts(content, slot.at_byte)
+            if counts[0] != second or counts[1] != number:
+                counts = slot.counts_at(second, day)
+            read.append((one, slot, counts))
+        return read
+
+    def _held(self, memory: Memory, limited: Sequence[Limited], moment: Moment, asks: bool = False) -> list[Held]:
+        now, _, day = moment
+        held = []
+        for one, slot, counts in self._read(memory, limited, int(now), day):
+            others = slot.others.at(now).on(day.day, day.month)
+            held.append((one, slot, counts, others.amounts if asks else others))
         return held
 
     def _merge(self, own: PrivateMemory, memory: Memory) -> None:
-        counted, moment = own.slots.all(), self._moment(memory)
-        second, day = int(moment.now), moment.day
+        counted = own.slots.all()
+        now, _, day = self._moment(memory)
         for mine, slot in zip(counted, slots_of(memory, [one.subject for one in counted]), strict=True):
-            more, facts = Facts._make(mine.facts_at(second, day)), Facts._make(slot.facts_at(second, day))
-            facts = slot.count(facts, more.requests, more.tokens)
+            more, facts = mine.facts_at(int(now), day), slot.facts_at(int(now), day)
             slot.write(
                 facts._replace(
-                    changed=max(facts.changed + 1, least_change(moment.wall_at)),
+                    requests_now=facts.requests_now + more.requests,
+                    tokens_now=facts.tokens_now + more.tokens,
                     picodollars_today=min(MOST, facts.picodollars_today + more.picodollars_today),
                     picodollars_this_month=min(MOST, facts.picodollars_this_month + more.picodollars_this_month),
                 )

@@ -108,17 +108,14 @@ class MachineFile:
             raise
 
     def take(self) -> bool:
-        """Take the lock, and follow, as is to be done nearly always; False, without the lock, if there is more to it.
-
-        Raises OSError.
-        """
+        """Take the lock, and follow, if that is done at once, as nearly always; else False, without the lock."""
         try:
             fcntl.flock(self._descriptor, _LOCK_NOW)
-        except BlockingIOError:
-            return False
-        if os.lseek(self._descriptor, 0, os.SEEK_END) == self._size_bytes and self.slots.is_sound:
-            return True
-        self.release()
+            if os.lseek(self._descriptor, 0, os.SEEK_END) == self._size_bytes and self.slots.is_sound():
+                return True
+            self.release()
+        except OSError:  # another process has it; what else is wrong is met again by `lock` and `follow`
+            pass
         return False
 
     def lock(self, patience_seconds: float) -> bool:
@@ -139,7 +136,7 @@ class MachineFile:
             if size_bytes < self._size_bytes:
                 return False
             self._map(size_bytes)
-        return self.slots.is_sound
+        return self.slots.is_sound()
 
     def stands(self) -> bool:
         """Whether it is still what stands under its name; one that was removed holds counts that nobody finds."""

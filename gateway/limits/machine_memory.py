@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from gateway.limits.machine_file import ASIDE_NAME, MachineFile, Memory, PrivateMemory
 from gateway.limits.slot import Slot
@@ -26,7 +26,6 @@ _STUCK_PATIENCE_SECONDS = 0.002
 _TROUBLES = (OSError, ValueError, struct.error)
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 class MachineMemory:
@@ -44,19 +43,20 @@ class MachineMemory:
         self._is_aside = False  # a file was set aside, and nobody was told
         self._is_told = False  # that there is trouble
 
-    def use(self, act: Callable[[Memory, *Ts], T], *args: *Ts) -> T:
+    def use(self, act: Callable[[Memory], T]) -> T:
         """Do something with the counts, with nobody between. It takes microseconds, and neither logs nor waits."""
         with self._guard:
-            memory = self._usable()
+            file = self._file
+            memory = file if file is not None and not self._is_stuck and file.take() else self._usable()
             try:
-                return act(memory, *args)
+                return act(memory)
             except _TROUBLES as error:
                 if memory is self._private:
                     raise
                 self._trouble = error
             finally:
                 memory.release()
-            return act(self._own(), *args)
+            return act(self._own())
 
     def tidy(self, merge: Callable[[PrivateMemory, Memory], None]) -> None:
         """Clear what dead processes ran; look whether the file is still there, and can be used if it could not.
@@ -104,8 +104,6 @@ class MachineMemory:
     def _usable(self) -> Memory:
         file = self._file
         try:
-            if file is not None and not self._is_stuck and file.take():
-                return file
             if file is not None and self._is_locked(file):
                 if file.follow():
                     return file

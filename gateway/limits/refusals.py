@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-
-from gateway.config.limit_rules import Limited, Limits
+from gateway.config.limit_rules import FIRST_TOLD_PERCENT, Limited
 from gateway.limits.calendar import Today, seconds_until
-from gateway.limits.slot import WINDOW_SECONDS, Facts, Slot, spent_this_month, spent_today
-from gateway.limits.statements import NOBODY, Others
+from gateway.limits.slot import WINDOW_SECONDS, Counts, Slot, spent_this_month, spent_today
+from gateway.limits.statements import Others
 from gateway.pricing.money import PICODOLLARS, dollars
 from gateway.protocol.errors import LimitReached, SpendLimitReached
 
-TOLD_PERCENTS = (75, 95, 100)
+TOLD_PERCENTS = (FIRST_TOLD_PERCENT, 95, 100)
 # A window may take a second longer; but at longer waits than a minute clients give up (Claude Code does at once).
 _LONGEST_WAIT_SECONDS = 60
 _PICODOLLARS_OF_A_CENT = PICODOLLARS // 100
@@ -28,20 +26,10 @@ REQUESTS, TOKENS, CONCURRENT = "requests_per_minute", "tokens_per_minute", "conc
 DAY, MONTH = "dollars_per_day", "dollars_per_month"
 
 
-class Held(msgspec.Struct, frozen=True):
-    """Somebody who has limits, where their counts lie, the facts of them (see `Facts`) as they are now, and the counts
-    of other machines as far as they are to be looked at."""
-
-    limited: Limited
-    slot: Slot
-    facts: tuple[int, ...]
-    others: Others
-
-    def is_guess(self, now: float) -> bool:
-        """Whether what others have used of money and tokens matters, and is not known well."""
-        limits = self.limited.limits
-        matters = (limits.tokens_per_minute, limits.picodollars_per_day, limits.picodollars_per_month)
-        return matters != (None, None, None) and not self.others.is_fresh(now)
+# Who has limits, where their counts lie, and these as they are now.
+Read = tuple[Limited, Slot, Counts]
+# Who has limits, where their counts lie, these as they are now, and those of other machines as far as they matter.
+Held = tuple[Limited, Slot, Counts, Others]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,61 +43,73 @@ class Refusal:
     resets: datetime | None = None
 
 
-def first_refusal(held: Sequence[Held], today: Today, wall_at: float, *, is_paid: bool) -> Refusal | None:
+def surely_hold(read: Sequence[Read], is_paid: bool) -> bool:
+    """Whether all limits let one more request in, and nothing was heard of other machines: so it is nearly always.
+
+    Else `first_refusal` says whether one refuses, and which.
+    """
+    for limited, _, counts in read:
+        most_running, most_requests, most_tokens, most_today, most_this_month = limited.bounds
+        _, _, _, _, requests, tokens, requests_now, running, tokens_now, today, this_month, heard = counts
+        if heard or requests + requests_now >= most_requests or running >= most_running:
+            return False
+        if is_paid and (tokens + tokens_now >= most_tokens or today >= most_today or this_month >= most_this_month):
+            return False
+    return True
+
+
+def is_guess(one: Held, now: float) -> bool:
+    """Whether what others have used of money and tokens matters, and is not known well."""
+    limited, _, _, others = one
+    limits = limited.limits
+    matters = (limits.tokens_per_minute, limits.picodollars_per_day, limits.picodollars_per_month)
+    return matters != (None, None, None) and not others.is_fresh(now)
+
+
+def first_refusal(held: Sequence[Held], day: Today, wall_at: float, *, is_paid: bool) -> Refusal | None:
     """The first limit that lets no further request in, money before the others; None if all hold.
 
     `is_paid`: money and tokens matter.
     """
     first: tuple[Held, str] | None = None
     for one in held:
-        limit = _reached(one.limited.limits, one.facts, one.others, is_paid)
-        if limit is not None:
-            if limit in (MONTH, DAY):
-                return _refusal(one, limit, today, wall_at)
-            first = first or (one, limit)
-    return None if first is None else _refusal(*first, today, wall_at)
-
-
-def _reached(limits: Limits, facts: tuple[int, ...], others: Others, is_paid: bool) -> str | None:
-    """The first limit that is reached. The month comes before the day: when it is over, so is the day."""
-    _, requests, tokens, running, _, day, today, _, month, this_month, _, _, _, _, _ = facts
-    if others is not NOBODY:
-        requests, tokens, running = requests + others.requests, tokens + others.tokens, running + others.running
-        today += others.picodollars_today if others.day == day else 0
-        this_month += others.picodollars_this_month if others.month == month else 0
-    if is_paid:
-        most = limits.picodollars_per_month
-        if most is not None and this_month >= most:
-            return MONTH
-        most = limits.picodollars_per_day
-        if most is not None and today >= most:
-            return DAY
-    most = limits.requests_per_minute
-    if most is not None and requests >= most:
-        return REQUESTS
-    if is_paid:
-        most = limits.tokens_per_minute
-        if most is not None and tokens >= most:
-            return TOKENS
-    most = limits.concurrent
-    return CONCURRENT if most is not None and running >= most else None
+        limited, _, counts, others = one
+        most_running, most_requests, most_tokens, most_today, most_this_month = limited.bounds
+        _, _, _, _, requests, tokens, requests_now, running, tokens_now, today, this_month, _ = counts
+        running, requests, tokens = running + others.running, requests + others.requests, tokens + others.tokens
+        today, this_month = today + others.picodollars_today, this_month + others.picodollars_this_month
+        # The month comes before the day: when it is over, so is the day.
+        if is_paid and this_month >= most_this_month:
+            return _refusal(one, MONTH, day, wall_at)
+        if is_paid and today >= most_today:
+            return _refusal(one, DAY, day, wall_at)
+        if first is not None:
+            continue
+        if requests + requests_now >= most_requests:
+            first = one, REQUESTS
+        elif is_paid and tokens + tokens_now >= most_tokens:
+            first = one, TOKENS
+        elif running >= most_running:
+            first = one, CONCURRENT
+    return None if first is None else _refusal(*first, day, wall_at)
 
 
 def _refusal(one: Held, limit: str, today: Today, wall_at: float) -> Refusal:
     """What is to be said of a limit that is reached."""
-    limits, others, facts = one.limited.limits, one.others, Facts._make(one.facts)
+    limited, slot, _, others = one
+    limits, facts = limited.limits, slot.facts
     if limit == MONTH:
-        return _spent_out(one.limited, MONTH, spent_this_month(facts, others), today.month_ends, wall_at)
+        return _spent_out(limited, MONTH, spent_this_month(facts, others), today.month_ends, wall_at)
     if limit == DAY:
-        return _spent_out(one.limited, DAY, spent_today(facts, others), today.day_ends, wall_at)
+        return _spent_out(limited, DAY, spent_today(facts, others), today.day_ends, wall_at)
     if limit == CONCURRENT:
-        return Refusal(one.limited, CONCURRENT)
+        return Refusal(limited, CONCURRENT)
     is_tokens = limit == TOKENS
     own, foreign = (facts.tokens, others.tokens) if is_tokens else (facts.requests, others.requests)
     most = (limits.tokens_per_minute if is_tokens else limits.requests_per_minute) or 0
     surplus = own + foreign + 1 - most
-    seconds = one.slot.seconds_until_fewer(facts.second, surplus, is_tokens=is_tokens)
-    return Refusal(one.limited, limit, _seconds_to_wait(seconds, own, foreign, surplus))
+    seconds = slot.seconds_until_fewer(surplus, is_tokens=is_tokens)
+    return Refusal(limited, limit, _seconds_to_wait(seconds, own, foreign, surplus))
 
 
 def _spent_out(limited: Limited, limit: str, spent: int, resets: datetime, wall_at: float) -> Refusal:
@@ -168,24 +168,9 @@ class Crossing:
         )
 
 
-def may_be_told(one: Held, picodollars: int) -> bool:
-    """Whether `crossings` may have something to tell or to note, now that so much more is spent."""
-    limits, others = one.limited.limits, one.others
-    _, _, _, _, _, _, today, told_today, _, this_month, told_this_month, _, _, _, _ = one.facts
-    if told_today or told_this_month:
-        return True
-    of_day, of_month, first = limits.picodollars_per_day, limits.picodollars_per_month, TOLD_PERCENTS[0]
-    today, this_month = today + picodollars, this_month + picodollars
-    if others is not NOBODY:
-        today, this_month = today + others.picodollars_today, this_month + others.picodollars_this_month
-    return (of_day is not None and today * 100 >= first * of_day) or (
-        of_month is not None and this_month * 100 >= first * of_month
-    )
-
-
-def crossings(one: Held) -> list[Crossing]:
+def crossings(limited: Limited, slot: Slot, others: Others) -> list[Crossing]:
     """The shares of money that somebody has spent by now and that nobody was told of; the slot notes that they were."""
-    limited, slot, others, facts = one.limited, one.slot, one.others, one.slot.facts
+    facts = slot.facts
     of_day = _told_share(spent_today(facts, others), limited.limits.picodollars_per_day)
     of_month = _told_share(spent_this_month(facts, others), limited.limits.picodollars_per_month)
     found = []

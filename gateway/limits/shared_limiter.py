@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.config.limit_rules import Limited, Limits
 from gateway.limits.counters import Entry, MachineCounters
 from gateway.limits.limiter import Used
@@ -129,25 +131,22 @@ def _matters(limits: Limits, is_paid: bool) -> bool:
     return not limits.is_empty if is_paid else (limits.concurrent, limits.requests_per_minute) != (None, None)
 
 
-class Admission:
+class Admission(msgspec.Struct):
     """A request that was let in by its limits. It belongs to whoever has the request, one thread at a time."""
 
-    __slots__ = ("_entry", "_is_paid", "_is_settled", "_limiter")
-
-    def __init__(self, limiter: SharedLimiter, entry: Entry, is_paid: bool) -> None:
-        self._limiter = limiter
-        self._entry = entry
-        self._is_paid = is_paid
-        self._is_settled = False
+    limiter: SharedLimiter
+    entry: Entry
+    is_paid: bool
+    is_settled: bool = False
 
     def settle(self, tokens: int, picodollars: int) -> None:
         """See Admitted."""
-        if self._is_settled:
+        if self.is_settled:
             return
-        self._is_settled = True
-        if not self._is_paid:
+        self.is_settled = True
+        if not self.is_paid:
             tokens = picodollars = 0
         try:
-            self._limiter.settle(self._entry, tokens, picodollars)
+            self.limiter.settle(self.entry, tokens, picodollars)
         except Exception:  # the answer is out, and its end must not fail
             log.exception("a request that has ended could not be counted for its limits")

@@ -30,7 +30,7 @@ from gateway.limits.slot import (
 PAGE_BYTES = 4096
 
 _MAGIC = int.from_bytes(b"mgwlimit", "little")
-_VERSION = 1
+_VERSION = 2
 _MAGIC_AT, _VERSION_AT, _MACHINE_AT, _COUNT_AT, CLOCK_OFFSET_AT, _EPOCH_AT, _ROUND_AT = 0, 1, 2, 5, 6, 7, 8
 _TAKEN_AT_BYTE = 1024
 _MIDDLE = 2**62  # the clock's offset may be negative, and words are not
@@ -51,10 +51,10 @@ class Slots(Views):
         self._room = _room_in(len(memory))
         self._machine_word = self.words[_MACHINE_AT]
 
-    @property
     def is_sound(self) -> bool:
         """Whether these are still the counts that they were at first."""
-        return self.words[_MACHINE_AT] == self._machine_word and self.words[_COUNT_AT] <= self._room
+        words = self.words
+        return bool(words[_MACHINE_AT] == self._machine_word and words[_COUNT_AT] <= self._room)
 
     @property
     def machine(self) -> str:

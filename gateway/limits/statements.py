@@ -52,6 +52,18 @@ class Others(NamedTuple):
         """What of it counts at this point of the machine's clock: money stays, the rest is soon too old."""
         return self if self.is_fresh(now) else self._replace(running=0, requests=0, tokens=0)
 
+    def on(self, day: int, month: int) -> Others:
+        """What of it counts on this day of this month: money of another is over, or not yet known."""
+        if self.day == day and self.month == month:
+            return self
+        today, this_month = self.picodollars_today, self.picodollars_this_month
+        return self._replace(
+            day=day,
+            picodollars_today=today if self.day == day else 0,
+            month=month,
+            picodollars_this_month=this_month if self.month == month else 0,
+        )
+
     def is_fresh(self, now: float) -> bool:
         """Whether it was heard just now."""
         return 0 < self.heard_ms <= now * 1000 + 1 <= self.heard_ms + HEARD_SECONDS * 1000

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gateway.config.limit_rules import Limited
 from gateway.limits.calendar import seconds_until, today
 from gateway.limits.limiter import Used
-from gateway.limits.slot import Facts, spent_this_month, spent_today
+from gateway.limits.slot import spent_this_month, spent_today
 from gateway.limits.slots import Slots
 
 
@@ -24,7 +24,7 @@ def used_of(slots: Slots, everybody: Sequence[Limited], now: float, wall_at: flo
         if slot is None:
             found.append(Used(limited, 0, 0, 0, 0, 0, *resets))
             continue
-        facts, others = Facts._make(slot.facts_at(int(now), day)), slot.others.at(now)
+        facts, others = slot.facts_at(int(now), day), slot.others.at(now)
         found.append(
             Used(
                 limited,

@@ -17,10 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.limit_rules import Limited, Limits
+from gateway.limits.calendar import today
 from gateway.limits.counters import Entry, MachineCounters
-from gateway.limits.machine_file import FILE_NAME, MachineFile, read_slots
-from gateway.limits.refusals import Refusal
+from gateway.limits.machine_file import FILE_NAME, MachineFile, PrivateMemory, read_slots
+from gateway.limits.refusals import Refusal, first_refusal, surely_hold
+from gateway.limits.slot import Facts
 from gateway.limits.slots import PAGE_BYTES
+from gateway.limits.statements import NOBODY
 from gateway.limits.used import used_of
 from tests.full_disk import SmallDisk
 from tests.harness import wait_until
@@ -211,6 +214,43 @@ def test_threads_of_all_workers_share_a_limit(rig: Rig) -> None:
     assert sum(race(40, lambda number: enter(workers[number % 4], who))) == 10
 
 
+@given(
+    used=st.tuples(*[st.integers(0, 3)] * 7),
+    most=st.tuples(*[st.none() | st.integers(1, 5)] * 3, *[st.none() | st.integers(0, 3)] * 2),
+    is_paid=st.booleans(),
+)
+def test_all_limits_hold_exactly_when_none_refuses(
+    used: tuple[int, ...], most: tuple[int | None, ...], is_paid: bool
+) -> None:
+    """Given any counts and limits, then the quick look lets in whoever no single limit refuses, and nobody else."""
+    day, who = today(NOW), Limited("group", RESEARCH, Limits(*most))
+    requests, requests_before, tokens, tokens_before, running, of_day, of_month = used
+    slot = PrivateMemory().slots.add(who.subject)
+    slot.write(
+        Facts(
+            *(100, day.day, 0, 0, requests_before, tokens_before, requests, running, tokens, of_day, of_month),
+            month=day.month,
+        )
+    )
+    counts = slot.counts_at(100, day)
+    refused = first_refusal([(who, slot, counts, NOBODY)], day, NOW, is_paid=is_paid)
+    assert surely_hold([(who, slot, counts)], is_paid) is (refused is None)
+
+
+def test_what_is_told_has_a_greater_number_each_time(rig: Rig) -> None:
+    """Given statements of one moment, then the later has the greater number, and what it says is what was counted."""
+    counters, who = rig.open(), group(requests_per_minute=9)
+    told = []
+    for _ in range(2):
+        entry = counters.enter([who], is_paid=True, asks=True)
+        assert isinstance(entry, Entry)
+        told += entry.report.statements
+        counters.settle([who], 5, 60)
+        told += counters.report([who.subject]).statements
+    assert [one.sequence for one in told] == sorted({one.sequence for one in told})
+    assert [(one.requests, one.running, one.tokens) for one in told] == [(1, 1, 0), (1, 0, 5), (2, 1, 5), (2, 0, 10)]
+
+
 # --- days and months
 
 
@@ -262,7 +302,7 @@ def test_failed_write_counts_no_request_twice(rig: Rig) -> None:
     assert memory is not None
     slot = memory.slots.find(alice.subject)
     assert slot is not None
-    slot.write(slot.facts._replace(requests=2**64 - 1))
+    slot.write(slot.facts._replace(requests_now=2**64 - 1))
     assert enter(counters, team, alice)
     for _ in range(2):  # the file is set aside; then there is a new one
         counters.tidy()

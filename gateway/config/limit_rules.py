@@ -91,7 +91,8 @@ class Limited:
     name: str
     limits: Limits
     subject: str = field(init=False)  # what it is counted under: `group/research`
-    # What every request needs of the limits: the bounds, and the picodollars of a day and of a month that are told first.
+    # What every request needs of the limits: the bounds, and the picodollars of a day and of a month that are told
+    # first.
     bounds: Bounds = field(init=False, repr=False, compare=False)
     first_told: tuple[int, int] = field(init=False, repr=False, compare=False)
 

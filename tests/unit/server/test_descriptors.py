@@ -38,7 +38,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
     [
         pytest.param(1024, 4096, 4096, id="to-the-hard-limit"),
         pytest.param(4096, 4096, 4096, id="done-already"),
-        pytest.param(1024, resource.RLIM_INFINITY, 1064 + 128 + 200, id="no-hard-limit"),
+        pytest.param(1024, resource.RLIM_INFINITY, 1064 + 64 + 200, id="no-hard-limit"),
         pytest.param(resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, id="no-limit"),
     ],
 )
@@ -57,25 +57,25 @@ def test_too_low_a_limit_is_told(limit, caplog):
     descriptors.raise_limit(1064, 64)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "700 open files are allowed, and a worker of 64 threads may need 1392: it takes 397 connections at most"
+        "700 open files are allowed, and a worker of 64 requests may need 1328: it takes 461 connections at most"
     )
     assert limit.soft == 700
 
 
 @pytest.mark.parametrize(
-    ("soft", "threads", "connections"),
+    ("soft", "requests", "connections"),
     [
         pytest.param(4096, 64, 1064, id="plenty"),
         pytest.param(resource.RLIM_INFINITY, 64, 1064, id="no-limit"),
-        pytest.param(1392, 64, 1064, id="just-enough"),
-        pytest.param(1391, 64, 1063, id="one-too-few"),
-        pytest.param(700, 64, 397, id="few"),
-        pytest.param(700, 512, 262, id="fewer-than-threads"),
+        pytest.param(1328, 64, 1064, id="just-enough"),
+        pytest.param(1327, 64, 1063, id="one-too-few"),
+        pytest.param(700, 64, 461, id="few"),
+        pytest.param(700, 512, 262, id="fewer-than-requests"),
         pytest.param(64, 64, 24, id="hardly-any"),
         pytest.param(1, 64, 1, id="none"),
     ],
 )
-def test_a_reserve_is_kept(limit, soft, threads, connections):
-    """Given a limit, then connections leave two descriptors for each thread, and some for files and stores."""
+def test_a_reserve_is_kept(limit, soft, requests, connections):
+    """Given a limit, then connections leave a descriptor for each request, and some for files and stores."""
     limit.soft = soft
-    assert descriptors.most_connections(1064, threads) == connections
+    assert descriptors.most_connections(1064, requests) == connections

@@ -24,7 +24,7 @@ from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import READABLE
 from gateway.server import parking as parking_module
 from gateway.server.answer import Answer
-from gateway.server.parking import Parking
+from gateway.server.parking import Parked, Parking
 from tests.harness import wait_until
 from tests.unit.server.answer_rig import END, Pieces, Served, framed
 
@@ -47,11 +47,16 @@ class Place:
         self.served: dict[Answer, Served] = {}
         self._stack = stack
         self._pool = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix=POOL))
-        self.parking = Parking(lambda answer: self.served[answer].go_on(), self._pool.submit, lifecycle)
+        self.parking = Parking(self._go_on, self._pool.submit, lifecycle)
         stack.callback(os.close, self.parking._wake)
         stack.callback(self.parking._epoll.close)
         self._is_started = False
         stack.callback(self._stop)
+
+    def _go_on(self, answer: Parked) -> Answer | None:
+        """As a worker does: what is over is not parked again."""
+        assert isinstance(answer, Answer)
+        return answer if self.served[answer].go_on() else None
 
     def start(self) -> None:
         self.parking.start()

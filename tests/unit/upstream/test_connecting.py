@@ -579,5 +579,5 @@ def test_tls_at_a_port_without_it_is_told_as_such(watch: Watch, script: Script, 
     with TinyServer(script) as server:
         route = Route(server.url.replace("http:", "https:"), LIMIT_SECONDS, LONG_SECONDS)
         with pytest.raises(RequestsConnectionError) as raised:
-            Connections(route).dial(watch)
+            complete(Connections(route).dial(watch))
     assert str(raised.value) == words

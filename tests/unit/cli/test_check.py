@@ -62,8 +62,8 @@ def check(tmp_path, monkeypatch, capsys) -> Check:
 
 
 def test_good_configuration_is_reported(check):
-    """Given a good configuration, then upstream, address, clients, streams and keys in order are told; status 0."""
-    check.given(upstream_url="http://127.0.0.1:9", threads="32", reserved_threads="8")
+    """Given a good configuration, then upstream, address, clients, requests and keys in order are told; status 0."""
+    check.given(upstream_url="http://127.0.0.1:9", threads="32", max_requests="24")
     assert check.run() == 0
     assert check.err == ""
     assert check.said("upstream") == "http://127.0.0.1:9"
@@ -72,7 +72,7 @@ def test_good_configuration_is_reported(check):
     assert check.said("result") == "good"
     assert check.said("clients") == "no token file: this machine only"
     assert check.said("own keys") == "true"
-    assert check.said("streams") == "24 at once (32 threads)"
+    assert check.said("requests") == "24 at once a worker (32 threads)"
     for place, (name, secret) in enumerate(SECRETS.items(), start=1):
         assert check.said(f"key {place}") == f"{name} ({Secret(secret).hint})"
 

@@ -20,6 +20,7 @@ from gateway.config.settings import Settings, SettingsError, setting_specs, sett
 from gateway.config.upstream_proxy import Login, UpstreamProxy
 from gateway.config.values import is_local_address
 from gateway.pricing.money import PICODOLLARS
+from gateway.runtime.capacity import Capacity
 
 PLANTED = "sk-ant-planted-0123456789-abcdefghij"
 ENOENT = FileNotFoundError(2, "No such file or directory")
@@ -133,9 +134,10 @@ TABLE = [
     ),
     ("name", None, {"gateway-1": "gateway-1"}, []),
     ("workers", 1, {"1": 1, "4": 4}, ["0", "-1", "1.5", "many"]),
-    ("threads", 256, {"32": 32}, ["1", "0", "-5", "many"]),
+    ("max_requests", 10_000, {"1": 1, "240": 240}, ["0", "-1", "many"]),
+    ("threads", 32, {"8": 8}, ["1", "0", "-5", "many"]),
     ("pin_workers", True, {"false": False, "TRUE": True}, ["no", "0"]),
-    ("reserved_threads", 16, {"1": 1}, ["0", "-1", "256", "few"]),
+    ("reserved_threads", None, {"1": 1}, ["0", "-1", "256", "few"]),
     ("head_timeout_seconds", 15.0, SECONDS_GOOD, SECONDS_BAD),
     ("body_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
     ("write_timeout_seconds", 60.0, SECONDS_GOOD, SECONDS_BAD),
@@ -705,11 +707,36 @@ def test_settle_refuses_to_open_a_public_gateway():
         settle(running, load(bind="127.0.0.1:80"))
 
 
-def test_admission_leaves_the_reserve():
-    """Given threads and a reserve, then admission is what is left."""
-    assert load(threads="32", reserved_threads="8").admission_limit == 24
+def test_an_old_reserve_of_threads_is_taken_and_told():
+    """Given threads and a reserve, as before threads were for what runs alone, then so many requests are served."""
+    settings = load(threads="32", reserved_threads="8")
+    assert (settings.threads, settings.max_requests) == (32, 24)
+    (line,) = settings.doubts()
+    assert "GATEWAY_RESERVED_THREADS is an old setting" in line
+    assert "GATEWAY_MAX_REQUESTS=24" in line
+    alone = load(reserved_threads="16")
+    assert (alone.threads, alone.max_requests) == (256, 240)
+    assert load(threads="32", reserved_threads="8", max_requests="99").max_requests == 99
     (line,) = complaints(threads="8", reserved_threads="8")
     assert "GATEWAY_RESERVED_THREADS" in line
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "memory_mib", "workers", "requests"),
+    [
+        pytest.param(20_000, 24_000, 2, 9400, id="descriptors"),
+        pytest.param(1 << 20, 512, 1, 2048, id="memory"),
+        pytest.param(1 << 20, 512, 4, 512, id="memory-of-several-workers"),
+        pytest.param(1 << 20, 1 << 20, 1, 10_000, id="enough-of-both"),
+        pytest.param(100, 1, 8, 64, id="hardly-anything"),
+    ],
+)
+def test_requests_at_once_follow_from_the_machine(descriptors, memory_mib, workers, requests):
+    """Given no setting, then as many requests are served as descriptors and memory allow."""
+    capacity = Capacity(descriptors, memory_mib * 1024 * 1024)
+    environ = {"GATEWAY_API_KEYS": PLANTED, "HOME": "/home/ann"}
+    assert load_settings(environ, reader({}), workers, capacity).max_requests == requests
+    assert load_settings(environ | {"GATEWAY_MAX_REQUESTS": "7"}, reader({}), workers, capacity).max_requests == 7
 
 
 @given(st.dictionaries(st.sampled_from([name for name, _ in setting_specs()]), st.text(max_size=12), max_size=5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from gateway.keys.verdict import Concern
 from gateway.protocol.errors import UpstreamError
 from gateway.runtime.chair import Chair
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import READABLE, Pause
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream import Upstream
 from gateway.upstream.watch import Watch
@@ -36,6 +38,12 @@ CODED = b'{"type":"error","error":{"type":"permission_error","details":{"error_c
 DISABLED = b'{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been disabled."}}'
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look whose upstream does not answer at once has waited long enough."""
+    monkeypatch.setattr("gateway.keys.look._PATIENCE_SECONDS", 0.0)
+
+
 @dataclass
 class FakeReply:
     """An answer that is read at once."""
@@ -45,7 +53,8 @@ class FakeReply:
     headers: list[tuple[str, str]] = field(default_factory=list)
     is_discarded: bool = False
 
-    def read_refusal(self, limit_bytes: int) -> tuple[bytes, bool]:
+    def read_refusal(self, limit_bytes: int) -> Generator[Pause, None, tuple[bytes, bool]]:
+        yield from ()
         return self.body, True
 
     def discard(self) -> None:
@@ -65,15 +74,15 @@ class FakeUpstream:
         self.targets: set[str] = set()
         self.replies: list[FakeReply] = []
 
-    def send_patiently(
-        self, call: object, credentials: Sequence[AuthHeader], watch: Watch, left_seconds: Callable[[], float]
-    ) -> Generator[None, None, FakeReply]:
+    def exchange(
+        self, call: object, credentials: Sequence[AuthHeader], watch: Watch
+    ) -> Generator[Pause, None, FakeReply]:
         name = credentials[0].secret.reveal().removeprefix("sk-ant-unit-000").removesuffix("-planted")
         self.asked.append(f"k{name}")
         self.targets.add(f"{call.method} {call.target}")  # type: ignore[attr-defined]
         answer = self.answers.get(f"k{name}", self.answer)()
         if answer is None:
-            yield
+            yield watch.pause(-1, READABLE, math.inf)
         if isinstance(answer, Exception):
             raise answer
         assert answer is not None, "the look went on waiting"

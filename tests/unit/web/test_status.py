@@ -136,7 +136,7 @@ def test_counts_are_those_of_the_metrics(gateway):
     row = status.keys[0]
     assert (row.answered, row.failovers) == (7, (("rate limited", 2), ("unauthorized", 1)))
     assert row.limits == (Limit("input tokens", 250, 1000),)
-    assert (status.inflight, status.inflight_limit) == (3, gateway.configuration.settings.admission_limit)
+    assert (status.inflight, status.inflight_limit) == (3, gateway.configuration.settings.max_requests)
     assert dict(status.streams)["cut off by the upstream"] == 4
     assert [each.count for each in status.no_key] == [1, 0, 0, 0]
     assert status.no_key[0].last_at > 0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path, PurePath
 
-# Found by their place or name: by git, make, pip, ruff, Docker, Grafana, the continuous integration, people.
+# Found by their place or name: by git, make, pip, ruff, Docker, Grafana, Helm, the continuous integration, people.
 CONVENTIONAL = frozenset(
     {
         ".ci/run",
@@ -22,6 +22,10 @@ CONVENTIONAL = frozenset(
         "README.md",
         "deploy/docker/Dockerfile.dockerignore",
         "deploy/grafana/dashboards/gateway.json",
+        "deploy/helm/messages-gateway/Chart.yaml",
+        "deploy/helm/messages-gateway/templates/NOTES.txt",
+        "deploy/helm/messages-gateway/templates/_names.tpl",
+        "deploy/helm/messages-gateway/values.schema.json",
         "ruff.toml",
         "setup.py",
     }

@@ -17,12 +17,12 @@ from typing import Any
 from gateway.access.authentication import ClientToken, TokenFileError, parse_tokens
 from gateway.access.credential import Key
 from gateway.config import setting_faults, values
+from gateway.config.capacity import UNLIMITED, Capacity
 from gateway.config.key_entries import keys_from
 from gateway.config.mcp_servers import with_environment
 from gateway.config.settings import PREFIX, Settings, SettingsError, setting_specs
 from gateway.models.scopes import ModelClasses, known_classes
 from gateway.pricing.prices import PriceError, PriceList, known_prices, read_prices
-from gateway.runtime.capacity import UNLIMITED, Capacity
 
 CONFIG_NAME = "GATEWAY_CONFIG"
 _SQLITE = "sqlite:///"

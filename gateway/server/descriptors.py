@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 
-from gateway.runtime.capacity import BESIDE_REQUESTS, FOR_EACH_REQUEST
+from gateway.config.capacity import BESIDE_REQUESTS, FOR_EACH_REQUEST
 
 log = logging.getLogger(__name__)
 

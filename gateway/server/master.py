@@ -21,10 +21,10 @@ from typing import Any, NoReturn
 
 from gunicorn.errors import HaltServer
 
+from gateway.config.capacity import IDLE_CONNECTIONS
 from gateway.config.settings import Settings, SettingsError, settle
 from gateway.keys import former_keys_file
 from gateway.keys.file_store import FileStore
-from gateway.runtime.capacity import IDLE_CONNECTIONS
 from gateway.runtime.counts_folder import CountsFolder, counts_folder
 from gateway.runtime.data_folder import DataFolder, DataFolderError, DataFolderTaken
 from gateway.runtime.machine_clock import machine_time

@@ -32,8 +32,8 @@ from typing import Any, ClassVar
 
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
+from gateway.config.capacity import IDLE_CONNECTIONS
 from gateway.config.settings import SettingsError
-from gateway.runtime.capacity import IDLE_CONNECTIONS
 from gateway.runtime.client_socket import ClientSocket
 from gateway.runtime.process_tuning import keep_to, spare_memory
 from gateway.server import descriptors

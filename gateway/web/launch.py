@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.config.capacity import Capacity
 from gateway.config.loader import ReadFile, load_settings
 from gateway.config.settings import Settings, SettingsError
 from gateway.keys.file_store import FileStore
@@ -29,8 +30,8 @@ from gateway.records.forwarder import Ledger, LedgerUnavailable
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.recorder import Meter, NoRecorder, Recorder, Sink
 from gateway.records.spool import FileJournal
-from gateway.runtime.capacity import machine_capacity
 from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.machine_limits import memory_bytes, most_descriptors
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.runtime.whole_file import read_now, read_whole
 from gateway.telemetry import tracing
@@ -164,7 +165,9 @@ def read_settings(read_file: ReadFile = read_now) -> Settings:
 
     Who decides that it is to be in force reads with `read_whole`, which waits for files that are being written.
     """
-    found = load_settings(os.environ, read_file, len(os.sched_getaffinity(0)), machine_capacity())
+    found = load_settings(
+        os.environ, read_file, len(os.sched_getaffinity(0)), Capacity(most_descriptors(), memory_bytes())
+    )
     _check_state_url(found)
     _check_record_url(found)
     tracing.check(found)

@@ -52,6 +52,8 @@ def documented(name: str, value: object) -> str:
     """A default as the settings' tables write it."""
     if name == "workers":
         return "one a processor"
+    if name == "max_requests":
+        return "as many as fit"
     if value is None or value in ((), LimitRules()):
         return "–"
     if value == "":

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from gateway.access.authentication import ByokMode
 from gateway.access.credential import Secret
+from gateway.config.capacity import Capacity
 from gateway.config.limit_rules import LimitRules, Limits
 from gateway.config.loader import load_settings
 from gateway.config.settings import Settings, SettingsError, setting_specs, settle
 from gateway.config.upstream_proxy import Login, UpstreamProxy
 from gateway.config.values import is_local_address
 from gateway.pricing.money import PICODOLLARS
-from gateway.runtime.capacity import Capacity
 
 PLANTED = "sk-ant-planted-0123456789-abcdefghij"
 ENOENT = FileNotFoundError(2, "No such file or directory")

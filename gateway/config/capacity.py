@@ -1,14 +1,8 @@
-"""How many requests a worker can hold at once on this machine.
-
-Owns: reading the limits of descriptors and memory. Any thread.
-"""
+"""How many requests a worker can hold at once, by the descriptors and the memory that there are. Pure."""
 
 from __future__ import annotations
 
-import os
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 # Beyond this a worker would need more than its processor long before.
 _MOST_REQUESTS = 10_000
@@ -22,7 +16,6 @@ FOR_EACH_REQUEST = 1
 # What an open stream takes, with room for its events, and for bodies that are on their way.
 _BYTES_A_REQUEST = 128 * 1024
 _SHARE_OF_MEMORY = 0.5
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +34,3 @@ class Capacity:
 
 
 UNLIMITED = Capacity(descriptors=1 << 30, memory_bytes=1 << 50)
-
-
-def machine_capacity() -> Capacity:
-    """What there is here: the hard limit of descriptors, which a start raises its own to, and the memory."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _CGROUP_LIMITS:
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
-            continue  # this machine has the other version of control groups, or none
-        if text.isdecimal():  # else `max`
-            memory_bytes = min(memory_bytes, int(text))
-    return Capacity(UNLIMITED.descriptors if hard == resource.RLIM_INFINITY else hard, memory_bytes)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from gateway.config.loader import load_settings
+from gateway.runtime.pause import Pause
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
 
@@ -33,7 +34,8 @@ class Answer:
     content_type = "application/json"
     is_event_stream = False
 
-    def read_whole(self) -> bytes:
+    def read_whole(self) -> Generator[Pause, None, bytes]:
+        yield from ()
         return ANSWER
 
     def close(self) -> None: ...
@@ -42,7 +44,8 @@ class Answer:
 class Upstream:
     """Gives the same answer to everybody."""
 
-    def send(self, *_: Any) -> Answer:
+    def exchange(self, *_: Any) -> Generator[Pause, None, Answer]:
+        yield from ()
         return Answer()
 
     def close(self) -> None: ...
@@ -78,7 +81,7 @@ def main() -> None:
     """Serve so many requests."""
     gateway = Gateway(load_settings({"GATEWAY_API_KEYS": "sk-a", "HOME": "/nonexistent"}, lambda _: b""))
     gateway.configuration = replace(gateway.configuration, upstream=Upstream())  # type: ignore[arg-type]
-    application: Callable[..., Any] = create_app(gateway).wsgi_app
+    application: Callable[..., Any] = create_app(gateway).extensions["pausing"]  # as the worker calls it
     for _ in range(int(sys.argv[1])):
         statuses: list[str] = []
         body = application(environ(), lambda status, headers: statuses.append(status))  # noqa: B023

@@ -185,6 +185,10 @@ class GatewayProcess:
         if match is None:
             return False
         self.port = int(match[2])
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Whether it says that it serves."""
         try:
             return self.request("GET", "/readyz").status == 200
         except OSError:

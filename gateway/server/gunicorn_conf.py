@@ -16,6 +16,8 @@ try:
 except SettingsError as error:
     raise SystemExit("\n".join(f"gateway: {line}" for line in error.complaints)) from None
 
+launch.become_master()
+
 wsgi_app = "gateway:create_app()"
 bind = _settings.bind
 workers = _settings.workers

@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 
 _settings: Settings | None = None
 _counts_folder: Path | None = None  # the master finds one, if there is any
-_slot: int | None = None  # this process's among the workers; None in the master
+_slot: int | None = None  # this process's among the workers; None in the master, and under another server
+_has_master = False  # of the gateway's own; workers inherit it
 
 
 class ReloadBoard:
@@ -347,9 +348,15 @@ def reloaded(new: Settings) -> None:
         log.info("configuration reloaded; keys: %s", ", ".join(key.name for key in new.keys) or "none")
 
 
+def become_master() -> None:
+    """This process is the master of workers of the gateway's own; without one, another server has the application."""
+    global _has_master
+    _has_master = True
+
+
 def refuse_preload() -> None:
-    """Raise SystemExit in a process that is no worker: there `--preload` builds the application, before any check."""
-    if _slot is None:
+    """Raise SystemExit in a master: there `--preload` builds the application, before any check."""
+    if _has_master and _slot is None:
         raise SystemExit("gateway: --preload must not be set: threads and locks of the master's do not survive a fork")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -22,14 +23,18 @@ STATES = ("valid", "temporary", "permanent")
 
 
 class Rig:
-    """One simulator, plain or over TLS, and one gateway; `settings` are the gateway's."""
+    """One simulator, plain or over TLS, and one gateway; `settings` are the gateway's.
 
-    def __init__(self, is_tls: bool = False, **settings: object) -> None:
+    `server` are gunicorn's arguments for another worker than the gateway's own.
+    """
+
+    def __init__(self, is_tls: bool = False, server: Sequence[str] = (), **settings: object) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rig-")
         self._keys_file = Path(self._folder.name) / "keys"
         self._pools = count()
         self.names: list[str] = []
         self.secrets: list[str] = []
+        self._has_own_worker = not server
         self.simulator = Simulator(tls=is_tls)
         self.simulator.start()
         self._write_keys(1)
@@ -37,7 +42,7 @@ class Rig:
         if is_tls:
             env["upstream_ca_file"] = self.simulator.ca_file
         try:
-            self.gateway = GatewayProcess(self.simulator.url, [], **env)
+            self.gateway = GatewayProcess(self.simulator.url, [], server, **env)
         except BaseException:
             self.simulator.stop()
             raise
@@ -64,10 +69,14 @@ class Rig:
 
     def replace_keys(self, number: int) -> None:
         """From now on the pool consists of so many keys that were never used, under the names of those before."""
-        reloads = self.gateway.log.count(_RELOADED)
+        reloads, workers = self.gateway.log.count(_RELOADED), self.gateway.worker_pids
         self._write_keys(number)
         self.gateway.send_signal(signal.SIGHUP)
-        assert wait_until(lambda: self.gateway.log.count(_RELOADED) > reloads, 10), self.gateway.log
+        if self._has_own_worker:
+            assert wait_until(lambda: self.gateway.log.count(_RELOADED) > reloads, 10), self.gateway.log
+        else:  # it begins other workers, and ends these
+            assert wait_until(lambda: not set(workers) & set(self.gateway.worker_pids), 20), self.gateway.log
+            assert wait_until(self.gateway.is_ready, 10), self.gateway.log
 
     def script(self, script: str) -> None:
         """From now on the first key plays this script; its state stays as it is."""

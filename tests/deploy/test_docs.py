@@ -65,7 +65,7 @@ def test_one_machine_is_set_up_as_written(machine: Machine) -> None:
         *map(runnable, blocks("upgrading.md", "Before")),
         _COMMANDS_OF_ROOT,
     )
-    assert "clients   2 tokens, 0 of them operators'" in said
+    assert "clients   2 tokens, 0 of them for operators" in said
     assert re.search(r"^key 1 +team-a \(.*\): ok \(status 200\), org-", said, re.MULTILINE), said
     assert "test is successful" in said
     assert "[warn]" not in said
@@ -79,7 +79,7 @@ def test_one_machine_is_set_up_as_written(machine: Machine) -> None:
     assert re.findall(r"^data +(\S+)$", told, re.MULTILINE) == [
         f"/var/lib/messages-gateway/{name}" for name in ("8081", "8082", "8081")
     ]
-    for words in ("run this as root", "here systemd runs the gateways", "not reloaded: the running gateway goes on"):
+    for words in ("run this as root", "here systemd runs the gateways", "not reloaded: the running gateway keeps its configuration"):
         assert words in told
     assert "refused with status 1, 2, 1, 1" in told
     assert "messages-gateway 600 records.db" in told
@@ -148,7 +148,7 @@ def test_quick_start_works_as_written(project: Path, tmp_path: Path) -> None:
     assert "event: message_stop" in said
     assert "all is well with http://127.0.0.1:8080" in said
     assert 'gateway_key_state{key="limited",state="temporary"} 1.0' in said
-    assert re.search(r"^revoked .* permanent ", said, re.MULTILINE)
+    assert re.search(r"^revoked .* retired ", said, re.MULTILINE)
     assert re.search(r"^claude-simulated +good ", said, re.MULTILINE)
     assert "  what     GET /v1/models" in said
     assert re.search(r"key good: answered \(200\)", said)

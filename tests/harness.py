@@ -89,7 +89,7 @@ class GatewayProcess:
             "probe_at_start": "false",  # what the upstream has seen is what was asked of it
             "probe_seconds": "0",
         } | env
-        if "reserved_threads" not in env:
+        if not {"threads", "reserved_threads"} & env.keys():
             settings.setdefault("max_requests", "24")
         if keys:
             settings["api_keys"] = ",".join(keys)

@@ -28,17 +28,21 @@ class Answer:
     `followed` is what the poller watches for it now. `began_at` is monotonic.
     """
 
-    followed: Watched = ()
-    _pieces: Iterator[bytes] = iter(())
-    _body: Iterable[bytes] = ()
-    _pause: Pause | None = None
-    _has_all = False  # the application has no more pieces
-    _is_crowding = False
+    __slots__ = (
+        *("_began_at", "_body", "_environ", "_has_all", "_is_crowding", "_pause", "_pieces"),
+        *("connection", "followed", "request", "response"),
+    )
 
     def __init__(self, connection: Connection, request: Any, response: PromptResponse, environ: dict[str, Any]) -> None:
         self.connection = connection
         self.request = request
         self.response = response
+        self.followed: Watched = ()
+        self._body: Iterable[bytes] = ()
+        self._pieces: Iterator[bytes] = iter(())
+        self._pause: Pause | None = None
+        self._has_all = False  # the application has no more pieces
+        self._is_crowding = False
         self._environ = environ
         self._began_at = time.monotonic()
 

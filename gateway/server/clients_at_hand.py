@@ -1,8 +1,8 @@
 """The clients whose requests are being served, and whether they take what is sent to them.
 
 Owns: ending the connections of clients that take nothing. Threads add and discard, the main loop does the
-rest; single steps are atomic. A thread that sends to such a client waits for it without a limit of its own: shutting
-the connection down wakes it, so that the request is counted and recorded.
+rest; single steps are atomic. A response to such a client is held up without a limit of its own: shutting the
+connection down ends that, so that the request is counted and recorded.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from gateway.upstream.watch import Watch
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PIECE_BYTES = 256 * 1024
 _DISCARD_SECONDS = 1.0
+_LARGE_BYTES = 1024 * 1024  # what takes longer to look into than others should wait
 
 # In the environ of the gateway's worker.
 ARRIVING = "gateway.body"
@@ -113,15 +114,16 @@ def _arrived(
     _invite(client)
     watch = Watch(None, lifecycle)
     deadline = time.monotonic() + timeout_seconds
-    is_there = has_come_at_once = arriving.receive(limit_bytes)
+    is_there = arriving.receive(limit_bytes)
+    is_quick = is_there and (_announced_bytes(environ) or 0) <= _LARGE_BYTES
     while not is_there:
         if time.monotonic() >= deadline:
             raise RequestTimedOut(f"the request body did not arrive within {timeout_seconds:g} s")
         yield watch.pause(arriving.fileno(), READABLE, deadline)
         watch.check()
         is_there = arriving.receive(limit_bytes)
-    if not has_come_at_once:
-        yield from watch.to_thread()  # it is read, and a key chosen
+    if not is_quick:
+        yield from watch.to_thread()  # it is looked into, and a key chosen
     client.read_deadline_at = time.monotonic()  # where gunicorn finds no end, it must not wait for one
 
 

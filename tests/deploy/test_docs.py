@@ -79,7 +79,11 @@ def test_one_machine_is_set_up_as_written(machine: Machine) -> None:
     assert re.findall(r"^data +(\S+)$", told, re.MULTILINE) == [
         f"/var/lib/messages-gateway/{name}" for name in ("8081", "8082", "8081")
     ]
-    for words in ("run this as root", "here systemd runs the gateways", "not reloaded: the running gateway keeps its configuration"):
+    for words in (
+        "run this as root",
+        "here systemd runs the gateways",
+        "not reloaded: the running gateway keeps its configuration",
+    ):
         assert words in told
     assert "refused with status 1, 2, 1, 1" in told
     assert "messages-gateway 600 records.db" in told

@@ -30,7 +30,7 @@ class Answer:
 
     __slots__ = (
         *("_began_at", "_body", "_environ", "_has_all", "_is_crowding", "_pause", "_pieces"),
-        *("connection", "followed", "request", "response"),
+        *("__weakref__", "connection", "followed", "request", "response"),
     )
 
     def __init__(self, connection: Connection, request: Any, response: PromptResponse, environ: dict[str, Any]) -> None:

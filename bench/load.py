@@ -183,7 +183,7 @@ class Paced:
         self._began_at = time.monotonic()
         measured_from = _SETTLE_SECONDS + spec["ramp_seconds"]
         self._window = _Window(self._pids, self._began_at + measured_from, spec["seconds"])
-        lasting = max(measured_from + spec["seconds"], spec["ramp_seconds"] + self._expected / 10)
+        lasting = max(measured_from + spec["seconds"], spec["ramp_seconds"] + self._expected / spec["events_a_second"])
         self._last_at = self._began_at + lasting + _GRACE_SECONDS
         self._delays: list[int] = []
         self._opened = self._begun = self._stamps = self._events = self._good = self._failed = 0

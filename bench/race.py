@@ -23,7 +23,7 @@ from bench.scenarios import SCENARIOS, Scenario
 from tests.harness import ROOT
 
 RESULTS = FOLDER / "results"
-_LONGEST_SECONDS = 180
+_LONGEST_SECONDS = 600
 
 
 def chosen(variable: str, known: list[str]) -> list[str]:

@@ -42,11 +42,21 @@ def _burst(events: int) -> Scenario:
     return Scenario(f"burst-{events}", f"bursts of {events} events, 8 clients", f"burst-{events}", _closed(8, True))
 
 
+def _streams(streams: int, events: int, ramp_seconds: float) -> dict[str, Any]:
+    return {"kind": "paced", "streamed": True, "streams": streams, "ramp_seconds": ramp_seconds, "events": events}
+
+
 def _paced(streams: int, events: int, ramp_seconds: float) -> Scenario:
-    load = {"kind": "paced", "streamed": True, "streams": streams, "ramp_seconds": ramp_seconds, "events": events}
     seconds = events / 10 - ramp_seconds - 0.6  # all streams run in the measured window, and none has ended
-    meaning = f"{streams} streams, each of 10 events a second"
-    return Scenario(f"paced-{streams}", meaning, f"paced-{events}", {**load, "seconds": seconds, "probes": True})
+    load = {**_streams(streams, events, ramp_seconds), "events_a_second": 10, "seconds": seconds, "probes": True}
+    return Scenario(f"paced-{streams}", f"{streams} streams, each of 10 events a second", f"paced-{events}", load)
+
+
+def _slow(streams: int, seconds: int, ramp_seconds: int) -> Scenario:
+    events = ramp_seconds + seconds + 3
+    load = {**_streams(streams, events, ramp_seconds), "events_a_second": 1, "seconds": seconds, "probes": True}
+    meaning = f"{streams} streams, each of an event a second, for {seconds} s"
+    return Scenario(f"slow-{streams}", meaning, f"slow-{events}", load, ("nginx", "gateway"))
 
 
 # In the order in which they matter, so that a run that is cut short has measured what matters most.
@@ -66,8 +76,10 @@ SCENARIOS = {
             "idle-1000",
             "1000 streams that have begun and say nothing",
             "idle",
-            {"kind": "paced", "streamed": True, "streams": 1000, "ramp_seconds": 2.0, "events": 0, "seconds": 2.0},
+            {**_streams(1000, 0, 2.0), "events_a_second": 1, "seconds": 2.0},
         ),
+        _slow(5000, 300, 20),
+        _slow(10_000, 60, 40),
         _whole(8),
         _whole(128),
         _burst(20),

@@ -6,6 +6,7 @@ Run as `python -m bench.upstream`; it prints its port. What it answers is set, f
     whole           one message as JSON, about 1 KB
     burst-N         a stream of N text deltas, all at once, each a chunk of its own
     paced-N         a stream of N text deltas, ten a second; each holds the nanosecond (CLOCK_MONOTONIC) it was sent at
+    slow-N          the same, one a second
     idle            a stream that has begun, and then says nothing
 
 A request whose head holds the limited key is answered with 429.
@@ -32,7 +33,7 @@ from bench.wording import (
     stream_end,
 )
 
-PERIOD_NS = 100_000_000
+_PERIODS_NS = {"paced": 100_000_000, "slow": 1_000_000_000}
 _RECEIVE_BYTES = 256 * 1024
 
 
@@ -138,7 +139,7 @@ class FakeUpstream:
             self._send(client, self._answer)
             if self._paced_events is not None:
                 client.left = self._paced_events
-                self._due.append((time.monotonic_ns() + PERIOD_NS, client))
+                self._due.append((time.monotonic_ns() + self._period_ns, client))
 
     def _prepare(self, kind: str) -> None:
         name, _, number = kind.partition("-")
@@ -149,7 +150,8 @@ class FakeUpstream:
             self._answer = burst(int(number))
         else:
             self._answer = STREAM_HEAD + stream_begin()
-            self._paced_events = int(number) if name == "paced" else None
+            self._paced_events = int(number) if name in _PERIODS_NS else None
+            self._period_ns = _PERIODS_NS.get(name, 0)
 
     def _pace(self) -> None:
         now = time.monotonic_ns()
@@ -162,7 +164,7 @@ class FakeUpstream:
                 client.left -= 1
                 now = time.monotonic_ns()
                 self._send(client, chunk(delta(b"@%d@" % now)))
-                due.append((due_at + PERIOD_NS, client))
+                due.append((due_at + self._period_ns, client))
             else:
                 self._send(client, stream_end())
 

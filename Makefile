@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -9,6 +9,7 @@ help:
 	@echo "make test-long  the storms at full count"
 	@echo "make bench      the gateway beside nginx, LiteLLM's proxy and Portkey's (SCENARIOS=, CONTENDERS=, ROUNDS=)"
 	@echo "make bench-soak ten minutes of everything: memory, threads, descriptors (SECONDS=)"
+	@echo "make bench-slow        thousands who take their time, and whether others are served meanwhile"
 	@echo "make bench-deadlines   the design's deadlines, measured"
 	@echo "make bench-workers     how many workers serve this machine best"
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
@@ -58,6 +59,9 @@ bench:
 bench-soak:
 	@sh bench/setup.sh
 	@.bench/gateway/bin/python -m bench.soak
+
+bench-slow: venv-dev
+	@.venv/bin/python -m bench.slow
 
 bench-deadlines: venv-dev
 	@.venv/bin/python -m bench.deadlines

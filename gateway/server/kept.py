@@ -14,7 +14,7 @@ from gateway.server.answer import Watched
 from gateway.server.connection import Connection
 
 # The poller looks at so distant deadlines now and then, and need not keep them in order.
-_LINGER_SECONDS = 0.25
+_LINGER_SECONDS = 0.8
 
 
 class Kept:

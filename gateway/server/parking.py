@@ -41,8 +41,9 @@ Parked = Answer | Kept
 
 log = logging.getLogger("gateway.worker")
 
-# Distant deadlines are looked at so often; nearer ones are kept in order.
+# Distant deadlines are looked at so often; nearer ones, such as that of a response's head, are kept in order.
 _SWEEP_SECONDS = 0.25
+_NEAR_SECONDS = 0.75
 _ROUNDS = 1000  # between two looks at whether the thread is to go on
 _MOST_REQUESTS = 8  # that are begun in a round
 # A step of the poller that takes longer keeps everybody else waiting.
@@ -151,7 +152,7 @@ class Parking:
             self._forget(parked)
             self._in_thread(partial(self._wait_and_run, parked))
             return
-        if until_at < time.monotonic() + _SWEEP_SECONDS:
+        if until_at < time.monotonic() + _NEAR_SECONDS:
             heapq.heappush(self._near, (until_at, next(self._numbers), parked))
 
     def _follow(self, parked: Parked) -> None:

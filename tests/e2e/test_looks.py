@@ -129,7 +129,7 @@ def test_keys_that_were_all_refused_come_back_by_themselves(scene: Scene, settin
     gateway = scene.serve(**settings)
     scene.play("unauthorized", "unauthorized")
     assert scene.ask().status == 502
-    assert scene.states() == ["permanent", "permanent"]
+    assert scene.states() == ["retired", "retired"]
     scene.play("ok", "ok")
     assert wait_until(lambda: gateway.metric("key_state", key="k0", state="valid") == 1, PATIENT_SECONDS)
     assert scene.ask().status == 200
@@ -172,7 +172,7 @@ def test_key_that_lacks_a_model_rests_for_it_alone(scene: Scene) -> None:
     scene.simulator.clear_requests()
     assert [scene.ask(GRANTED).status for _ in range(3)] == [200] * 3
     assert scene.asked("/v1/messages") == ["k0"] * 3
-    assert scene.states() == ["temporary", "valid"]
+    assert scene.states() == ["cooling down", "valid"]
 
 
 @pytest.mark.parametrize("script", ["forbidden", "forbidden then unauthorized"])
@@ -184,7 +184,7 @@ def test_key_that_is_revoked_stays_retired(scene: Scene, script: str) -> None:
     assert scene.ask().status == 200
     gateway.wait_for_log("it stays retired")
     assert scene.looks("refused") == [1, 0]
-    assert scene.states() == ["permanent", "valid"]
+    assert scene.states() == ["retired", "valid"]
     scene.simulator.clear_requests()
     scene.play("ok", "unauthorized")
     answer = scene.ask()

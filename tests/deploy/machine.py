@@ -94,7 +94,13 @@ class Machine:
 
 def _simulator() -> str:
     keys = " ".join(f"--key sk-ant-api03-{name}=ok" for name in _KEYS)
-    return f"/opt/messages-gateway/bin/gateway simulate --bind 127.0.0.1:9000 {keys} >/dev/null &"
+    return f"""
+        /opt/messages-gateway/bin/gateway simulate --bind 127.0.0.1:9000 {keys} >/dev/null &
+        tries=0
+        until curl -fs -o /dev/null http://127.0.0.1:9000/_simulator/keys; do
+            tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.1
+        done
+    """
 
 
 def _set_up() -> str:

@@ -39,7 +39,7 @@ def test_gateway_of_the_image_runs_as_nobody_on_a_read_only_root(image: Image, t
         {shlex.join(command)} &
         gateway=$!
         tries=0
-        until {shlex.join(health)} 2>/dev/null; do
+        until {shlex.join(health)} 2>/dev/null && curl -fs -o /dev/null http://127.0.0.1:9000/_simulator/keys; do
             tries=$((tries + 1)); kill -0 $gateway; [ $tries -lt 200 ]; sleep 0.1
         done
         id -u

@@ -58,6 +58,11 @@ class ArrivingBody:
                 self._chunks.feed(data)
         return True
 
+    def forget(self) -> None:
+        """What has been read counts no more for the limits of `receive`: the rest is to be thrown away."""
+        if self._chunks is not None:
+            self._chunks.body_bytes = self._chunks.raw_bytes = 0
+
     def _wanted_bytes(self, most_bytes: int) -> int:
         """How much to ask for next; 0 when there is enough. Of a body of known length never more than that."""
         if isinstance(self._reader, LengthReader):

@@ -41,6 +41,8 @@ from gateway.web.service import Gateway
 
 log = logging.getLogger("gateway.worker")  # who reads the log knows one worker, however its code is cut
 
+# How long what has come of a body that nobody read is read, before the connection is closed for it.
+_LEFTOVER_SECONDS = 0.02
 # Requests that begin so pause wherever they would wait.
 _QUICK = b"POST /v1/messages"
 
@@ -204,9 +206,9 @@ class ServingWorker(PromptWorker):
             return keepalive
         if not keepalive or conn.sock.owes_continue:
             return False
-        conn.sock.read_deadline_at = deadline = time.monotonic()  # what is still to come is not waited for
+        conn.sock.read_deadline_at = now = time.monotonic()  # what is still to come is not waited for
         try:
-            return bool(conn.parser.finish_body(deadline=deadline))
+            return bool(conn.parser.finish_body(deadline=now + _LEFTOVER_SECONDS))
         except ReadDeadlineExceeded:
             return False
         finally:

@@ -39,6 +39,10 @@ class Arriving(Protocol):
         """Take in what has come; whether `wsgi.input` gives the body now, or `limit_bytes` of it, without waiting."""
         ...
 
+    def forget(self) -> None:
+        """What has been read counts no more for the limits of `receive`."""
+        ...
+
 
 def read_body(
     environ: Mapping[str, Any], limit_bytes: int, timeout_seconds: float, lifecycle: Lifecycle
@@ -89,6 +93,7 @@ def discarded(environ: Mapping[str, Any], limit_bytes: int) -> Generator[Pause, 
     pause = Pause(None, None)
     pause.wanted, pause.until_at = ((arriving.fileno(), READABLE),), deadline
     client.read_deadline_at = time.monotonic()  # as in `_arrived`
+    arriving.forget()
     try:
         while left_bytes > 0:
             while not arriving.receive(min(left_bytes, _PIECE_BYTES)):

@@ -781,7 +781,7 @@ def is_refused(gateway: GatewayProcess) -> bool:
     """Whether new connections are refused."""
     try:
         socket.create_connection(("127.0.0.1", gateway.port), timeout=SOON_SECONDS).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # the latter in the moment of closing
         return True
     return False
 

@@ -18,7 +18,7 @@ from bench.wording import WHOLE
 from tests.harness import GatewayProcess
 
 ANSWERS, ANSWER_SECONDS = 2000, 20.0
-SLOW_OF_EACH, SLOW_SECONDS = 1000, 15.0
+SLOW, SLOW_READERS, SLOW_SECONDS = 1000, 100, 15.0  # a reader keeps 8 MB
 _BODY = b'{"model":"claude-simulated","max_tokens":8,"messages":[{"role":"user","content":"%b"}]}'
 _HEAD = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _LARGE_BYTES = 8 * 1024 * 1024  # more than the kernel's buffers hold for who does not read
@@ -118,8 +118,8 @@ async def slow_clients(port: int) -> None:
         "readers": lambda writer: writer.write(asked),
     }
     writers = []
-    for begin in begun.values():
-        for _ in range(SLOW_OF_EACH):
+    for what, begin in begun.items():
+        for _ in range(SLOW_READERS if what == "readers" else SLOW):
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
             begin(writer)
             writers.append(writer)
@@ -129,7 +129,7 @@ async def slow_clients(port: int) -> None:
         "a whole message": Probe(port, request()),
     }
     await asyncio.sleep(SLOW_SECONDS)
-    print(f"{SLOW_OF_EACH} slow {', as many slow '.join(begun)}:")
+    print(f"{SLOW} slow heads, as many slow bodies, {SLOW_READERS} slow readers:")
     for name, probe in probes.items():
         print(f"{name} meanwhile: {probe.figures()}")
     for writer in writers:
@@ -144,7 +144,13 @@ def main() -> None:
     upstream_port: int = ours.recv()
     try:
         for part in (late_answers, slow_clients):
-            settings = {"workers": "1", "threads": None, "max_requests": None, "head_timeout_seconds": "60"}
+            settings = {
+                "workers": "1",
+                "threads": None,
+                "max_requests": None,
+                "head_timeout_seconds": "60",
+                "drain_seconds": "1",
+            }
             gateway = GatewayProcess(f"http://127.0.0.1:{upstream_port}", ["sk-a"], **settings)
             try:
                 asyncio.run(part(gateway.port))

@@ -23,6 +23,7 @@ from gateway.upstream.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
 _DECODED_BYTES = 64 * 1024  # what is looked through at once, while others wait
+_AT_A_TIME_BYTES = 512 * 1024  # of a whole answer; then others have their turn
 _DISCARD_BYTES = 64 * 1024
 # How long the body of a refusal may take before it is judged by its head alone: another key may answer meanwhile.
 _REFUSAL_SECONDS = 0.25
@@ -99,12 +100,16 @@ class Reply:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
         pieces: list[bytes] = []
         size = 0
+        pauses_at = _AT_A_TIME_BYTES
         while (data := self.receive()) != b"":
             if data is None:
                 yield self.pause()
                 continue
             pieces.append(data)
             size += len(data)
+            if size >= pauses_at:
+                pauses_at = size + _AT_A_TIME_BYTES
+                yield self._watch.let_others()
             if size > LARGEST_WHOLE_BYTES:
                 raise UpstreamError("the upstream's answer is too large")
         return b"".join(pieces)

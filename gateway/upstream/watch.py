@@ -53,6 +53,14 @@ class Watch:
         """A Pause that is over at once: what follows may block, or take longer than others should wait."""
         return self.wait_any((), -math.inf)
 
+    def let_others(self) -> Pause:
+        """A Pause that is over when others have had their turn."""
+        pause = self._pause
+        pause.wanted = ()
+        pause.until_at = -math.inf
+        pause.needs_thread = False
+        return pause
+
     def check(self) -> None:
         """Raise ClientGone if the client has hung up in a Pause, Stopping if the drain time is over."""
         if self._pause.client_is_gone:

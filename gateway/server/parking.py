@@ -175,14 +175,14 @@ class Parking:
         parked.followed = wanted
 
     def _unfollow(self, descriptor: int) -> None:
-        self._by_descriptor.pop(descriptor, None)
         with suppress(OSError):  # it was closed, and the kernel has forgotten it
             self._epoll.unregister(descriptor)
+        self._by_descriptor.pop(descriptor, None)
 
     def _forget(self, parked: Parked) -> None:
         """It is the poller's no more."""
-        self._parked.pop(parked, None)
         self._release(parked)
+        self._parked.pop(parked, None)
 
     def _release(self, parked: Parked) -> None:
         """Watch nothing for it."""

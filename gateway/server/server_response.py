@@ -88,14 +88,13 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
 
     def _send(self, data: bytes) -> None:
         held, self._held = self._held, b""
-        if held:
-            data = b"".join((held, data))
+        rest = b"".join((held, data)) if held and data else held or data  # what is held may be megabytes
         try:
-            sent = self.sock.send(data, socket.MSG_DONTWAIT)
+            sent = self.sock.send(rest, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
-        if sent < len(data):
-            self._held = memoryview(data)[sent:]
+        if sent < len(rest):
+            self._held = memoryview(rest)[sent:]
 
 
 @lru_cache(maxsize=256)

@@ -17,6 +17,7 @@ why that will not do here:
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -112,7 +113,8 @@ class ServingWorker(PromptWorker):
             log.debug("closing a connection: %s", error)
         except OSError as error:
             served = False
-            log.debug("the client is gone: %s", error)
+            is_gone = isinstance(error, ConnectionError)
+            log.log(logging.DEBUG if is_gone else logging.ERROR, "a connection broke", exc_info=error)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told
             served = False
             self.handle_error(answer.request, conn.sock, conn.client, error)
@@ -170,9 +172,13 @@ class ServingWorker(PromptWorker):
         """Run a response; whether it has paused."""
         is_paused = False
         try:
-            if begins:
-                answer.begin(self._application)
-            is_paused = answer.run()
+            try:
+                if begins:
+                    answer.begin(self._application)
+                is_paused = answer.run()
+            finally:
+                if not is_paused:
+                    answer.end(self.log)
         except OSError:
             raise  # the client is gone
         except Exception as error:
@@ -181,9 +187,6 @@ class ServingWorker(PromptWorker):
             # An error page would come in the middle of the answer.
             log.exception("an answer broke off inside the gateway")
             raise StopIteration from error
-        finally:
-            if not is_paused:
-                answer.end(self.log)
         return is_paused
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
@@ -196,7 +199,8 @@ class ServingWorker(PromptWorker):
             log.error("a request failed in the server", exc_info=exc)
         settings = self._gateway.configuration.settings
         try:
-            client.sendall((refusal or FAILURE).rendered(unread_answer_headers(settings.cors_origins)))
+            answer = (refusal or FAILURE).rendered(unread_answer_headers(settings.cors_origins))
+            client.send(answer, socket.MSG_DONTWAIT)  # a client that takes nothing must not hold up the poller
         except OSError as error:
             log.debug("the refusal was not delivered: %s", error)
 

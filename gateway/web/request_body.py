@@ -6,6 +6,8 @@ for; so it is asked when all has come.
 
 from __future__ import annotations
 
+import errno
+import socket
 import time
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
@@ -141,10 +143,11 @@ def _announced_bytes(environ: Mapping[str, Any]) -> int | None:
 
 
 def _invite(client: ClientSocket) -> None:
-    """Tell a client that waits for it to send its body."""
+    """Tell a client that waits for it to send its body. Raises OSError if it does not even take that."""
     if client.owes_continue:
         client.owes_continue = False
-        client.sendall(_CONTINUE)
+        if client.send(_CONTINUE, socket.MSG_DONTWAIT) < len(_CONTINUE):
+            raise BlockingIOError(errno.EAGAIN, "the client takes nothing")
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:

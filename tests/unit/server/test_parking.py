@@ -559,8 +559,8 @@ def test_nothing_is_kept_of_a_response_that_is_over(running: Place) -> None:
     running.served.clear()
     for served in all_served:
         del served.answer
-    gc.collect()
-    assert wait_until(lambda: kept() is None, BOUND_SECONDS)
+    # A thread may still be on its way out of it; what is left then are cycles.
+    assert wait_until(lambda: gc.collect() >= 0 and kept() is None, BOUND_SECONDS)
     assert len(running.parking) == 0
 
 

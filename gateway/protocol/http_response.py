@@ -33,14 +33,17 @@ class ResponseHead:
 
 
 class ResponseParser:
-    """One response. Feed it bytes; read `head` once it is set, then body pieces, until `is_complete`."""
+    """One response. Feed it bytes; read `head` once it is set, then the body, until `is_complete`.
+
+    `body` holds the pieces of it that have come and that nobody has taken.
+    """
 
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
         self.is_complete = False
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-        self.on_body = self._body.append  # called for each piece of the body, which may be a few bytes
+        self.body: list[bytes] = []
+        self.on_body = self.body.append  # called for each piece of the body, which may be a few bytes
         self._body_pieces: int | None = None  # of this answer, once it is complete
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._bytes_before_head = 0
@@ -52,11 +55,14 @@ class ResponseParser:
         if self.is_complete:
             self._has_surplus = True
             return
+        if self._parser is None:
+            raise RuntimeError("the parser is closed")
         if self.head is None:
             self._bytes_before_head += len(data)
-        failure = self._parse(data)
-        if failure is not None:
-            raise WireError(failure)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            self._failed(data, error)
         if self.head is None and self._bytes_before_head > LARGEST_HEAD_BYTES:
             raise WireError("the answer's head is too large")
 
@@ -71,10 +77,10 @@ class ResponseParser:
 
     def take_body(self) -> bytes:
         """The body bytes that have come since the last call."""
-        if not self._body:
+        if not self.body:
             return b""
-        pieces = self._body[: self._body_pieces]
-        self._body.clear()
+        pieces = self.body[: self._body_pieces]
+        self.body.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
@@ -89,20 +95,14 @@ class ResponseParser:
         """Whether the connection may carry another exchange: all was read, nothing is left over."""
         return self.is_complete and self._keeps_alive and not self._has_surplus
 
-    def _parse(self, data: bytes) -> str | None:
-        if self._parser is None:
-            raise RuntimeError("the parser is closed")
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            return "the answer switches protocols"
-        except httptools.HttpParserError as error:
-            if self.head is None and data.startswith(_TLS_RECORDS):
-                return "the answer is not HTTP but TLS: should the address begin with https://?"
-            if not self.is_complete:
-                return f"the answer is not HTTP/1.1: {error}"
-            self._has_surplus = True
-        return None
+    def _failed(self, data: bytes, error: Exception) -> None:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            raise WireError("the answer switches protocols") from error
+        if self.head is None and data.startswith(_TLS_RECORDS):
+            raise WireError("the answer is not HTTP but TLS: should the address begin with https://?") from error
+        if not self.is_complete:
+            raise WireError(f"the answer is not HTTP/1.1: {error}") from error
+        self._has_surplus = True
 
     @property
     def _is_chunked(self) -> bool:
@@ -137,4 +137,4 @@ class ResponseParser:
         # An informational answer (1xx) is complete too, and the real one follows it.
         if self.head is not None and not self.is_complete:
             self.is_complete = True
-            self._body_pieces = len(self._body)  # what follows belongs to no answer that was asked for
+            self._body_pieces = len(self.body)  # what follows belongs to no answer that was asked for

@@ -116,6 +116,11 @@ class Event:
     data: str
 
 
+def may_be_notable(whole: bytes) -> bool:
+    """Whether `notable_events` has to look; nearly always not."""
+    return _MARKS[0] in whole or _MARKS[1] in whole or _MARKS[2] in whole
+
+
 def notable_events(whole: bytes) -> Iterator[tuple[int, int]]:
     """Of a run of whole events those that may carry usage, the end, or an error: where each begins and ends.
 

@@ -113,20 +113,18 @@ class Interception:
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
         outcome = StreamOutcome.COMPLETED
         while self._dialogue.has_more and outcome is StreamOutcome.COMPLETED:
-            outcome = yield from self._turn()
+            turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
+            try:
+                with closing(turn.reply):
+                    if turn.stream is None:
+                        outcome = yield from self._whole(turn)
+                    else:
+                        outcome = yield from self._streamed(turn.stream, turn.opening)
+            finally:
+                self._turns.ended(turn)
             if outcome is StreamOutcome.COMPLETED:
                 yield from self._dialogue.end_turn(self._pace)
         return outcome
-
-    def _turn(self) -> Generator[Output, None, StreamOutcome]:
-        turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
-        try:
-            with closing(turn.reply):
-                if turn.stream is None:
-                    return (yield from self._whole(turn))
-                return (yield from self._streamed(turn.stream, turn.opening))
-        finally:
-            self._turns.ended(turn)
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
         is_message = turn.reply.status == 200 and _holds_message(turn)
@@ -151,17 +149,28 @@ class Interception:
 
     def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
         yield from self._begun(stream.reply)
-        yield from self._shown(opening, stream)
-        while not stream.tally.has_ended:
-            batch = stream.receive()
+        batch: bytes | None = opening
+        while True:
             if batch:
-                yield from self._shown(batch, stream)
+                shown = self._shown(batch)
+                if stream.tally.has_ended:
+                    self._settle()
+                    if shown:
+                        yield shown
+                    break
+                pause = stream.reply.pause_if_drained(self._pace.due_at)
+                if pause is not None:
+                    pause.carried = shown
+                    yield pause
+                elif shown:
+                    yield shown
             elif batch is None:
                 if self._pace.left_seconds <= 0:
-                    yield self._pace.signal(stream.reply)
+                    yield self._pace.ping()
                 yield stream.reply.pause(self._pace.due_at)
             else:
                 raise UpstreamError("the upstream's stream ended before message_stop")
+            batch = stream.receive()
         yield from self._linger(stream)
         return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
 
@@ -174,15 +183,12 @@ class Interception:
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
             self._chronicle.first_event()
 
-    def _shown(self, batch: bytes, stream: EventStream) -> Generator[Output, None, None]:
+    def _shown(self, batch: bytes) -> bytes:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""
         shown = self._dialogue.show(batch)
-        if stream.tally.has_ended:
-            self._settle()
         if shown:
-            yield self._pace.sent(shown)
-        elif self._pace.left_seconds <= 0:
-            yield self._pace.signal(stream.reply)
+            return self._pace.sent(shown)
+        return self._pace.ping() if self._pace.left_seconds <= 0 else b""
 
     def _linger(self, stream: EventStream) -> Generator[Output, None, None]:
         """Behind the last event: let the upstream end its body, so that its connection is kept; but not for long.

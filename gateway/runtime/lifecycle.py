@@ -21,24 +21,19 @@ class Phase(Enum):
 
 
 class Lifecycle:
-    """One worker's phase. `fileno()` is readable when the drain time is over."""
+    """One worker's phase. `fileno()` is readable when the drain time is over, and with it every request's: `is_over`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _phase and _timer
         self._phase = Phase.STARTING
         self._timer: threading.Timer | None = None
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._is_over = False
+        self.is_over = False
 
     @property
     def phase(self) -> Phase:
         """The present phase."""
         return self._phase
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the drain time has ended, and with it every request's."""
-        return self._is_over
 
     def fileno(self) -> int:
         """The descriptor to poll for reading; never read from it."""
@@ -63,7 +58,7 @@ class Lifecycle:
 
     def end(self) -> None:
         """End everything that still runs, now."""
-        self._is_over = True
+        self.is_over = True
         os.write(self._write_end, b"!")
 
     def close(self) -> None:
@@ -75,4 +70,4 @@ class Lifecycle:
         os.close(self._write_end)
 
     def __repr__(self) -> str:
-        return f"<Lifecycle {self._phase.value}{' over' if self._is_over else ''}>"
+        return f"<Lifecycle {self._phase.value}{' over' if self.is_over else ''}>"

@@ -7,6 +7,8 @@ parks it at a Pause and goes on with it when the Pause is over: the gateway's wo
 
 A Pause says little when it is over: the generator tries again and looks at its own deadline, so a needless wake-up does
 no harm. It says one thing, that the client has hung up.
+
+A Pause may carry bytes, which the client is sent before the wait: an event and the wait for the next are one step then.
 """
 
 from __future__ import annotations
@@ -35,14 +37,16 @@ class Pause(bytes):
 
     `wanted` holds descriptors and what each is wanted for, READABLE or WRITABLE. `client` is the client's descriptor,
     whose hang-up ends the Pause; None if nobody is to be watched. `over` becomes readable at the end of the drain time.
-    `needs_thread` says that what follows may block or take long. A request has one Pause, which is changed and yielded
-    again; it belongs to whoever runs the generator.
+    `needs_thread` says that what follows may block or take long. `carried` are the bytes that go to the client first:
+    whoever takes them leaves none. A request has one Pause, which is changed and yielded again; it belongs to whoever
+    runs the generator.
     """
 
     wanted: tuple[tuple[int, int], ...] = ()
     until_at = math.inf
     needs_thread = False
     client_is_gone = False
+    carried = b""
 
     def __new__(cls, client: int | None, over: int | None) -> Pause:
         return super().__new__(cls)
@@ -77,9 +81,12 @@ def is_ready(descriptor: int, events: int) -> bool:
 
 
 def waited(pieces: Iterable[Piece]) -> Generator[Piece, None, None]:
-    """The pieces without the Pauses, which are waited for in this thread."""
+    """The pieces without the Pauses, which are waited for in this thread, and what those carried."""
     for piece in pieces:
         if isinstance(piece, Pause):
+            carried, piece.carried = piece.carried, b""
+            if carried:
+                yield carried  # type: ignore[misc]  # what carries bytes is one of a response's pieces
             wait(piece)
         else:
             yield piece

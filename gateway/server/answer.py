@@ -25,12 +25,15 @@ Watched = tuple[tuple[int, int], ...]  # descriptors, and what each is wanted fo
 class Answer:
     """A request's response. `run` goes on with it; `end` comes last, once, in any case.
 
-    `followed` is what the poller watches for it now. `began_at` is monotonic.
+    Once it has paused, its Pause stands in it as whoever parks it needs it: what to watch (`wanted`), until when at the
+    latest (`until_at`, monotonic), whether what follows may block or take long (`needs_thread`), and whether it has
+    something to do at the end of the drain time (`minds_the_end`). `followed` is what the poller watches for it now.
     """
 
     __slots__ = (
-        *("_began_at", "_body", "_environ", "_has_all", "_is_crowding", "_pause", "_pieces"),
-        *("__weakref__", "connection", "followed", "request", "response"),
+        *("_began_at", "_body", "_environ", "_has_all", "_pause", "_pieces", "_wanted_before"),
+        *("connection", "followed", "minds_the_end", "needs_thread", "request", "response", "until_at", "wanted"),
+        "__weakref__",
     )
 
     def __init__(self, connection: Connection, request: Any, response: PromptResponse, environ: dict[str, Any]) -> None:
@@ -38,11 +41,15 @@ class Answer:
         self.request = request
         self.response = response
         self.followed: Watched = ()
+        self.wanted: Watched = ()
+        self.until_at = -math.inf
+        self.needs_thread = False
+        self.minds_the_end = False
         self._body: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] = iter(())
         self._pause: Pause | None = None
+        self._wanted_before: Watched | None = None  # by the Pause of which `wanted` was made
         self._has_all = False  # the application has no more pieces
-        self._is_crowding = False
         self._environ = environ
         self._began_at = time.monotonic()
 
@@ -57,27 +64,42 @@ class Answer:
         Raises OSError if the client is gone, and whatever the application raises.
         """
         response = self.response
-        self._is_crowding = False
-        if response.is_held_up:
+        if response.held:
             response.flush()
         given = 0
-        while not response.is_held_up:
+        while not response.held:
             if self._has_all:
                 return False
             if given == _MOST_PIECES:
-                self._is_crowding = True
+                self.until_at, self.needs_thread, self.minds_the_end = -math.inf, False, False
                 return True
             piece = next(self._pieces, None)
             if piece is None:
                 self._has_all = True
                 response.close()
             elif isinstance(piece, Pause):
+                carried, piece.carried = piece.carried, b""
+                if carried:
+                    response.write(carried)
                 self._pause = piece
+                if response.held:
+                    break
+                self._waits_for(piece)
                 return True
             else:
                 response.write(piece)
                 given += 1
+        self.wanted, self._wanted_before = ((self.connection.sock.fileno(), WRITABLE),), None
+        self.until_at, self.needs_thread, self.minds_the_end = math.inf, False, False
         return True
+
+    def _waits_for(self, pause: Pause) -> None:
+        self.until_at = pause.until_at
+        self.needs_thread = pause.needs_thread
+        self.minds_the_end = pause.over is not None
+        if pause.wanted is not self._wanted_before:  # after an event of a stream it is
+            self._wanted_before = pause.wanted
+            self.wanted = pause.wanted if pause.client is None else (*pause.wanted, (pause.client, HANG_UP))
 
     def end(self, log: Any) -> None:
         """The response is over, however it ended; gunicorn's `log` is told of it."""
@@ -101,36 +123,10 @@ class Answer:
     @property
     def is_held_up(self) -> bool:
         """Whether it waits for the client to take what it has been sent."""
-        return self.response.is_held_up
-
-    @property
-    def minds_the_end(self) -> bool:
-        """Whether it has something to do at the end of the drain time."""
-        return not self.response.is_held_up and (self._pause is None or self._pause.over is not None)
-
-    @property
-    def until_at(self) -> float:
-        """When to go on at the latest, by time.monotonic."""
-        if self.response.is_held_up:
-            return math.inf
-        return -math.inf if self._is_crowding or self._pause is None else self._pause.until_at
-
-    @property
-    def needs_thread(self) -> bool:
-        """Whether what follows may block or take long."""
-        return self._pause is not None and self._pause.needs_thread and not (self._is_crowding or self.is_held_up)
-
-    @property
-    def wanted(self) -> Watched:
-        """What to watch for it."""
-        if self.response.is_held_up or self._pause is None:
-            return ((self.connection.sock.fileno(), WRITABLE),)
-        if self._pause.client is None:
-            return self._pause.wanted
-        return (*self._pause.wanted, (self._pause.client, HANG_UP))
+        return bool(self.response.held)
 
     def told_of(self, descriptor: int, events: int) -> None:
-        """Something has come of what was watched."""
+        """A descriptor that was watched has come to its end, or is broken."""
         if self._pause is not None and descriptor == self._pause.client and events & GONE:
             self._pause.client_is_gone = True
 

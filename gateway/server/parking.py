@@ -34,6 +34,7 @@ from itertools import count
 
 from gateway.runtime.background import BackgroundThread
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.pause import GONE
 from gateway.server.answer import Answer
 from gateway.server.kept import Kept
 
@@ -103,12 +104,13 @@ class Parking:
     def _round(self) -> None:
         """Take in what has paused, wait, and go on with what is due."""
         while self._new:
-            self._admit(self._new.popleft())
+            self._admit(self._new.popleft(), time.monotonic())
         for descriptor, events in self._epoll.poll(self._patience_seconds()):
             self._is_waiting = False
             parked = self._by_descriptor.get(descriptor)
             if parked is not None:
-                parked.told_of(descriptor, events)
+                if events & GONE:
+                    parked.told_of(descriptor, events)
                 self._due[parked] = None
             elif descriptor == self._wake:
                 os.eventfd_read(self._wake)
@@ -116,7 +118,8 @@ class Parking:
                 self._epoll.unregister(descriptor)
                 self._due.update((parked, None) for parked in self._parked if parked.minds_the_end)
         self._is_waiting = False
-        self._look_at_deadlines()
+        now = time.monotonic()
+        self._look_at_deadlines(now)
         due, self._due = self._due, {}
         requests = 0
         for parked in due:
@@ -125,7 +128,7 @@ class Parking:
                 if requests > _MOST_REQUESTS:
                     self._due[parked] = None
                     continue
-            self._resume(parked)
+            now = self._resume(parked, now)
 
     def _patience_seconds(self) -> float:
         """How long the poller may sleep. From here on who parks wakes it."""
@@ -137,7 +140,7 @@ class Parking:
             until_at = min(until_at, self._near[0][0])
         return max(0.0, until_at - time.monotonic())
 
-    def _admit(self, parked: Parked) -> None:
+    def _admit(self, parked: Parked, now: float) -> None:
         self._parked[parked] = None
         until_at = parked.until_at
         if until_at == -math.inf or (self._lifecycle.is_over and parked.minds_the_end):
@@ -145,21 +148,20 @@ class Parking:
             self._due[parked] = None
             return
         try:
-            self._follow(parked)
+            if parked.followed is not parked.wanted:  # after an event of a stream it is
+                self._follow(parked)
         except OSError as error:  # the kernel watches no more descriptors
             log.warning("a response cannot be parked: %s; a thread waits for it", error)
             parked.followed = (*parked.followed, *parked.wanted)  # some of it may be watched
             self._forget(parked)
             self._in_thread(partial(self._wait_and_run, parked))
             return
-        if until_at < time.monotonic() + _NEAR_SECONDS:
+        if until_at < now + _NEAR_SECONDS:
             heapq.heappush(self._near, (until_at, next(self._numbers), parked))
 
     def _follow(self, parked: Parked) -> None:
         """Have the kernel tell of the descriptors that this response waits for now."""
         wanted = parked.wanted
-        if parked.followed == wanted:  # as after every event of a stream
-            return
         before = dict(parked.followed)
         for descriptor, events in wanted:
             watched = before.pop(descriptor, 0)
@@ -190,8 +192,7 @@ class Parking:
         for descriptor, _ in followed:
             self._unfollow(descriptor)
 
-    def _look_at_deadlines(self) -> None:
-        now = time.monotonic()
+    def _look_at_deadlines(self, now: float) -> None:
         while self._near and self._near[0][0] <= now:
             parked = heapq.heappop(self._near)[2]
             if parked in self._parked and parked.until_at <= now:
@@ -202,22 +203,23 @@ class Parking:
                 if parked.until_at <= now:
                     self._due[parked] = None
 
-    def _resume(self, parked: Parked) -> None:
+    def _resume(self, parked: Parked, began_at: float) -> float:
+        """Go on with it at this time; returns what time it is then."""
         if parked.needs_thread:
             self._forget(parked)
             self._in_thread(partial(self._run, parked))
-            return
-        began_at = time.monotonic()
+            return time.monotonic()
         following = self._go_on(parked)
         if following is None:
             self._forget(parked)
         else:
             if following is not parked:
                 self._hand_over(parked, following)
-            self._admit(following)
-        seconds = time.monotonic() - began_at
-        if seconds > _LONG_STEP_SECONDS:
-            log.warning("a step of a response took %.0f ms, while others waited", seconds * 1000)
+            self._admit(following, began_at)
+        now = time.monotonic()
+        if now - began_at > _LONG_STEP_SECONDS:
+            log.warning("a step of a response took %.0f ms, while others waited", (now - began_at) * 1000)
+        return now
 
     def _hand_over(self, parked: Parked, following: Parked) -> None:
         """One follows the other on the same connection, whose descriptor need not be registered anew."""

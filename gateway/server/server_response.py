@@ -17,17 +17,17 @@ from gunicorn import util
 from gunicorn.http.message import TOKEN_RE
 from gunicorn.http.wsgi import HEADER_VALUE_RE, Response
 
+_AT_ONCE = int(socket.MSG_DONTWAIT)  # as a plain number: an IntFlag takes its time
+
 
 class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's Response with its head held until something goes with it. What sends raises OSError."""
+    """gunicorn's Response with its head held until something goes with it. What sends raises OSError.
+
+    `held` is what was written and the client has not taken.
+    """
 
     headers_sent: bool
-    _held: bytes | memoryview = b""
-
-    @property
-    def is_held_up(self) -> bool:
-        """Whether the client has not taken all that was written."""
-        return bool(self._held)
+    held: bytes | memoryview = b""
 
     def flush(self) -> None:
         """Send on what the client has not taken."""
@@ -60,41 +60,40 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
             return
         lines = self.default_headers()
         lines += [f"{name}: {value}\r\n" for name, value in self.headers]
-        self._held = "".join(lines).encode("latin-1") + b"\r\n"
+        self.held = "".join(lines).encode("latin-1") + b"\r\n"
         self.headers_sent = True
 
     def write(self, arg: Any) -> None:
         """Send a piece of the body, the head before it if it has not gone out."""
         if self.chunked and self.headers_sent and arg:  # every event but the first comes this way
             self.sent += len(arg)
-            self._emit_body(arg)
+            self._send(b"%X\r\n%b\r\n" % (len(arg), arg))
             return
         super().write(arg)
-        if self._held:
+        if self.held:
             self._send(b"")
 
     def close(self) -> None:
         """End the response."""
         self.send_headers()
         end = b"0\r\n\r\n" if self.chunked else b""
-        if self._held or end:
+        if self.held or end:
             self._send(end)
 
     def _emit_body(self, data: bytes) -> None:
-        self._send(self._framed(data))
-
-    def _framed(self, data: bytes) -> bytes:
-        return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
+        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def _send(self, data: bytes) -> None:
-        held, self._held = self._held, b""
-        rest = b"".join((held, data)) if held and data else held or data  # what is held may be megabytes
+        rest: bytes | memoryview = data
+        if self.held:
+            rest = b"".join((self.held, data)) if data else self.held  # what is held may be megabytes
+            self.held = b""
         try:
-            sent = self.sock.send(rest, socket.MSG_DONTWAIT)
+            sent = self.sock.send(rest, _AT_ONCE)
         except BlockingIOError:
             sent = 0
         if sent < len(rest):
-            self._held = memoryview(rest)[sent:]
+            self.held = memoryview(rest)[sent:]
 
 
 @lru_cache(maxsize=256)

@@ -80,9 +80,7 @@ class ServingWorker(PromptWorker):
 
     def go_on(self, parked: Parked) -> Parked | None:
         """Go on with a response that has paused, or a kept connection; what is to be parked next."""
-        if isinstance(parked, Answer):
-            return self._resumed(parked)
-        return self._next_request(parked)
+        return self._resumed(parked) if isinstance(parked, Answer) else self._next_request(parked)
 
     def _next_request(self, kept: Kept) -> Parked | None:
         conn = kept.connection
@@ -105,21 +103,17 @@ class ServingWorker(PromptWorker):
         conn = answer.connection
         served: bool | Answer = False
         try:
-            served = answer
-            if not self._run(answer):
-                served = self._keepalive_after(conn, not answer.response.should_close())
+            if self._run(answer):
+                return answer
+            served = self._keepalive_after(conn, not answer.response.should_close())
         except StopIteration as error:  # as gunicorn has it
-            served = False
             log.debug("closing a connection: %s", error)
         except OSError as error:
-            served = False
             is_gone = isinstance(error, ConnectionError)
             log.log(logging.DEBUG if is_gone else logging.ERROR, "a connection broke", exc_info=error)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told
-            served = False
             self.handle_error(answer.request, conn.sock, conn.client, error)
-        if not isinstance(served, Answer):
-            self._at_hand.discard(conn.sock)
+        self._at_hand.discard(conn.sock)
         return self._following(conn, served)
 
     def _following(self, conn: Connection, served: bool | Answer) -> Parked | None:

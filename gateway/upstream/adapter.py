@@ -52,10 +52,10 @@ class WireBody:
 
         Raises requests' ChunkedEncodingError or ConnectionError if the body breaks off.
         """
-        while True:
-            data = self._parser.take_body()
-            if data or self._parser.is_complete or self._connection is None:
-                return data
+        parser = self._parser
+        while not parser.body:
+            if parser.is_complete or self._connection is None:
+                return b""
             if self._failure is not None:
                 raise self._failure
             try:
@@ -65,6 +65,15 @@ class WireBody:
             if arrived is None:
                 return None
             self.take_in(arrived)
+        return parser.take_body()
+
+    def wanted_if_drained(self) -> tuple[int, int] | None:
+        """What is to be waited for, if `receive` would most likely find nothing: who has waited for it, asks again."""
+        connection, parser = self._connection, self._parser
+        if connection is None or not connection.is_drained or parser.is_complete or parser.body or self._failure:
+            return None
+        connection.is_drained = False
+        return connection.descriptor, READABLE
 
     def take_in(self, arrived: bytes) -> None:
         """Parse what has come, b"" being the end. Raises requests' ChunkedEncodingError if the head is broken.

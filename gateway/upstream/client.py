@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from requests import PreparedRequest
+from requests.exceptions import RequestException
 from requests.structures import CaseInsensitiveDict
 
 from gateway.access.credential import AuthHeader
@@ -18,7 +19,7 @@ from gateway.protocol.headers import Headers
 from gateway.runtime.pause import Pause, complete
 from gateway.upstream.adapter import SocketAdapter
 from gateway.upstream.dialer import Route
-from gateway.upstream.reply import Reply, translated
+from gateway.upstream.reply import Reply, translation_of
 from gateway.upstream.watch import Watch
 
 
@@ -54,8 +55,10 @@ class Upstream:
     def exchange(self, call: Call, credentials: Sequence[AuthHeader], watch: Watch) -> Generator[Pause, None, Reply]:
         """As `send`, but yields a Pause wherever that would wait."""
         request = self._prepared(call, credentials)
-        with translated():
+        try:
             response = yield from self._adapter.exchange(request, self._read_idle_seconds, watch)
+        except RequestException as error:
+            raise translation_of(error) from error
         return Reply(response, watch, self._read_idle_seconds)
 
     def _prepared(self, call: Call, credentials: Sequence[AuthHeader]) -> PreparedRequest:

@@ -30,7 +30,8 @@ _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)
 class Connection:
     """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow.
 
-    `wanted` is what a `receive` that found nothing waits for: READABLE, or WRITABLE under TLS.
+    `wanted` is what a `receive` that found nothing waits for: READABLE, or WRITABLE under TLS. `is_drained`: the last
+    piece was most likely all that there was, and `receive` will say so once; whoever waits without asking it clears that.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -38,7 +39,7 @@ class Connection:
         self.descriptor = stream.fileno()
         self.wanted: int = READABLE
         self._is_tls = is_tls(stream)
-        self._is_drained = False  # the last piece was all that there was: it is waited for more, not asked
+        self.is_drained = False
         self._quiet_poll: select.poll | None = None
         self.has_sent_all = True
 
@@ -78,13 +79,13 @@ class Connection:
 
         Raises OSError.
         """
-        if self._is_drained:
-            self._is_drained = False
+        if self.is_drained:
+            self.is_drained = False
             self.wanted = READABLE
             return None
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
-            self._is_drained = not self._is_tls and 0 < len(data) < _RECEIVE_BYTES
+            self.is_drained = not self._is_tls and 0 < len(data) < _RECEIVE_BYTES
             return data
         except _WANTS_READ:
             self.wanted = READABLE

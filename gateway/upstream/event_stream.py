@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from gateway.protocol.errors import UpstreamError, UpstreamSilent
 from gateway.protocol.messages import Tally
-from gateway.protocol.sse import Event, EventSplitter, EventTooLarge, decode_event, notable_events, split_events
+from gateway.protocol.sse import (
+    Event,
+    EventSplitter,
+    EventTooLarge,
+    decode_event,
+    may_be_notable,
+    notable_events,
+    split_events,
+)
 from gateway.upstream import Reply
 
 # Comments and pings before the first event are signs of life; nobody needs so many.
@@ -72,19 +80,21 @@ class EventStream:
             data = self.reply.receive()
             if data is None:
                 return None
-            batch = self._whole_events(data)
+            try:
+                batch = self._splitter.feed(data) if data else self._splitter.finish()
+            except EventTooLarge as error:
+                raise UpstreamError(f"the upstream sent {error}") from error
             if batch:
                 self._half_since_at = None
-                return self._observed(batch)
+                if may_be_notable(batch):
+                    batch = self._observed(batch)
+                else:
+                    self.tally.usage.passed(batch)
+                self.tally.tools.observe(batch)
+                return batch
             if not data:
                 return b""
             self._require_end_of_event()
-
-    def _whole_events(self, data: bytes) -> bytes:
-        try:
-            return self._splitter.feed(data) if data else self._splitter.finish()
-        except EventTooLarge as error:
-            raise UpstreamError(f"the upstream sent {error}") from error
 
     def _require_first_event(self) -> None:
         if len(self._prelude) > _LARGEST_PRELUDE_BYTES:
@@ -117,7 +127,6 @@ class EventStream:
                     batch += b"\n"  # on its way, and nothing more is read
                 break
         usage.passed(batch[read:])
-        self.tally.tools.observe(batch)
         return batch
 
 

@@ -16,7 +16,7 @@ from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
 from urllib3.exceptions import DecodeError
 from urllib3.response import ContentDecoder, HTTPResponse, MultiDecoder
 
-from gateway.protocol.errors import UpstreamError, UpstreamSilent, UpstreamTimedOut
+from gateway.protocol.errors import GatewayError, UpstreamError, UpstreamSilent, UpstreamTimedOut
 from gateway.protocol.headers import Headers
 from gateway.runtime.pause import Pause
 from gateway.upstream.watch import Watch
@@ -37,6 +37,8 @@ class Body(Protocol):
     def wanted(self) -> tuple[int, int]: ...
 
     def receive(self) -> bytes | None: ...
+
+    def wanted_if_drained(self) -> tuple[int, int] | None: ...
 
     def close(self) -> None: ...
 
@@ -77,20 +79,27 @@ class Reply:
                 return self._decode(b"")
             if self._is_ended:
                 return b""
-            with translated():
+            try:
                 data = self._raw.receive()
-                is_late = data is None and time.monotonic() >= self._heard_at + self.read_idle_seconds
-                if is_late:  # perhaps nobody has asked for so long, as while the client took nothing
-                    data = self._raw.receive()
+                if data is None:
+                    data = self._late()
+            except RequestException as error:
+                raise translation_of(error) from error
             if data is None:
-                if is_late:
-                    raise UpstreamSilent("the upstream has gone silent")
                 return None
             self._heard_at = time.monotonic()
             self._is_ended = not data
-            decoded = self._decode(data)
-            if decoded:
-                return decoded
+            if self._decoder is not None:
+                data = self._decode(data)
+            if data:
+                return data
+
+    def pause_if_drained(self, until_at: float) -> Pause | None:
+        """As `pause`, if `receive` would most likely find nothing now; else None, and `receive` should be asked."""
+        wanted = self._raw.wanted_if_drained() if self._decoder is None else None
+        if wanted is None:
+            return None
+        return self._watch.pause(*wanted, min(until_at, self._heard_at + self.read_idle_seconds))
 
     def pause(self, until_at: float = math.inf) -> Pause:
         """A Pause until `receive` may have something, or is to say that the upstream is silent, or a monotonic time."""
@@ -164,6 +173,15 @@ class Reply:
         """Give the connection back, or close it if the answer was not read to its end; may be called again."""
         self._raw.close()
 
+    def _late(self) -> bytes | None:
+        """Nothing is there. Raises UpstreamSilent if that has been so for too long."""
+        if time.monotonic() < self._heard_at + self.read_idle_seconds:
+            return None
+        data = self._raw.receive()  # perhaps nobody has asked for so long, as while the client took nothing
+        if data is None:
+            raise UpstreamSilent("the upstream has gone silent")
+        return data
+
     def _decode(self, data: bytes) -> bytes:
         if self._decoder is None:
             return data
@@ -209,20 +227,10 @@ class _Undecodable(ContentDecoder):
         return b""
 
 
-class translated:
-    """Turns requests' exceptions into the gateway's, whose messages may be shown.
-
-    It is entered for every event, so it is no generator.
-    """
-
-    __slots__ = ()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, ConnectTimeout):
-            raise UpstreamTimedOut(str(error)) from error
-        if isinstance(error, ReadTimeout):
-            raise UpstreamSilent("the upstream did not answer in time") from error
-        if isinstance(error, RequestException):
-            raise UpstreamError(str(error)) from error
+def translation_of(error: RequestException) -> GatewayError:
+    """What the gateway says for one of requests' exceptions; its message may be shown."""
+    if isinstance(error, ConnectTimeout):
+        return UpstreamTimedOut(str(error))
+    if isinstance(error, ReadTimeout):
+        return UpstreamSilent("the upstream did not answer in time")
+    return UpstreamError(str(error))

@@ -31,7 +31,9 @@ class Watch:
     def pause(self, descriptor: int, events: int, until_at: float) -> Pause:
         """A Pause until a descriptor is READABLE or WRITABLE, but not past a monotonic time."""
         pause = self._pause
-        pause.wanted = ((descriptor, events),)
+        wanted = ((descriptor, events),)
+        if pause.wanted != wanted:  # after an event of a stream it is the same; who watches sees that at a glance
+            pause.wanted = wanted
         pause.until_at = until_at
         pause.needs_thread = False
         return pause

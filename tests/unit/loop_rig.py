@@ -74,6 +74,9 @@ class FakeReply:
     def receive(self) -> bytes:
         return self.pieces.pop(0) if len(self.pieces) > 1 else b""
 
+    def pause_if_drained(self, until_at: float) -> None:
+        """All of it is there."""
+
     def read_whole(self) -> Generator[Pause, None, bytes]:
         yield from ()
         return b"".join(self.pieces)

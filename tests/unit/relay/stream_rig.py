@@ -121,6 +121,7 @@ class Relayed:
         ).run()
         self.is_over = False
         self.written: list[bytes] = []
+        self.carried = 0  # pieces that came with a Pause
         while not self.written:
             self.step()
 
@@ -134,6 +135,10 @@ class Relayed:
         output = next(self._running, None)
         if output is None:
             self.is_over = True
+        elif isinstance(output, Pause) and output.carried:
+            self.written.append(output.carried)
+            output.carried = b""
+            self.carried += 1
         elif isinstance(output, Pause):
             output.until_at = min(output.until_at, time.monotonic() + seconds)
             wait(output)

@@ -57,6 +57,9 @@ class FakeReply:
             raise piece
         return cast("bytes | None", piece)
 
+    def pause_if_drained(self, until_at: float) -> None:
+        """There may always be more."""
+
     def close(self) -> None:
         self.closed += 1
 
@@ -74,6 +77,9 @@ class FakeTurnMaker:
                 raise step
             yield pace.signal(cast(Reply, self._reply))
         return Turn(cast(Reply, self._reply), Tally(), stream=EventStream(cast(Reply, self._reply)), opening=FIRST)
+
+    def ended(self, turn: Turn) -> None:
+        """Nobody needs to know."""
 
 
 def interception_of(turns: FakeTurnMaker, metrics: Metrics) -> Interception:

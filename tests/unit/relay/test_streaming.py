@@ -64,6 +64,18 @@ def test_events_are_shown_as_they_come(make: Make, framing: str, last: bytes) ->
     assert relayed.body == said
 
 
+def test_an_event_behind_which_nothing_is_there_comes_with_the_wait_for_the_next(make: Make) -> None:
+    """Given an upstream that has sent an event and no more, then its Pause carries it; one that compresses, and may hold
+    more of it back, is asked first."""
+    for framing, carries in (("plain", True), ("chunked", True), ("gzip", False)):
+        upper, relayed = make(framing)
+        assert relayed.shows(START)
+        upper.say(delta(0))
+        before = relayed.carried
+        assert relayed.shows(START + delta(0))
+        assert (relayed.carried > before) is carries, framing
+
+
 @every_framing
 def test_half_an_event_is_held_until_it_is_whole(make: Make, framing: str) -> None:
     """Given events that come in halves, then the client is shown whole ones alone, each as soon as it is whole."""

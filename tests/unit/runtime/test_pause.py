@@ -184,3 +184,15 @@ def test_complete_raises_what_the_generator_raises(pause: Pause, client: Pair) -
 
     with pytest.raises(ValueError, match="it was so"):
         complete(broken())
+
+
+def test_what_a_pause_carries_comes_before_the_wait(pause: Pause, upper: Pair) -> None:
+    """Given a Pause that carries bytes, when it is waited for in a thread, then they come first, and no Pause does."""
+    pause.until_at = time.monotonic() + 6 * BOUND_SECONDS
+    pause.carried = b"event"
+    pieces = waited([pause, b"next"])
+    assert next(pieces) == b"event"  # nothing has come yet
+    assert pause.carried == b""
+    upper[1].sendall(b"x")
+    assert list(pieces) == [b"next"]
+    assert time.monotonic() < pause.until_at

@@ -115,6 +115,47 @@ def test_a_hang_up_of_the_client_is_noted_in_the_pause(make: Make, events: int, 
     assert served.pause.client_is_gone is is_gone
 
 
+def test_what_a_pause_carries_is_sent_before_the_wait_and_once(make: Make) -> None:
+    """Given Pauses that carry bytes and one that does not, then each piece is sent when its Pause begins, once."""
+
+    def pieces(served: Served) -> Iterator[bytes]:
+        for carried in (b"first", b"second", b""):
+            pause = served.until_readable(70.0)
+            pause.carried = carried
+            yield pause
+
+    served = make(pieces)
+    assert served.begin() is True
+    assert served.taken() == framed(b"first")
+    assert served.answer.wanted == ((served.upper.fileno(), READABLE), (served.ours.fileno(), HANG_UP))
+    assert served.answer.run() is True
+    assert served.taken() == framed(b"second")
+    assert served.answer.run() is True
+    assert served.taken() == b""
+    assert served.answer.run() is False
+
+
+def test_what_a_pause_carries_holds_its_response_up_if_it_is_not_taken(make: Make) -> None:
+    """Given a Pause that carries more than the client takes, then the client is waited for first, and loses nothing."""
+
+    def pieces(served: Served) -> Iterator[bytes]:
+        pause = served.until_readable(70.0)
+        pause.carried = MUCH
+        yield pause
+        yield b"last"
+
+    served = make(pieces)
+    assert served.begin() is True
+    answer = served.answer
+    assert (answer.is_held_up, answer.until_at) == (True, math.inf)
+    assert answer.wanted == ((served.ours.fileno(), WRITABLE),)
+    body = served.taken()
+    while answer.run():
+        body += served.taken()
+        answer.wait()
+    assert body + served.taken() == framed(MUCH, b"last") + END
+
+
 def test_a_response_of_many_pieces_lets_others_go_first(make: Make) -> None:
     """Given more pieces than one run gives, then it wants to go on at once, without a thread, and loses none."""
     pieces = [b"%d" % number for number in range(30)]

@@ -159,7 +159,7 @@ def flushed(response: PromptResponse, client: socket.socket) -> bytes:
     """What a client gets that reads until the response is held up no more."""
     client.setblocking(False)
     data = b""
-    while response.is_held_up:
+    while response.held:
         data += client.recv(1 << 20)
         response.flush()
     with contextlib.suppress(BlockingIOError):
@@ -180,7 +180,7 @@ def test_a_piece_that_is_taken_is_sent_at_once(minor, framed):
         response.write(b"first")
         taken_until(b"first\r\n" if minor else b"first", theirs)
         response.write(b"event")
-        assert not response.is_held_up
+        assert not response.held
         assert taken_until(framed, theirs) == framed
         assert response.sent == len(b"firstevent")
 
@@ -198,11 +198,11 @@ def test_what_a_client_did_not_take_leaves_first(follows, minor):
         pieces = [b"x" * 3_000_000, *follows]
         for piece in pieces:
             response.write(piece)
-            assert response.is_held_up
+            assert response.held
         expected = b"".join(b"%X\r\n%b\r\n" % (len(piece), piece) if minor else piece for piece in pieces)
         assert flushed(response, theirs) == expected
         response.write(b"last")
-        assert not response.is_held_up
+        assert not response.held
 
 
 def test_an_end_that_is_held_up_leaves_with_the_rest():
@@ -212,7 +212,7 @@ def test_an_end_that_is_held_up_leaves_with_the_rest():
         response = response_over(ours)
         response.write(b"x" * 3_000_000)
         response.close()
-        assert response.is_held_up
+        assert response.held
         assert flushed(response, theirs).endswith(b"xx\r\n0\r\n\r\n")
 
 
@@ -228,7 +228,7 @@ def test_the_head_of_a_client_that_takes_nothing_is_held():
         response = response_over(ours, ("content-length", "2"))
         response.write(b"ok")
         response.close()
-        assert response.is_held_up
+        assert response.held
         came = flushed(response, theirs)
         assert came[:filling].strip(b"#") == b""
         assert came[filling:].startswith(b"HTTP/1.1 200 OK\r\n")

@@ -118,7 +118,9 @@ class Event:
 
 def may_be_notable(whole: bytes) -> bool:
     """Whether `notable_events` has to look; nearly always not."""
-    return _MARKS[0] in whole or _MARKS[1] in whole or _MARKS[2] in whole
+    # Not `in`: CPython 3.11 first takes the mark for a number, and makes an exception for every answer.
+    find = whole.find
+    return find(_MARKS[0]) >= 0 or find(_MARKS[1]) >= 0 or find(_MARKS[2]) >= 0
 
 
 def notable_events(whole: bytes) -> Iterator[tuple[int, int]]:

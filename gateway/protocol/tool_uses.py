@@ -21,7 +21,7 @@ from gateway.protocol.sse import decode_event, split_events
 _MOST_CALLS = 200
 # A string in runs, each taken whole: a step a character would be remembered, at a hundred times its size.
 _PIECE = re.compile(rb'"partial_json" ?: ?("[^"\\]*+(?:\\.[^"\\]*+)*+")')
-_MARKS = (b"tool_use", b"partial_json")
+_NAME, _PIECE_NAME = b"tool_use", b"partial_json"
 
 
 @dataclass(slots=True)
@@ -42,12 +42,12 @@ class ToolUses:
 
     def observe(self, batch: bytes) -> None:
         """Take in a run of whole events."""
-        if not (_MARKS[0] in batch or _MARKS[1] in batch):
+        if batch.find(_NAME) < 0 and not (self._is_open and batch.find(_PIECE_NAME) >= 0):
             return
         for raw in split_events(batch):
             if b"content_block_start" in raw:
                 self._begin(raw)
-            elif self._is_open and _MARKS[1] in raw:
+            elif self._is_open and _PIECE_NAME in raw:
                 self._measure(raw)
 
     def observe_whole(self, message: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ class Phase(Enum):
 
 
 class Lifecycle:
-    """One worker's phase. `fileno()` is readable when the drain time is over, and with it every request's: `is_over`."""
+    """One worker's phase. `is_over`: the drain time has ended, and with it every request's; `fileno()` is readable then."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _phase and _timer

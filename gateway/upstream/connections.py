@@ -31,7 +31,7 @@ class Connection:
     """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow.
 
     `wanted` is what a `receive` that found nothing waits for: READABLE, or WRITABLE under TLS. `is_drained`: the last
-    piece was most likely all that there was, and `receive` will say so once; whoever waits without asking it clears that.
+    piece was most likely all that there was. `receive` will say so once; who waits without asking it clears that.
     """
 
     def __init__(self, stream: Stream) -> None:

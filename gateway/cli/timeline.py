@@ -1,4 +1,4 @@
-"""The story of one interception, told in plain words out of its record.
+"""The timeline of one interception, told in plain words out of its record.
 
 Owns: the words. Pure; any thread.
 """
@@ -58,12 +58,12 @@ _CONCERNS = {
     "siblings": " with others of its workspace",
 }
 _STATES = {
-    "temporary": "resting",
+    "temporary": "cooling down",
     "permanent": "retired",
     "disabled": "taken out of use by the operator",
     "on_trial": "on trial, and another request was trying it",
-    "doubtful_workspace": "in doubt: a key of its workspace was resting for requests of this kind",
-    "doubtful_organisation": "in doubt: a key of its organisation was resting or had been refused",
+    "doubtful_workspace": "in doubt: a key of its workspace was cooling down for requests of this kind",
+    "doubtful_organisation": "in doubt: a key of its organisation was cooling down or had been refused",
     "pinned_elsewhere": "valid, but the session stays with another workspace for its prompt cache",
     "not_entitled": "valid, but its organisation may not make this request",
 }
@@ -88,7 +88,7 @@ _KINDS = {
 
 
 def tell(record: InterceptionRecord) -> str:
-    """The whole story, a line for each thing that happened, in order; nothing in the record makes a line of its own."""
+    """All of it, a line for each thing that happened, in order; nothing in the record makes a line of its own."""
     return "\n".join(safe_text(line, _LONGEST_LINE) for line in _lines(record))
 
 
@@ -159,10 +159,10 @@ def _why_skipped(skipped: PassedOver) -> str:
 def _tried(attempt: Attempt) -> str:
     who = f"key {attempt.key}" if attempt.key is not None else "the client's own credential"
     status = f" ({attempt.status})" if attempt.status else ""
-    rest = f", and rests for {_seconds(attempt.cooldown_seconds)}" if attempt.cooldown_seconds else ""
+    cooldown = f", and cools down for {_seconds(attempt.cooldown_seconds)}" if attempt.cooldown_seconds else ""
     request_id = f" [{attempt.request_id}]" if attempt.request_id is not None else ""
     outcome = _OUTCOMES.get(attempt.outcome, attempt.outcome)
-    return f"{who}: {outcome}{status} after {_seconds(attempt.duration_seconds)}{rest}{request_id}"
+    return f"{who}: {outcome}{status} after {_seconds(attempt.duration_seconds)}{cooldown}{request_id}"
 
 
 def _spent(usage: TurnUsage) -> str:

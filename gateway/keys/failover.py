@@ -120,7 +120,7 @@ class _Way:
     """Where a walk has been."""
 
     tried: set[Key] = field(default_factory=set)
-    rested: set[Key] = field(default_factory=set)  # told to wait, and not for money
+    cooled: set[Key] = field(default_factory=set)  # told to wait, and not for money
     forbidden: list[KeyStatus] = field(default_factory=list)  # to be looked into
     forbidden_count: int = 0
     barred: set[str] = field(default_factory=set)  # organisations whose other keys would say the same
@@ -145,7 +145,7 @@ def walk(
     while True:
         statuses = pool.recent(course.scope)
         chosen = _choose(pool, statuses, way, course)
-        if chosen is None:  # how long the rests take matters now; and one may be over
+        if chosen is None:  # how long the cooldowns take matters now; and one may be over
             statuses = pool.statuses(course.scope)
             chosen = _choose(pool, statuses, way, course)
         _tell_passed_over(statuses, chosen[0] if chosen is not None else None, way, observer)
@@ -251,7 +251,7 @@ def _is_displaced(statuses: Sequence[KeyStatus], chosen: KeyStatus, way: _Way) -
     for status in statuses:
         if status is chosen:
             return False
-        is_out = status.state is not KeyState.VALID or status.doubt is not Doubt.NONE or status.key in way.rested
+        is_out = status.state is not KeyState.VALID or status.doubt is not Doubt.NONE or status.key in way.cooled
         if is_out and not (status.place.group and status.place.group == chosen.place.group):
             return True
     return False
@@ -288,11 +288,11 @@ def _choose(
     group = way.group = course.session.group if course.session is not None else None
     if any(s.doubt is not Doubt.NONE for s in usable):
         usable.sort(key=attrgetter("doubt"))
-    if group:  # none twice: a trial is asked for once
+    if group:  # none twice: a probe is asked for once
         usable.sort(key=lambda s: s.place.group != group or s.doubt is not Doubt.NONE)
     for status in usable:
-        needs_no_trial = status.is_out_of_money and not course.costs  # it is no trial of what the key is on trial for
-        if needs_no_trial or not status.is_on_trial:
+        needs_no_probe = status.is_out_of_money and not course.costs  # it is no probe of what the key is on trial for
+        if needs_no_probe or not status.is_on_trial:
             return status, None
         lease = None if status.is_leased else pool.lease(status)
         if lease is not None:
@@ -331,7 +331,7 @@ def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserve
         way.forbidden.append(status)
     if outcome.cools:
         if not outcome.is_about_money:
-            way.rested.add(status.key)
+            way.cooled.add(status.key)
         changed = pool.cool(status, verdict.cooldown_seconds, outcome.value, verdict.http_status, verdict.concern)
         state = KeyState.TEMPORARY
     else:
@@ -345,7 +345,7 @@ def _exhaustion(statuses: Sequence[KeyStatus], way: _Way) -> GatewayError:
     """Why no key is left: the first is back soonest, of those that are back by themselves, or are so already."""
     cooling = [status for status in statuses if status.state is KeyState.TEMPORARY]
     limited = [s.remaining_seconds for s in cooling if not s.is_out_of_money and not s.is_forbidden]
-    limited += [0.0 for status in statuses if status.state is KeyState.VALID and status.key in way.rested]
+    limited += [0.0 for status in statuses if status.state is KeyState.VALID and status.key in way.cooled]
     unpaid = [status.remaining_seconds for status in cooling if status.is_out_of_money]
     counts = _counted(statuses, min(limited or unpaid, default=0.0))
     if limited:

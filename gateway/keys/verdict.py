@@ -67,7 +67,7 @@ class Outcome(Enum):
 
     @property
     def cools(self) -> bool:
-        """Whether the key rests for a while."""
+        """Whether the key cools down for a while."""
         return self in _COOLING
 
     @property
@@ -122,7 +122,7 @@ _LONGEST_NUMBER = 40  # reading a number takes the square of its length
 
 
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
-    """How long a rate-limited key rests, in seconds, at most 24 hours.
+    """How long a rate-limited key cools down, in seconds, at most 24 hours.
 
     `headers` has lower-case names. The first one that can be read and lies ahead wins: `retry-after-ms`, `retry-after`
     (seconds or an HTTP-date, RFC 9110 section 10.2.3), `anthropic-ratelimit-unified-reset` (epoch seconds); else the

@@ -1,6 +1,6 @@
-"""One request's chronicle: what is known of an interception while it runs, and its record at the end.
+"""One request's builder: what is known of an interception while it runs, and its record at the end.
 
-Owns: the facts, in the order in which they come in. Values only; belongs to one request's thread. Whoever
+Owns: the facts, in the order in which they come in. Values only; belongs to whoever runs the request. Whoever
 learns a fact tells it here: the routes who asks and for what, the turns their attempts, the walk the keys it passed
 over, the interception how it ended. Nothing here waits, logs or counts. Of what a client or an upstream wrote
 only short words of an expected form are kept, and what an error of the gateway's quotes, made safe.
@@ -28,7 +28,7 @@ _DAY_SECONDS = 86_400
 _DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_organisation"}
 
 
-class Chronicle:
+class RecordBuilder:
     """Of the interception that `id` names. `clock` is monotonic, `wall_clock` gives epoch seconds.
 
     `prices` are those in force when the request came.
@@ -121,7 +121,7 @@ class Chronicle:
         else:
             state = "pinned_elsewhere" if is_elsewhere and not status.is_leased else "on_trial"
         reason, http_status = (record.reason, record.status) if status.is_marked else ("", 0)
-        concern = "siblings" if status.is_shared_rest else status.concern.value
+        concern = "siblings" if status.is_shared_cooldown else status.concern.value
         self._passed_over.append(
             PassedOver(self._turn, status.key.name, state, reason, http_status, status.remaining_seconds, concern)
         )
@@ -142,9 +142,11 @@ class Chronicle:
 
     def attempt_ended(self, verdict: Verdict) -> None:
         """The attempt has ended, with an answer or a transport error."""
-        is_key_s = self._attempt is not None and self._attempt.key is not None  # a client's own credential never rests
-        rests_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
-        self._close_attempt(verdict.outcome.value, rests_seconds)
+        is_key_s = (
+            self._attempt is not None and self._attempt.key is not None
+        )  # a client's own credential never cools down
+        cooldown_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
+        self._close_attempt(verdict.outcome.value, cooldown_seconds)
 
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""

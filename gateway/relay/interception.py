@@ -2,7 +2,7 @@
 
 Owns: the one loop over turns, relaying each to the client, and saying how it ended.
 `run` is a generator of one Head and then bytes, and of Pauses all along; closing it at any point frees the upstream's
-connection and records what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's
+connection and records what was seen. What is asked in each turn, and what of the answer is shown, is the Conversation's
 affair.
 """
 
@@ -24,8 +24,8 @@ from gateway.protocol.errors import (
     error_event,
     upstream_error_event,
 )
-from gateway.records.record_builder import Chronicle
-from gateway.relay.conversation import Dialogue
+from gateway.records.record_builder import RecordBuilder
+from gateway.relay.conversation import Conversation
 from gateway.relay.pace import Output, Pace
 from gateway.relay.turn import Turn, TurnMaker
 from gateway.telemetry.metrics import Metrics
@@ -58,20 +58,20 @@ class Interception:
 
     def __init__(
         self,
-        dialogue: Dialogue,
+        conversation: Conversation,
         turns: TurnMaker,
         pace: Pace,
         metrics: Metrics,
-        chronicle: Chronicle,
+        builder: RecordBuilder,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._dialogue = dialogue
+        self._conversation = conversation
         self._turns = turns
         self._pace = pace
         self._metrics = metrics
-        self._chronicle = chronicle
+        self._builder = builder
         self._started_at = started_at
         self._clock = clock
         self._settle = settle
@@ -95,31 +95,31 @@ class Interception:
             if not self._pace.has_begun:
                 raise
             outcome, failure = _outcome_of(error), error
-            log.warning("%s: stream ended: %s", self._chronicle.name, error.message)
+            log.warning("%s: stream ended: %s", self._builder.name, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
             outcome = StreamOutcome.TRUNCATED
             failure = GatewayError("the gateway failed in mid-stream; its log says why")
-            log.exception("%s: stream failed inside the gateway", self._chronicle.name)
+            log.exception("%s: stream failed inside the gateway", self._builder.name)
             yield self._error(failure)
         finally:
-            self._dialogue.close()
+            self._conversation.close()
             if self._pace.has_begun:
                 self._metrics.streams_ended.labels(outcome.value).inc()
-                self._chronicle.stream_ended(outcome.value, failure)
+                self._builder.stream_ended(outcome.value, failure)
 
     def _answer(self) -> Generator[Output, None, StreamOutcome]:
         outcome = StreamOutcome.COMPLETED
-        while self._dialogue.has_more and outcome is StreamOutcome.COMPLETED:
+        while self._conversation.has_more and outcome is StreamOutcome.COMPLETED:
             outcome = yield from self._turn()
             if outcome is StreamOutcome.COMPLETED:
-                yield from self._dialogue.end_turn(self._pace)
+                yield from self._conversation.end_turn(self._pace)
         return outcome
 
     def _turn(self) -> Generator[Output, None, StreamOutcome]:
-        turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
+        turn = yield from self._turns.obtain(self._conversation.next_call(), self._pace)
         try:
             with closing(turn.reply):
                 if turn.stream is None:
@@ -130,19 +130,19 @@ class Interception:
 
     def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
         is_message = turn.reply.status == 200 and _holds_message(turn)
-        if is_message and self._dialogue.shows_events:
+        if is_message and self._conversation.shows_events:
             return (yield from self._as_events(turn))
         if self._pace.has_begun:  # for another answer, which was a stream
             yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
             return StreamOutcome.UPSTREAM_ERROR
-        body = self._dialogue.show_whole(turn.body) if is_message else turn.body
+        body = self._conversation.show_whole(turn.body) if is_message else turn.body
         if body is not None:
             self._settle()
             yield self._pace.whole(turn.reply, body)
         return StreamOutcome.COMPLETED
 
     def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
-        shown = self._dialogue.show_whole(turn.body)
+        shown = self._conversation.show_whole(turn.body)
         self._settle()
         yield from self._begun(turn.reply)
         if shown:
@@ -168,15 +168,17 @@ class Interception:
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""
         if not self._pace.has_begun:
-            yield self._pace.begin(reply, is_due=self._dialogue.shows_events)  # else all is shown, the first event too
+            yield self._pace.begin(
+                reply, is_due=self._conversation.shows_events
+            )  # else all is shown, the first event too
         if not self._has_relayed:
             self._has_relayed = True
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
-            self._chronicle.first_event()
+            self._builder.first_event()
 
     def _shown(self, batch: bytes, stream: EventStream) -> Generator[Output, None, None]:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""
-        shown = self._dialogue.show(batch)
+        shown = self._conversation.show(batch)
         if stream.tally.has_ended:
             self._settle()
         if shown:
@@ -200,7 +202,7 @@ class Interception:
                 else:
                     break
         except (UpstreamError, Stopping, ClientGone) as error:
-            log.debug("%s: after the last event: %r", self._chronicle.name, error)
+            log.debug("%s: after the last event: %r", self._builder.name, error)
 
     def _error(self, error: GatewayError) -> bytes:
         return error_event(error.kind, error.message, self._pace.told_id)

@@ -1,7 +1,7 @@
 """One request's trace: a span for the interception, one for each walk, attempt and tool call.
 
-Owns: which spans there are, how they hang together, their names and attributes. A Trace belongs to one
-request and its thread. Uses OpenTelemetry's API alone, and never its implicit current context: a generator that is
+Owns: which spans there are, how they hang together, their names and attributes. A Trace belongs to
+whoever runs the request. Uses OpenTelemetry's API alone, and never its implicit current context: a generator that is
 resumed elsewhere would take it along. When tracing is off a request has NOT_TRACED, whose methods do nothing.
 
     POST /v1/messages          SERVER    the interception

@@ -71,8 +71,8 @@ class KeyRow:
         return self.view.status
 
     @property
-    def rest_seconds(self) -> float:
-        """How long the present rest takes in all."""
+    def cooldown_seconds(self) -> float:
+        """How long the present cooldown takes in all."""
         return max(self.status.record.cooling_until_at - self.status.record.marked_at, 1.0)
 
     @property

@@ -117,7 +117,7 @@ def test_every_field_of_the_access_log_is_documented() -> None:
 
 
 def test_every_outcome_of_a_request_is_described() -> None:
-    """Given the ends that a story can have; then the access log's table and docs/records.md have each."""
+    """Given the ends that an interception can have; then the access log's table and docs/records.md have each."""
     [described] = [cells[1] for cells in access_log() if cells[0] == "outcome"]
     table = (DOCS / "records.md").read_text().split("| outcome |", 1)[1].split("\n\n", 1)[0]
     assert set(re.findall(r"(\w+)`", described)) == set(ENDINGS) == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What a status says about a key, and how long each form of header lets it rest."""
+"""What a status says about a key, and how long each form of header lets it cool down."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def test_another_key_is_tried_only_after_a_refusal(outcome):
     ],
 )
 def test_cooldown_comes_from_the_headers(headers, seconds):
-    """Given the headers of a 429, then the key rests for what the table says."""
+    """Given the headers of a 429, then the key cools down for what the table says."""
     assert cooldown_seconds(headers, NOW, 60.0) == pytest.approx(seconds, abs=1e-6)
 
 
 def test_http_date_counts_from_the_clock():
-    """Given a frozen clock, when an HTTP-date lies 75 seconds ahead of it, then the key rests for 75 seconds."""
+    """Given a frozen clock, when an HTTP-date lies 75 seconds ahead of it, then the key cools down for 75 seconds."""
     with freeze_time("2026-11-22 23:59:00"):
         assert cooldown_seconds({RA: "Mon, 23 Nov 2026 00:00:15 GMT"}, time.time(), 60.0) == 75.0
 
@@ -115,7 +115,7 @@ def test_default_is_a_setting(default, seconds):
     )
 )
 def test_no_header_can_break_or_unbound_a_cooldown(headers):
-    """Given any texts in the headers, then the rest is positive and at most a day."""
+    """Given any texts in the headers, then the cooldown is positive and at most a day."""
     assert 0 < cooldown_seconds(headers, NOW, 60.0) <= LONGEST_COOLDOWN_SECONDS == DAY
 
 
@@ -125,5 +125,5 @@ def test_no_header_can_break_or_unbound_a_cooldown(headers):
     )
 )
 def test_nothing_that_looks_like_a_date_breaks_a_cooldown(text):
-    """Given anything of a date's shape, then the rest is positive and at most a day."""
+    """Given anything of a date's shape, then the cooldown is positive and at most a day."""
     assert 0 < cooldown_seconds({RA: text}, NOW, 60.0) <= DAY

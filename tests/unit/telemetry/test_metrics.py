@@ -194,7 +194,8 @@ def limit(pool: Pool, number: int, scope: str, seconds: float) -> None:
 
 
 def test_cooldowns_are_told_for_each_scope():
-    """Given a key that is limited for one class, and two of a workspace, then rests have scopes, the sibling's too."""
+    """Given a key that is limited for one class, and two of a workspace, then cooldowns have scopes, the sibling's
+    too."""
     metrics, pool = Metrics(), pool_of(3)
     watch(metrics, statuses=pool.statuses)
     for key in pool.keys:
@@ -202,11 +203,11 @@ def test_cooldowns_are_told_for_each_scope():
     limit(pool, 0, "messages/opus-4", 5)
     limit(pool, 1, "messages/opus-4", 9)
 
-    def rest(key: str, scope: str) -> float | None:
+    def cooldown(key: str, scope: str) -> float | None:
         return value(metrics, "gateway_key_cooldown_seconds", key=key, scope=scope)
 
-    assert [rest(key, "messages/opus-4") for key in ("k0", "k1", "k2")] == [5, 9, 5]
-    assert [rest(key, "all") for key in ("k0", "k1", "k2")] == [0, 0, 0]
+    assert [cooldown(key, "messages/opus-4") for key in ("k0", "k1", "k2")] == [5, 9, 5]
+    assert [cooldown(key, "all") for key in ("k0", "k1", "k2")] == [0, 0, 0]
     assert value(metrics, "gateway_key_state", key="k2", state="temporary") == 1
 
 
@@ -371,7 +372,7 @@ def test_what_the_pool_does_not_pay_costs_nothing():
 
 
 def test_tokens_past_the_limit_count_as_other():
-    """Given more tokens than are kept apart, then what the rest uses and costs folds into `other`."""
+    """Given more tokens than are kept apart, then what the cooldown uses and costs folds into `other`."""
     metrics = Metrics()
     for number in range(1010):
         metrics.usage.count(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
@@ -382,7 +383,7 @@ def test_tokens_past_the_limit_count_as_other():
 
 
 def test_models_past_the_limit_are_other():
-    """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
+    """Given more models than are kept apart, as a hostile client may name, then the cooldown folds into `other`."""
     metrics = Metrics()
     for number in range(150):
         metrics.usage.count(record_of(number, usage=(usage_of(model=f"m{number}", input_tokens=1),)))
@@ -435,11 +436,11 @@ for line in sys.stdin:
 class WorkerProcess:
     """A process with its own Metrics, which it shares as gunicorn's workers do."""
 
-    def __init__(self, folder: Path, slot: int) -> None:
+    def __init__(self, folder: Path, row: int) -> None:
         root = Path(__file__).parents[3]
-        self.slot = slot
+        self.row = row
         self._process = subprocess.Popen(
-            [sys.executable, "-c", OBEY, str(folder), str(slot)],
+            [sys.executable, "-c", OBEY, str(folder), str(row)],
             env=os.environ | {"PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -543,7 +544,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.settle()",
         )
     dead.kill()
-    worker.folder.forget_moment(dead.slot)
+    worker.folder.forget_moment(dead.row)
     page = alive.page()
     assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
     assert value_of(page, "gateway_failover_attempts_count") == 2
@@ -558,7 +559,7 @@ def test_master_goes_on_whatever_has_become_of_the_counts(tmp_path, monkeypatch,
     folder.path.rename(tmp_path / "moved")
     folder.path.touch()
     monkeypatch.setattr(master, "_counts_folder", folder)
-    master.child_exit(None, SimpleNamespace(age=1, slot=0))
+    master.child_exit(None, SimpleNamespace(age=1, row=0))
     folder.end()
     assert "stays in /metrics" in caplog.text
 
@@ -596,7 +597,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     earlier, later = own(alive), own(dead)
     assert earlier < later
     dead.kill()
-    worker.folder.forget_moment(dead.slot)
+    worker.folder.forget_moment(dead.row)
     page = alive.page()
     assert value_of(page, name, outcome="auth_failed") == later
     assert value_of(page, name, outcome="rate_limited") is None

@@ -46,11 +46,12 @@ def test_rows_are_bad_keys_first(gateway, clock):
         (1, "cooling down", "limited", WARNING),
         (3, "valid", "", GOOD),
     ]
-    assert (rows[1].status.remaining_seconds, rows[1].rest_seconds) == (20, 30)
+    assert (rows[1].status.remaining_seconds, rows[1].cooldown_seconds) == (20, 30)
 
 
 def test_which_gateway_it_is(clock):
-    """Given a gateway with a name, and one without, then the page has the name, or else the host's, and the rest."""
+    """Given a gateway with a name, and one without, then the page has the name, or else the host's, and the
+    cooldown."""
     named, unnamed = (Gateway(Settings(name=name), MemoryStore(), clock, clock) for name in ("blue", None))
     clock.advance(90)
     identity = status_of(named, "10.0.0.7:8080").gateway
@@ -104,7 +105,7 @@ def test_data_says_what_the_page_says(gateway, clock):
 
 
 def test_a_key_on_trial_is_no_full_member_yet(gateway, clock):
-    """Given a key whose rest is over and that nobody has tried since, then its row says so."""
+    """Given a key whose cooldown is over and that nobody has tried since, then its row says so."""
     cool(gateway.configuration.pool, 0, 30)
     clock.advance(31)
     row = status_of(gateway).keys[0]

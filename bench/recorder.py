@@ -23,9 +23,10 @@ from pathlib import Path
 from gateway.access.authentication import Caller
 from gateway.access.client_info import client_of
 from gateway.access.credential import Key, Secret
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import known_prices
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Ending, Outcome
 from gateway.records.interception_record import encode_record
 from gateway.records.record_builder import RecordBuilder
 from tests.harness import ROOT, GatewayProcess, wait_until
@@ -148,7 +149,7 @@ def builder_microseconds() -> tuple[float, float]:
         builder.turn_obtained(tally)
         builder.head_sent("req_up_1")
         builder.first_event()
-        builder.stream_ended("completed")
+        builder.stream_ended(Ending.COMPLETED)
         return builder
 
     times = 20_000

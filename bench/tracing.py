@@ -29,8 +29,9 @@ from pathlib import Path
 
 from bench.against import cpu_seconds, load
 from bench.workers import REQUEST, simulator
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Outcome
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream import Call
 from tests.e2e.otlp_receiver import OtlpReceiver

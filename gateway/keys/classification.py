@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Concern, Outcome, Verdict, cooldown_seconds, has_cooldown
+from gateway.keys.verdict import (
+    COOLING,
+    LONGEST_COOLDOWN_SECONDS,
+    MONEY,
+    Concern,
+    Verdict,
+    cooldown_seconds,
+    has_cooldown,
+)
+from gateway.protocol.outcomes import Outcome
 
 # Other errors echo the client's own words further in, and in larger bodies.
 LARGEST_JUDGED_BYTES = 64 * 1024
@@ -171,11 +180,11 @@ def _fits(cause: Cause, refusal: Refusal) -> bool:
 def _cooldown_seconds_of(
     outcome: Outcome, headers: Mapping[str, str], refusal: Refusal, now: float, cooldowns: Cooldowns
 ) -> float:
-    if not outcome.cools:
+    if outcome not in COOLING:
         return 0.0
     if outcome is Outcome.WORKSPACE_UNUSABLE:
         return _WORKSPACE_COOLDOWN_SECONDS
-    if not outcome.is_about_money:
+    if outcome not in MONEY:
         return cooldown_seconds(headers, now, cooldowns.default_seconds)
     regained_at = _regained_at(refusal.message)
     longest = min(cooldowns.longest_for_money_seconds, LONGEST_COOLDOWN_SECONDS)

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from gateway.access.credential import Key
 from gateway.keys.pool import Pool
 from gateway.keys.standing import Doubt, KeyState, KeyStatus
-from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.keys.verdict import Next, Verdict
 from gateway.protocol.errors import (
     AuthenticationExhausted,
     GatewayError,
@@ -30,6 +30,7 @@ from gateway.protocol.errors import (
     RequestForbidden,
     UpstreamError,
 )
+from gateway.protocol.outcomes import Outcome
 
 
 class Answered(Protocol):
@@ -159,9 +160,9 @@ def walk(
         with _tidying_up(kept, way, course):
             answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(way.tried))
         observer.attempted(status.key, verdict)
-        if verdict.outcome.next is Next.NONE:
+        if verdict.next is Next.NONE:
             _answered(pool, statuses, status, verdict, lease, course, way)
-            _look_into(way, course, was_answered=verdict.outcome.vouches)
+            _look_into(way, course, was_answered=verdict.vouches)
             observer.walked(len(way.tried))
             _drop(kept)
             return answer
@@ -186,7 +187,7 @@ def _answered(
     way: _Way,
 ) -> None:
     """Take note of a key's answer, which is the client's."""
-    if status.is_on_trial and verdict.outcome.vouches:
+    if status.is_on_trial and verdict.vouches:
         pool.confirm(status, costs=course.costs)
     elif lease is not None:
         pool.release(status, lease)
@@ -224,7 +225,7 @@ def _last_word(
         observer.exhausted(exhaustion, attempts)
         raise exhaustion
     answer, verdict = kept
-    if verdict.outcome.is_about_money:
+    if verdict.is_about_money:
         answer.forbid_retries()
         observer.exhausted(OutOfMoney("the last key was refused for money, too"), attempts)
     elif verdict.outcome is Outcome.FORBIDDEN:
@@ -238,7 +239,7 @@ def _says_more(verdict: Verdict, kept: tuple[Answered, Verdict] | None) -> bool:
     """Whether a refusal had better be the client's answer than the one that was kept so far."""
     if verdict.outcome is Outcome.FORBIDDEN:
         return kept is None or kept[1].outcome is Outcome.FORBIDDEN
-    return verdict.outcome.is_kept
+    return verdict.is_kept
 
 
 def _look_into(way: _Way, course: Course, *, was_answered: bool) -> None:
@@ -329,8 +330,8 @@ def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserve
         if pool.is_forgiven(status.key):
             return
         way.forbidden.append(status)
-    if outcome.cools:
-        if not outcome.is_about_money:
+    if verdict.cools:
+        if not verdict.is_about_money:
             way.cooled.add(status.key)
         changed = pool.cool(status, verdict.cooldown_seconds, outcome.value, verdict.http_status, verdict.concern)
         state = KeyState.TEMPORARY

@@ -14,8 +14,9 @@ from enum import Enum
 from gateway.access.credential import Key, key_headers
 from gateway.keys.classification import LARGEST_JUDGED_BYTES, Cooldowns, judge
 from gateway.keys.places import NOWHERE, Place, place_of
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError
+from gateway.protocol.outcomes import Outcome
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import Pause, complete
 from gateway.upstream import Call, Upstream
@@ -73,7 +74,7 @@ def _looked(upstream: Upstream, key: Key, watch: Watch) -> Generator[Pause, None
     found = Found.NO_ANSWER
     if verdict.outcome is Outcome.OK:  # a 404 is that of an upstream without such a list
         found = Found.ACCEPTED
-    elif verdict.outcome.retires:
+    elif verdict.retires:
         found = Found.REFUSED
     return Finding(found, verdict, f"status {reply.status}", place_of(headers))
 

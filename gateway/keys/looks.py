@@ -23,7 +23,8 @@ from gateway.access.credential import Key
 from gateway.keys.look import Finding, Found, look_at
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import Concern
+from gateway.protocol.outcomes import Outcome
 from gateway.runtime.background import BackgroundThread
 from gateway.runtime.chair import Chair
 from gateway.runtime.lifecycle import Lifecycle

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from gateway.access.credential import Key
 from gateway.keys.key_record import Record
 from gateway.keys.standing import Doubt, KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import Concern
 from gateway.models.scopes import MODELS
+from gateway.protocol.outcomes import Outcome
 
 ALL_SCOPES = "all"
 

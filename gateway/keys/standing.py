@@ -20,10 +20,11 @@ from operator import attrgetter
 from gateway.access.credential import Key
 from gateway.keys.key_record import NEVER_SEEN, Record
 from gateway.keys.places import NOWHERE, Place
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import MONEY, Concern
+from gateway.protocol.outcomes import Outcome
 
 _FORBIDDEN = Outcome.FORBIDDEN.value
-_ABOUT_MONEY = frozenset(outcome.value for outcome in Outcome if outcome.is_about_money)
+_ABOUT_MONEY = frozenset(outcome.value for outcome in MONEY)
 _SIBLINGS_ENOUGH = 2
 _WORDS = {"valid": "valid", "temporary": "cooling down", "permanent": "retired"}
 

@@ -13,17 +13,16 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from enum import Enum
 
 from gateway.protocol.errors import (
     ClientGone,
     GatewayError,
     Stopping,
     UpstreamError,
-    UpstreamSilent,
     error_event,
     upstream_error_event,
 )
+from gateway.protocol.outcomes import Ending, stream_ending_of
 from gateway.records.record_builder import RecordBuilder
 from gateway.relay.conversation import Conversation
 from gateway.relay.pace import Output, Pace
@@ -37,17 +36,6 @@ log = logging.getLogger(__name__)
 # How long a stream may stay open behind its last event, and how much may come, before its connection is dropped.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 64 * 1024
-
-
-class StreamOutcome(Enum):
-    """How a stream ended; the values are the metric's `outcome` label."""
-
-    COMPLETED = "completed"
-    UPSTREAM_ERROR = "upstream_error"
-    TRUNCATED = "truncated"
-    CLIENT_DISCONNECTED = "client_disconnected"
-    IDLE_TIMEOUT = "idle_timeout"
-    DRAINED = "drained"
 
 
 class Interception:
@@ -82,10 +70,10 @@ class Interception:
 
         Raises GatewayError and ClientGone before the head; BrokenPipeError after it when the client has gone.
         """
-        outcome = StreamOutcome.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
+        ending = Ending.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
         failure: GatewayError | None = None
         try:
-            outcome = yield from self._answer()
+            ending = yield from self._answer()
         except ClientGone:
             if not self._pace.has_begun:
                 raise
@@ -94,31 +82,31 @@ class Interception:
         except GatewayError as error:
             if not self._pace.has_begun:
                 raise
-            outcome, failure = _outcome_of(error), error
+            ending, failure = stream_ending_of(error), error
             log.warning("%s: stream ended: %s", self._builder.name, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
-            outcome = StreamOutcome.TRUNCATED
+            ending = Ending.TRUNCATED
             failure = GatewayError("the gateway failed in mid-stream; its log says why")
             log.exception("%s: stream failed inside the gateway", self._builder.name)
             yield self._error(failure)
         finally:
             self._conversation.close()
             if self._pace.has_begun:
-                self._metrics.streams_ended.labels(outcome.value).inc()
-                self._builder.stream_ended(outcome.value, failure)
+                self._metrics.streams_ended.labels(ending.value).inc()
+                self._builder.stream_ended(ending, failure)
 
-    def _answer(self) -> Generator[Output, None, StreamOutcome]:
-        outcome = StreamOutcome.COMPLETED
-        while self._conversation.has_more and outcome is StreamOutcome.COMPLETED:
-            outcome = yield from self._turn()
-            if outcome is StreamOutcome.COMPLETED:
+    def _answer(self) -> Generator[Output, None, Ending]:
+        ending = Ending.COMPLETED
+        while self._conversation.has_more and ending is Ending.COMPLETED:
+            ending = yield from self._turn()
+            if ending is Ending.COMPLETED:
                 yield from self._conversation.end_turn(self._pace)
-        return outcome
+        return ending
 
-    def _turn(self) -> Generator[Output, None, StreamOutcome]:
+    def _turn(self) -> Generator[Output, None, Ending]:
         turn = yield from self._turns.obtain(self._conversation.next_call(), self._pace)
         try:
             with closing(turn.reply):
@@ -128,28 +116,28 @@ class Interception:
         finally:
             self._turns.ended(turn)
 
-    def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+    def _whole(self, turn: Turn) -> Generator[Output, None, Ending]:
         is_message = turn.reply.status == 200 and _holds_message(turn)
         if is_message and self._conversation.shows_events:
             return (yield from self._as_events(turn))
         if self._pace.has_begun:  # for another answer, which was a stream
             yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
-            return StreamOutcome.UPSTREAM_ERROR
+            return Ending.UPSTREAM_ERROR
         body = self._conversation.show_whole(turn.body) if is_message else turn.body
         if body is not None:
             self._settle()
             yield self._pace.whole(turn.reply, body)
-        return StreamOutcome.COMPLETED
+        return Ending.COMPLETED
 
-    def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+    def _as_events(self, turn: Turn) -> Generator[Output, None, Ending]:
         shown = self._conversation.show_whole(turn.body)
         self._settle()
         yield from self._begun(turn.reply)
         if shown:
             yield self._pace.sent(shown)
-        return StreamOutcome.COMPLETED
+        return Ending.COMPLETED
 
-    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
+    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, Ending]:
         yield from self._begun(stream.reply)
         yield from self._shown(opening, stream)
         while not stream.tally.has_ended:
@@ -163,7 +151,7 @@ class Interception:
             else:
                 raise UpstreamError("the upstream's stream ended before message_stop")
         yield from self._linger(stream)
-        return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+        return Ending.COMPLETED if stream.tally.has_stopped else Ending.UPSTREAM_ERROR
 
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""
@@ -213,13 +201,3 @@ def _holds_message(turn: Turn) -> bool:
     if not turn.tally.observe_whole(turn.body):
         raise UpstreamError("the upstream's answer is not a JSON object")
     return turn.tally.error_kind is None
-
-
-def _outcome_of(error: GatewayError) -> StreamOutcome:
-    if isinstance(error, Stopping):
-        return StreamOutcome.DRAINED
-    if isinstance(error, UpstreamSilent):
-        return StreamOutcome.IDLE_TIMEOUT
-    if isinstance(error, UpstreamError):
-        return StreamOutcome.TRUNCATED
-    return StreamOutcome.UPSTREAM_ERROR

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from gateway.protocol.json_values import to_json
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.relay.pace import Output, Pace, with_pings
 from gateway.runtime.pause import READABLE, Pause, is_ready
 from gateway.telemetry.observer import Observer
 from gateway.telemetry.spans import NO_TOOL_SPAN
 from gateway.tools.injection import tool_result
 from gateway.tools.splicer import ToolUse
-from gateway.tools.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
+from gateway.tools.toolbox import InjectedTool, Toolbox, ToolCall, ToolResult
 from gateway.upstream.watch import Watch
 
 

@@ -17,13 +17,14 @@ from typing import Any
 from gateway.protocol.accumulator import Accumulator, MalformedStream, events_of
 from gateway.protocol.errors import TurnLimitReached, UpstreamError
 from gateway.protocol.json_values import exact_object_or_none, object_or_none, to_json
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.protocol.sse import BYTE_ORDER_MARK, decode_event, encode_event, split_events
 from gateway.relay.pace import Output, Pace
 from gateway.relay.tool_call import RequestedCall
 from gateway.telemetry.observer import Observer
 from gateway.tools.injection import ToolRequest, inject
 from gateway.tools.splicer import Splicer, ToolUse
-from gateway.tools.toolbox import InjectedTool, Toolbox, ToolOutcome
+from gateway.tools.toolbox import InjectedTool, Toolbox
 from gateway.upstream import Call
 from gateway.upstream.watch import Watch
 

@@ -17,10 +17,11 @@ from gateway.keys.classification import LARGEST_JUDGED_BYTES, Cooldowns, judge, 
 from gateway.keys.failover import Course, walk
 from gateway.keys.places import place_of
 from gateway.keys.pool import Pool
-from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.keys.verdict import Next, Verdict
 from gateway.protocol.errors import UpstreamError
 from gateway.protocol.json_values import object_or_none
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Outcome
 from gateway.protocol.sse import Event
 from gateway.relay.pace import Output, Pace, with_pings
 from gateway.runtime.pause import Pause
@@ -153,9 +154,9 @@ class TurnMaker:
             except UpstreamError as error:  # its status says what it is, and another key may answer
                 failure = error
         verdict = self._judge(reply, head)
-        if verdict.outcome.next is not Next.NONE:
+        if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()  # a mark may have to be written somewhere
-        if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
+        if key is not None and verdict.next is not Next.NONE and not (is_all and verdict.is_kept):
             return Turn(reply, Tally(), is_relayable=False), verdict
         if failure is not None:
             raise failure
@@ -180,7 +181,7 @@ class TurnMaker:
             return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
         status = status_of_kind(stream.tally.error_kind)
         verdict = self._judge(stream.reply, event.data.encode(), status)
-        if verdict.outcome.next is not Next.NONE:
+        if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()
         if pace.has_begun:
             return Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch), verdict

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from gateway.access.credential import Key
 from gateway.keys.overview import ALL_SCOPES
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome, Verdict
-from gateway.protocol.errors import GatewayError, OutOfMoney, RateLimited, RequestForbidden
+from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.errors import GatewayError
+from gateway.protocol.outcomes import Outcome, ToolOutcome, exhaustion_of
 from gateway.records.record_builder import RecordBuilder
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NOT_TRACED, Trace
-from gateway.tools.toolbox import InjectedTool, ToolOutcome
+from gateway.tools.toolbox import InjectedTool
 
 log = logging.getLogger("gateway.narrator")
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
-_EXHAUSTIONS = {RateLimited: "rate_limited", OutOfMoney: "out_of_money", RequestForbidden: "forbidden"}
 _WITH = {Concern.WORKSPACE: " with its workspace", Concern.ORGANISATION: " with its organisation"}
 _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
@@ -103,9 +103,8 @@ class Observer:
 
     def exhausted(self, error: GatewayError, attempts: int) -> None:
         """A walk found no usable key."""
-        outcome = _EXHAUSTIONS.get(type(error), "auth_failed")
         log.warning("%s: %s, after %d attempts", self.builder.name, error.message, attempts)
-        self._metrics.count_exhaustion(outcome)
+        self._metrics.count_exhaustion(exhaustion_of(error))
         self._metrics.failover_attempts.observe(attempts)
 
     def tool_called(
@@ -120,5 +119,5 @@ class Observer:
         server, name = (tool.server, tool.tool) if tool is not None else ("unknown", "unknown")
         level = logging.WARNING if outcome in _TOOL_TROUBLE else logging.DEBUG
         log.log(level, "%s: tool %s of %s: %s", self.builder.name, name, server, outcome.value)
-        self._metrics.count_tool_call(server, name, outcome.value, seconds)
+        self._metrics.count_tool_call(server, name, outcome, seconds)
         self.builder.tool_called(call_id, outcome.value, result_bytes, seconds)

@@ -23,8 +23,8 @@ from gateway.keys.file_store import FileStore
 from gateway.keys.pool import LEASE_SECONDS, Pool
 from gateway.keys.standing import KeyState, KeyStatus
 from gateway.keys.store import MemoryStore, Store
-from gateway.keys.verdict import Outcome
 from gateway.protocol.errors import GatewayError, RateLimited, UpstreamError
+from gateway.protocol.outcomes import Outcome
 
 OK = Verdict(Outcome.OK, http_status=200)
 LIMITED = Verdict(Outcome.RATE_LIMITED, cooldown_seconds=60.0, http_status=429)

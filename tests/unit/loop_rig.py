@@ -16,6 +16,7 @@ from gateway.access.authentication import Caller
 from gateway.keys.classification import Cooldowns
 from gateway.keys.failover import Course
 from gateway.protocol.messages import read_request
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.relay.conversation import Conversation, OneTurn
 from gateway.relay.interception import Interception
 from gateway.relay.pace import Head, Output, Pace
@@ -26,7 +27,7 @@ from gateway.runtime.pause import Pause
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
 from gateway.telemetry.spans import NOT_TRACED, Trace
-from gateway.tools.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
+from gateway.tools.toolbox import InjectedTool, ToolCall, ToolResult
 from gateway.upstream import Call, Reply, Upstream
 from gateway.upstream.watch import Watch
 from tests.unit.fakes import FakeClock, builder_of, pool_of

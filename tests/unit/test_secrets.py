@@ -23,9 +23,10 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError, UpstreamError
 from gateway.protocol.messages import read_request
+from gateway.protocol.outcomes import Outcome
 from gateway.relay.pace import Pace
 from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Lifecycle

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, literal, not_, or_, select
 
+from gateway.protocol.outcomes import Ending
 from gateway.records.database.opening import Database
 from gateway.records.database.schema import PARTS, attempts, interceptions, usage
 from gateway.records.interception_record import InterceptionRecord
@@ -135,7 +136,7 @@ def _summed(
     query = select(
         *groups,
         func.count(ids.distinct()),
-        func.count(case((interceptions.c.outcome != "completed", ids)).distinct()),
+        func.count(case((interceptions.c.outcome != Ending.COMPLETED.value, ids)).distinct()),
         func.count(case((usage.c.certainty != "exact", ids)).distinct()),
         func.count(case((or_(usage.c.is_cost_estimated, _IS_UNCOSTED), ids)).distinct()),
         *_COST,

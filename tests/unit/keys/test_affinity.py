@@ -17,8 +17,9 @@ from gateway.keys.key_record import Cause
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import RateLimited
+from gateway.protocol.outcomes import Outcome
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
 from tests.unit.fakes import FakeAnswer, FakeClock, RecordingObserver, keys_of

@@ -8,7 +8,7 @@ import pytest
 from anthropic import _error_classes
 
 from gateway.keys.classification import CAUSES, LARGEST_JUDGED_BYTES, Cooldowns, judge, status_of_kind
-from gateway.keys.verdict import Outcome
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW
 
 RESTS = Cooldowns(default_seconds=60.0, longest_for_money_seconds=3600.0)
@@ -160,7 +160,7 @@ def test_a_cooldown_is_as_long_as_its_cause_says(body, seconds):
     """Given a refusal that cools a key down, then until the date in its message, but at most an hour for money."""
     status = 429 if b"rate_limit_error" in body else 400
     verdict = judge(status, {}, body, NOW, RESTS)
-    assert verdict.outcome.cools
+    assert verdict.cools
     assert verdict.cooldown_seconds == pytest.approx(seconds)
 
 

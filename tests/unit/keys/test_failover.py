@@ -15,7 +15,7 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import COOLING, Verdict
 from gateway.protocol.errors import (
     AuthenticationExhausted,
     ClientGone,
@@ -24,6 +24,7 @@ from gateway.protocol.errors import (
     RateLimited,
     UpstreamError,
 )
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool, keys_of, pool_of, race, retire
 
 VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
@@ -50,7 +51,7 @@ class Upstream:
             raise told
         status, headers = (told[0], {"retry-after": told[1]}) if isinstance(told, tuple) else (told, {})
         if isinstance(status, Outcome):
-            return answer, Verdict(status, 60.0 if status.cools else 0.0, 400)
+            return answer, Verdict(status, 60.0 if status in COOLING else 0.0, 400)
         return answer, judge(status, headers, b"", NOW, Cooldowns(60.0, 3600.0))
 
     @property

@@ -26,8 +26,9 @@ from gateway.keys.places import place_of
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError, RateLimited
+from gateway.protocol.outcomes import Outcome
 from gateway.simulator import Asked
 from gateway.simulator.world import Cause
 from tests.pool_storm import (

@@ -12,8 +12,9 @@ from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import Doubt, KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Concern, Outcome, Verdict
+from gateway.keys.verdict import COOLING, Concern, Verdict
 from gateway.protocol.errors import AuthenticationExhausted, OutOfMoney, RateLimited
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import FakeAnswer, FakeClock, RecordingObserver, keys_of
 
 OPUS, SONNET = Course("messages/opus-4"), Course("messages/sonnet-4")
@@ -67,7 +68,7 @@ def verdict_of(told: object) -> Verdict:
     """By an outcome, or an outcome with the seconds that a key cools down and whom it speaks of."""
     outcome, seconds, concern = told if isinstance(told, tuple) else (told, 60.0, None)
     assert isinstance(outcome, Outcome)
-    return Verdict(outcome, seconds if outcome.cools else 0.0, 429, concern)
+    return Verdict(outcome, seconds if outcome in COOLING else 0.0, 429, concern)
 
 
 def limited(seconds: float) -> tuple[Outcome, float, None]:

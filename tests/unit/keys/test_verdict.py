@@ -9,7 +9,8 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Next, Outcome, cooldown_seconds
+from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Next, Verdict, cooldown_seconds
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW
 
 DAY = 24 * 3600.0
@@ -30,10 +31,11 @@ def test_outcomes_are_the_labels_that_the_design_names():
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.value)
 def test_another_key_is_tried_only_after_a_refusal(outcome):
     """Given an outcome, then the next key is tried if and only if this one cools, is retired, or is not entitled."""
-    marks = outcome.cools or outcome.retires
-    assert (outcome.next is Next.ANY) is marks
-    assert not (outcome.cools and outcome.retires)
-    assert not (outcome.vouches and marks)
+    verdict = Verdict(outcome)
+    marks = verdict.cools or verdict.retires
+    assert (verdict.next is Next.ANY) is marks
+    assert not (verdict.cools and verdict.retires)
+    assert not (verdict.vouches and marks)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from gateway.access.authentication import Caller
 from gateway.access.client_info import Client
 from gateway.access.credential import AuthHeader, Key, Secret
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import known_prices
 from gateway.protocol.errors import (
     AuthenticationExhausted,
@@ -24,6 +24,7 @@ from gateway.protocol.errors import (
     UpstreamTimedOut,
 )
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Ending, Outcome, stream_ending_of
 from gateway.records.interception_record import Attempt, PassedOver, ToolCall, decode_record, encode_record
 from gateway.records.record_builder import RecordBuilder
 from tests.unit.fakes import FakeClock, builder_of, cool, pool_of, retire
@@ -74,7 +75,7 @@ def test_a_request_s_whole_story_is_in_its_record() -> None:
     builder.answered(200, "req_up_3")
     builder.attempt_ended(OK)
     builder.turn_obtained(tally_of(20, has_stopped=False))
-    builder.stream_ended("truncated")
+    builder.stream_ended(Ending.TRUNCATED)
     record = builder.finished(200)
     assert (record.id, record.request_id, record.route, record.status) == ("req_gw_1", "req_up_2", "messages", 200)
     assert (record.started_at, record.day, record.duration_seconds) == (1_800_000_000.0, "2027-01-15", 10.0)
@@ -176,22 +177,20 @@ def test_an_error_ends_an_interception_in_a_word(error: GatewayError, outcome: s
 
 
 @pytest.mark.parametrize(
-    ("error", "stream", "outcome"),
+    ("error", "outcome"),
     [
-        pytest.param(RateLimited("all"), "upstream_error", "exhausted", id="no-key-left"),
-        pytest.param(TurnLimitReached("on"), "upstream_error", "turn_limit", id="turn-limit"),
-        pytest.param(UpstreamError("broke"), "truncated", "truncated", id="truncated"),
-        pytest.param(UpstreamSilent("silent"), "idle_timeout", "idle_timeout", id="silent"),
-        pytest.param(Stopping("stop"), "drained", "drained", id="drained"),
-        pytest.param(GatewayError("bug"), "truncated", "gateway_error", id="fault-of-the-gateway"),
+        pytest.param(RateLimited("all"), "exhausted", id="no-key-left"),
+        pytest.param(TurnLimitReached("on"), "turn_limit", id="turn-limit"),
+        pytest.param(UpstreamError("broke"), "truncated", id="truncated"),
+        pytest.param(UpstreamSilent("silent"), "idle_timeout", id="silent"),
+        pytest.param(Stopping("stop"), "drained", id="drained"),
+        pytest.param(GatewayError("bug"), "gateway_error", id="fault-of-the-gateway"),
     ],
 )
-def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(
-    error: GatewayError, stream: str, outcome: str
-) -> None:
+def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(error: GatewayError, outcome: str) -> None:
     """Given a stream that the gateway ends with an error; then the record says why, and what the client was told."""
     builder = builder_of()
-    builder.stream_ended(stream, error)
+    builder.stream_ended(stream_ending_of(error), error)
     record = builder.finished(200)
     assert (record.outcome, record.error) == (outcome, f"{error.kind}: {error.message}")
 

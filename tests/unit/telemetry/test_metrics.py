@@ -17,7 +17,7 @@ from gateway.config.limit_rules import Limited, Limits, LimitUse
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.verdict import Concern
-from gateway.relay.interception import StreamOutcome
+from gateway.protocol.outcomes import STREAM_ENDINGS, Exhaustion, ToolOutcome
 from gateway.runtime.counts_folder import CountsFolder
 from gateway.server import master
 from gateway.telemetry.instruments import BoundedLabels
@@ -115,7 +115,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.key_transitions.labels("k0", "temporary").inc()
     metrics.key_looks.labels("k0", "accepted").inc()
     metrics.note_asked("messages/opus-4")
-    metrics.count_exhaustion("rate_limited")
+    metrics.count_exhaustion(Exhaustion.RATE_LIMITED)
     metrics.failover_attempts.observe(2)
     metrics.requests.labels("messages", "pooled", 200).inc()
     metrics.requests_inflight.labels("messages").inc()
@@ -125,7 +125,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_limit_refusal("concurrent", "token", "ann")
     metrics.usage.count(record_of(1, usage=(usage_of(price="default"),)))
-    metrics.count_tool_call("time", "now", "ok", 0.5)
+    metrics.count_tool_call("time", "now", ToolOutcome.OK, 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.waiting(3)
@@ -344,7 +344,7 @@ def test_what_alerts_wait_for_is_shown_before_it_happens():
     assert value(fresh, "gateway_rejections_total", reason="overloaded_error") == 0
     assert value(fresh, "gateway_recorder_dropped_total", reason="queue_full") == 0
     ends = {dict(labels)["outcome"] for name, labels in samples(fresh) if name == "gateway_streams_ended_total"}
-    assert ends == {outcome.value for outcome in StreamOutcome}
+    assert ends == {ending.value for ending in STREAM_ENDINGS}
 
 
 def test_costs_add_up_by_model_and_by_who_asked():
@@ -422,6 +422,7 @@ import sys
 import time
 from pathlib import Path
 from prometheus_client import generate_latest
+from gateway.protocol.outcomes import Exhaustion
 from gateway.telemetry.metrics import Metrics
 from gateway.runtime.shared_counts import SharedCounts
 from tests.unit.telemetry.test_metrics import exercised, watch
@@ -587,7 +588,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     """Given workers that found no key one after the other, the later of which is dead, then the later time stands."""
     alive, dead = worker(), worker()
     for process in (alive, dead):
-        process.do("metrics.count_exhaustion('auth_failed')")
+        process.do("metrics.count_exhaustion(Exhaustion.AUTH_FAILED)")
     name = "gateway_pool_last_exhaustion_timestamp_seconds"
 
     def own(process: WorkerProcess) -> float | None:

@@ -12,7 +12,8 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome, Verdict
+from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.outcomes import Outcome
 from gateway.records.interception_record import PassedOver
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer

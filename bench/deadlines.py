@@ -113,7 +113,7 @@ def under_load() -> None:
             measures = {
                 f"`/healthz` while {STREAMS} streams run": (probe(gateway.port, "/healthz"), "100"),
                 f"`/metrics` while {STREAMS} streams run": (probe(gateway.port, "/metrics"), "100"),
-                "529 while every place is taken": (probe(gateway.port, "/v1/messages", "POST"), "at once"),
+                "529 while every slot is taken": (probe(gateway.port, "/v1/messages", "POST"), "at once"),
             }
             for name, (measure, limit) in measures.items():
                 row(name, [measure() for _ in range(PROBES)], limit)

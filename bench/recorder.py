@@ -23,11 +23,12 @@ from pathlib import Path
 from gateway.access.authentication import Caller
 from gateway.access.client_info import client_of
 from gateway.access.credential import Key, Secret
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import known_prices
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Ending, Outcome
 from gateway.records.interception_record import encode_record
-from gateway.records.record_builder import Chronicle
+from gateway.records.record_builder import RecordBuilder
 from tests.harness import ROOT, GatewayProcess, wait_until
 from tests.stores.postgres_server import PostgresServer
 
@@ -132,24 +133,24 @@ def compare(name: str, behaviour: str, is_streamed: bool, postgres: PostgresServ
         )
 
 
-def chronicle_microseconds() -> tuple[float, float]:
+def builder_microseconds() -> tuple[float, float]:
     """What is paid in any case, for the facts of a request, and what encoding its record costs."""
     caller, key, verdict = Caller("alice", is_operator=False), Key("a", Secret("sk-a")), Verdict(Outcome.OK, 0.0, 200)
     tally = Tally(has_stopped=True)
     tally.usage.take({"input_tokens": 10, "output_tokens": 20}, is_at_end=True)
 
-    def facts() -> Chronicle:
+    def facts() -> RecordBuilder:
         client = client_of(HEADERS)
-        chronicle = Chronicle("req_gw_1", "messages", caller, client, time.monotonic, time.time, known_prices())
-        chronicle.asked("claude-bench", True, None)
-        chronicle.attempt_began(key)
-        chronicle.answered(200, "req_up_1")
-        chronicle.attempt_ended(verdict)
-        chronicle.turn_obtained(tally)
-        chronicle.head_sent("req_up_1")
-        chronicle.first_event()
-        chronicle.stream_ended("completed")
-        return chronicle
+        builder = RecordBuilder("req_gw_1", "messages", caller, client, time.monotonic, time.time, known_prices())
+        builder.asked("claude-bench", True, None)
+        builder.attempt_began(key)
+        builder.answered(200, "req_up_1")
+        builder.attempt_ended(verdict)
+        builder.turn_obtained(tally)
+        builder.head_sent("req_up_1")
+        builder.first_event()
+        builder.stream_ended(Ending.COMPLETED)
+        return builder
 
     times = 20_000
     record = facts().finished(200)
@@ -173,7 +174,7 @@ def main() -> None:
             compare(name, behaviour, is_streamed, postgres)
     finally:
         postgres.stop()
-    facts, encoding = chronicle_microseconds()
+    facts, encoding = builder_microseconds()
     print(f"\nPaid with the recorder off, too: {facts:.0f} µs for a request's facts.")
     print(f"Encoding a record: {encoding:.1f} µs.")
 

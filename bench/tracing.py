@@ -29,8 +29,9 @@ from pathlib import Path
 
 from bench.against import cpu_seconds, load
 from bench.workers import REQUEST, simulator
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Outcome
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream import Call
 from tests.e2e.otlp_receiver import OtlpReceiver
@@ -56,11 +57,11 @@ CUTS = (
         "        client = replace(client, trace_id=trace.trace_id)\n",
         "    trace = None\n",
     ),
-    ("relay/turn.py", "        self._narrator.trace.turn_began(has_walk=not self._caller.own)\n", ""),
+    ("relay/turn.py", "        self._observer.trace.turn_began(has_walk=not self._caller.own)\n", ""),
     (
         "relay/turn.py",
-        "chronicle, trace = self._narrator.chronicle, self._narrator.trace",
-        "chronicle = self._narrator.chronicle",
+        "builder, trace = self._observer.builder, self._observer.trace",
+        "builder = self._observer.builder",
     ),
     ("relay/turn.py", "        call = trace.attempt_began(call, key.name if key is not None else None)\n", ""),
     ("relay/turn.py", "            trace.attempt_failed(error)\n", ""),

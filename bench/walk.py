@@ -24,7 +24,8 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.file_store import FileStore
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore, Store
-from gateway.keys.verdict import Concern, Outcome, Verdict
+from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.outcomes import Outcome
 
 ROUNDS = 15
 ROUND_SECONDS = 0.1

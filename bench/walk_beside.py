@@ -23,11 +23,11 @@ from typing import Any
 ROUNDS = 31
 ROUND_SECONDS = 0.05
 KEYS = 20
-REST_SECONDS = 3600.0
+COOLDOWN_SECONDS = 3600.0
 STORES = ("memory", "file")
-ALL_WELL, HALF_RESTS, PINNED = "first key answers", "half the pool rests", "pinned session"
+ALL_WELL, HALF_COOLS, PINNED = "first key answers", "half the pool cools down", "pinned session"
 # Each with the scene of the earlier side that it is compared with.
-SCENES = {ALL_WELL: ALL_WELL, HALF_RESTS: HALF_RESTS, PINNED: ALL_WELL}
+SCENES = {ALL_WELL: ALL_WELL, HALF_COOLS: HALF_COOLS, PINNED: ALL_WELL}
 SCOPE = "messages/opus-4"
 BODY = b'{"model": "claude-opus-4-8", "messages": [{"role": "user", "content": "%s"}]}' % (b"hello " * 300)
 SIDE = "--side"
@@ -50,23 +50,24 @@ SILENT = Silent()
 def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
     """One walk of a scene, by whichever commit's gateway is imported."""
     from gateway.access.credential import Key, Secret
+    from gateway.keys import verdict
     from gateway.keys.failover import walk
     from gateway.keys.file_store import FileStore
     from gateway.keys.pool import Pool
     from gateway.keys.store import MemoryStore
-    from gateway.keys.verdict import Outcome, Verdict
 
-    ok = Verdict(Outcome.OK, http_status=200)
+    words: Any = verdict  # which has Outcome in every commit, imported or its own
+    ok = words.Verdict(words.Outcome.OK, http_status=200)
     store: Any = MemoryStore() if store_name == "memory" else FileStore(folder / name.replace(" ", "-"))
     pool: Any = Pool([Key(f"key-{n}", Secret(f"sk-ant-bench-{n}")) for n in range(KEYS)], store)
     knows_places = hasattr(pool, "learn")
 
-    def answer(key: Key) -> Generator[None, None, tuple[Any, Verdict]]:
+    def answer(key: Key) -> Generator[None, None, tuple[Any, Any]]:
         yield from ()
         return SILENT, ok
 
     if not knows_places:
-        rest(pool, (), (), name)
+        cool(pool, (), (), name)
         return lambda: finish(walk(pool, answer, SILENT))
 
     from gateway.keys.affinity import Affinity, PinSeconds
@@ -77,7 +78,7 @@ def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
     for number, key in enumerate(pool.keys):
         pool.learn(key, Place(f"organisation-{number // 2}", f"wrkspc_{number}"))
     affinity, seconds = Affinity(store), PinSeconds()
-    rest(pool, (SCOPE,), (Concern.SCOPE,), name)
+    cool(pool, (SCOPE,), (Concern.SCOPE,), name)
 
     def pins() -> Any:
         return affinity.of(pool, "somebody", "session-1", BODY, seconds)
@@ -87,16 +88,16 @@ def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
     return lambda: finish(walk(pool, answer, SILENT, Course(SCOPE, session=pins())))
 
 
-def rest(pool: Any, scope: tuple[str, ...], concern: tuple[Any, ...], name: str) -> None:
-    """Marks as in a gateway that has run for a while; half of the pool rests, if that is the scene."""
+def cool(pool: Any, scope: tuple[str, ...], concern: tuple[Any, ...], name: str) -> None:
+    """Marks as in a gateway that has run for a while; half of the pool cools down, if that is the scene."""
     statuses = pool.statuses(*scope)
     for status in statuses:
         pool.cool(status, 0.001, "rate_limited", 429, *concern)
     time.sleep(0.01)
     for status in pool.statuses(*scope):
         pool.confirm(status)
-    for status in statuses[::2] if name == HALF_RESTS else ():
-        pool.cool(status, REST_SECONDS, "rate_limited", 429, *concern)
+    for status in statuses[::2] if name == HALF_COOLS else ():
+        pool.cool(status, COOLDOWN_SECONDS, "rate_limited", 429, *concern)
 
 
 def finish(walking: Generator[None, None, Any]) -> None:

@@ -69,10 +69,11 @@ def wanted(dice: random.Random) -> Asked:
 
 @dataclass(slots=True)
 class Told:
-    """What the upstream has told: from when until when a key is to rest for a scope, and which keys are revoked."""
+    """What the upstream has told: from when until when a key is to cool down for a scope, and which keys are
+    revoked."""
 
     owners: dict[str, tuple[str, str]]  # workspace and organisation, by the key's secret
-    rests: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+    cooldowns: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
     troubled: set[str] = field(default_factory=set)  # workspaces and organisations, for longer than any storm
 
@@ -85,7 +86,7 @@ class Told:
     def note(self, secret: str, scope: str, cause: Cause | None, at: float, until_at: float) -> None:
         """A key was told this."""
         if cause is Cause.RATE_LIMITED:
-            self.rests.setdefault((secret, scope), []).append((at, until_at))
+            self.cooldowns.setdefault((secret, scope), []).append((at, until_at))
         elif cause is Cause.REVOKED:
             self.revoked.add(secret)
         elif cause in (Cause.OUT_OF_CREDIT, Cause.SPEND_LIMITED):
@@ -98,17 +99,17 @@ class Told:
         return not self.troubled.isdisjoint(self.owners[secret])
 
     def excuses(self, secret: str, scope: str, begins_at: float, ends_at: float) -> bool:
-        """Whether this key need not have answered a request of that time: it is revoked, or was to rest, or two of
+        """Whether this key need not have answered a request of that time: it is revoked, or was to cool down, or two of
         its workspace were, or it is in the same trouble as another."""
         if secret in self.revoked or self.is_troubled(secret) or self._rested(secret, scope, begins_at, ends_at):
             return True
         siblings = [other for other, (name, _) in self.owners.items() if name == self.owners[secret][0]]
         return sum(self._rested(other, scope, begins_at, ends_at) for other in siblings) >= _SIBLINGS_ENOUGH
 
-    def rests_until(self, secret: str, scope: str) -> float:
-        """The latest moment until which the key was told to rest for that scope; 0 if it never was."""
-        return max((until_at for _, until_at in self.rests.get((secret, scope), ())), default=0.0)
+    def cools_until(self, secret: str, scope: str) -> float:
+        """The latest moment until which the key was told to cool down for that scope; 0 if it never was."""
+        return max((until_at for _, until_at in self.cooldowns.get((secret, scope), ())), default=0.0)
 
     def _rested(self, secret: str, scope: str, begins_at: float, ends_at: float) -> bool:
-        told: Iterable[tuple[float, float]] = self.rests.get((secret, scope), ())
+        told: Iterable[tuple[float, float]] = self.cooldowns.get((secret, scope), ())
         return any(at <= ends_at and until_at > begins_at for at, until_at in told)

@@ -18,7 +18,7 @@ from gateway.cli.output import complain, say
 from gateway.config.settings import Settings, SettingsError
 from gateway.keys.look import Finding, look_at
 from gateway.keys.places import NOWHERE, Place
-from gateway.keys.verdict import Outcome
+from gateway.protocol.outcomes import Outcome
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.upstream import Upstream
 from gateway.web import launch

@@ -22,7 +22,7 @@ from pathlib import Path
 from gateway.cli.bounded import begun
 from gateway.config.settings import Settings
 from gateway.config.values import exposure, is_local_address
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 from gateway.web import launch
 
 _PATIENCE_SECONDS = 6.0  # more than the connection to a database takes to be given up
@@ -205,7 +205,7 @@ def _of_records(settings: Settings) -> Iterator[Trouble]:
     try:
         with closing(launch.open_database(settings)) as database:
             database.try_out(Path(settings.data_dir))
-    except LedgerUnavailable as error:
+    except DatabaseUnavailable as error:
         where = "GATEWAY_RECORD_URL" if settings.record_url else "GATEWAY_DATA_DIR"
         yield Trouble(
             f"{where}: the database of records cannot be used: {error}; start it, or correct its address, login and "

@@ -1,6 +1,6 @@
 """`gateway explain ID`: what became of one request.
 
-Owns: finding its record, in the database or still in a journal. The id is the `request-id` that the client
+Owns: finding its record, in the database or still in a spool. The id is the `request-id` that the client
 saw: the upstream's when its answer was relayed, the gateway's own otherwise; both are found, always, and by a proxy's.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from gateway.cli.output import complain, say
 from gateway.cli.timeline import tell
 from gateway.config.settings import Settings, SettingsError
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.spool import waiting_records
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from gateway.runtime.request_ids import is_called
 from gateway.web import launch
 
@@ -32,53 +32,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Tell the story; 1, with a line on standard error, if there is none."""
+    """Tell the timeline; 1, with a line on standard error, if there is none."""
     try:
         settings = launch.read_settings()
     except SettingsError as error:
         return complain(*error.complaints)
-    journal = journal_folder(settings.data_dir)
-    waiting, troubles = _waiting(journal, arguments.id)
+    spool = spool_folder(settings.data_dir)
+    waiting, troubles = _waiting(spool, arguments.id)
     stored, complaints = _stored(settings, arguments.id)
     found = {record.id: record for record in (*stored, *waiting)}
     for line in (*troubles, *complaints):
         complain(line)
     if not found:
         if complaints:  # nobody can tell
-            complain(f"the journal in {journal} was searched, too: it has nothing about {arguments.id}")
+            complain(f"the spool in {spool} was searched, too: it has nothing about {arguments.id}")
         else:
             where = " in what could be read" if troubles else ""
             complain(
                 f"no record of {arguments.id}{where}: searched {launch.open_database(settings).place} and the "
-                f"journal in {journal}; records are kept for {settings.record_retention_days} days"
+                f"spool in {spool}; records are kept for {settings.record_retention_days} days"
             )
         return 1
-    stories = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))
-    say(*"\n\n".join(stories).split("\n"))
+    timelines = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))
+    say(*"\n\n".join(timelines).split("\n"))
     return 0
 
 
 def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], Sequence[str]]:
-    """What the database has, and what is wrong if it cannot be asked: the journals may have it all the same."""
+    """What the database has, and what is wrong if it cannot be asked: the spools may have it all the same."""
     try:
         with closing(launch.open_reader(settings)) as reader:
             return reader.find(request_id), ()
-    except (LedgerUnavailable, ValueError) as error:
+    except (DatabaseUnavailable, ValueError) as error:
         return (), [str(error)]
 
 
 def _waiting(folder: Path, request_id: str) -> tuple[list[InterceptionRecord], Sequence[str]]:
-    """What the journals have, and what in them cannot be read: the database may have it all the same."""
+    """What the spools have, and what in them cannot be read: the database may have it all the same."""
     troubles: list[str] = []
     found: list[InterceptionRecord] = []
     try:
         for record in waiting_records(
-            folder, lambda name, why: troubles.append(f"{name!r} in the journal is skipped: {why}")
+            folder, lambda name, why: troubles.append(f"{name!r} in the spool is skipped: {why}")
         ):
             if _is_of(record, request_id):
                 found.append(record)
     except OSError as error:
-        troubles.append(f"the journal cannot be read: {error.strerror}")
+        troubles.append(f"the spool cannot be read: {error.strerror}")
     return found, troubles
 
 

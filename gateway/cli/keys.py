@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "disable", parents=[also], help="take a key out of use until it is enabled again, even over restarts"
     )
     disable.add_argument("name")
-    cool = actions.add_parser("cool", parents=[also], help="let a key rest for some seconds")
+    cool = actions.add_parser("cool", parents=[also], help="let a key cool down for some seconds")
     cool.add_argument("name")
     cool.add_argument("seconds", type=float)
 

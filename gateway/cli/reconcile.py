@@ -17,7 +17,7 @@ from gateway.cli.columns import say_columns
 from gateway.cli.output import complain, say
 from gateway.config.settings import Settings
 from gateway.protocol.safe_text import safe_text
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.reconciliation import Export, ExportError, Line, totals
 from gateway.web import launch
 
@@ -38,7 +38,7 @@ def reconcile(settings: Settings, path: str, form: str) -> int:
         return _cannot(f"{path} is not UTF-8 text")
     except ExportError as error:
         return _cannot(f"{path}: {error}")
-    except (LedgerUnavailable, ValueError) as error:
+    except (DatabaseUnavailable, ValueError) as error:
         return _cannot(str(error))
     lines = export.compared(spent, settings.prices.web_search)
     _PRINTERS[form](lines)

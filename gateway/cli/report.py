@@ -21,10 +21,10 @@ from gateway.cli.output import complain, say
 from gateway.cli.reconcile import NOT_COMPARED, reconcile
 from gateway.config.settings import Settings, SettingsError
 from gateway.protocol.safe_text import safe_text
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.spool import waiting_records
 from gateway.records.usage_report import DIMENSIONS, MEASURES, UsageRow
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from gateway.web import launch
 
 _RELATIVE = re.compile(r"(\d{1,5})([dhm])")
@@ -68,7 +68,7 @@ def _report(settings: Settings, arguments: argparse.Namespace) -> int:
             groups, total = reader.usage(by, arguments.since, arguments.until)
     except ValueError as error:
         return complain(str(error))
-    except LedgerUnavailable as error:
+    except DatabaseUnavailable as error:
         complain(str(error))
         _tell_what_waits(settings.data_dir, even_nothing=True)
         return 1
@@ -98,21 +98,21 @@ def _span(arguments: argparse.Namespace) -> str:
 
 
 def _tell_what_waits(data_dir: str, *, even_nothing: bool = False) -> None:
-    """What this machine has not brought to the database yet; on another machine there is no journal."""
-    journal = journal_folder(data_dir)
+    """What this machine has not brought to the database yet; on another machine there is no spool."""
+    spool = spool_folder(data_dir)
     try:
-        waiting = sum(1 for _ in waiting_records(journal, _tell_odd))
+        waiting = sum(1 for _ in waiting_records(spool, _tell_odd))
     except OSError as error:
-        complain(f"the journal cannot be read ({error.strerror}); records that wait in it are not in this report")
+        complain(f"the spool cannot be read ({error.strerror}); records that wait in it are not in this report")
         return
     if waiting:
-        complain(f"records that wait in the journal, and are not in this report yet: {waiting}")
+        complain(f"records that wait in the spool, and are not in this report yet: {waiting}")
     elif even_nothing:
-        complain(f"no records wait in the journal in {journal} either")
+        complain(f"no records wait in the spool in {spool} either")
 
 
 def _tell_odd(name: str, why: str) -> None:
-    complain(f"{name!r} in the journal is skipped: {why}; records that wait in it are not in this report")
+    complain(f"{name!r} in the spool is skipped: {why}; records that wait in it are not in this report")
 
 
 def _print_table(by: list[str], rows: list[UsageRow], total: UsageRow) -> None:

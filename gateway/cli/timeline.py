@@ -1,4 +1,4 @@
-"""The story of one interception, told in plain words out of its record.
+"""The timeline of one interception, told in plain words out of its record.
 
 Owns: the words. Pure; any thread.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from gateway.pricing.money import dollars
+from gateway.protocol.outcomes import ABANDONED, Ending, Outcome, ToolOutcome
 from gateway.protocol.safe_text import safe_text
 from gateway.records.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
 
@@ -21,35 +22,35 @@ _ROUTES = {
     "models": "GET /v1/models",
     "model": "GET /v1/models/{id}",
 }
-ENDINGS = {
-    "completed": "the answer was delivered completely",
-    "upstream_error": "the upstream answered with an error, which was passed on",
-    "upstream_failed": "the upstream could not be reached, or its answer could not be used",
-    "timed_out": "the upstream did not answer in time",
-    "idle_timeout": "the upstream sent nothing more in the middle of the stream",
-    "truncated": "the upstream's stream broke off",
-    "client_disconnected": "the client hung up before the end",
-    "drained": "the gateway was stopped before the end",
-    "exhausted": "no key was left to try",
-    "turn_limit": "the model kept calling the gateway's tools",
-    "rejected": "the gateway refused the request",
-    "gateway_error": "the gateway itself failed; its log says how",
+_ENDINGS = {
+    Ending.COMPLETED.value: "the answer was delivered completely",
+    Ending.UPSTREAM_ERROR.value: "the upstream answered with an error, which was passed on",
+    Ending.UPSTREAM_FAILED.value: "the upstream could not be reached, or its answer could not be used",
+    Ending.TIMED_OUT.value: "the upstream did not answer in time",
+    Ending.IDLE_TIMEOUT.value: "the upstream sent nothing more in the middle of the stream",
+    Ending.TRUNCATED.value: "the upstream's stream broke off",
+    Ending.CLIENT_DISCONNECTED.value: "the client hung up before the end",
+    Ending.DRAINED.value: "the gateway was stopped before the end",
+    Ending.EXHAUSTED.value: "no key was left to try",
+    Ending.TURN_LIMIT.value: "the model kept calling the gateway's tools",
+    Ending.REJECTED.value: "the gateway refused the request",
+    Ending.GATEWAY_ERROR.value: "the gateway itself failed; its log says how",
 }
 _OUTCOMES = {
-    "ok": "answered",
-    "rate_limited": "rate limited",
-    "unauthorized": "refused as unauthorized",
-    "forbidden": "refused as forbidden",
-    "not_entitled": "may not make this request",
-    "spend_limited": "over its spending limit",
-    "out_of_credit": "out of credit",
-    "workspace_unusable": "its workspace cannot be used",
-    "request": "refused the request itself",
-    "overloaded": "overloaded",
-    "server_error": "failed on the upstream's side",
-    "client_error": "refused the request",
-    "transport_error": "no usable answer came",
-    "abandoned": "given up before an answer came",
+    Outcome.OK.value: "answered",
+    Outcome.RATE_LIMITED.value: "rate limited",
+    Outcome.UNAUTHORIZED.value: "refused as unauthorized",
+    Outcome.FORBIDDEN.value: "refused as forbidden",
+    Outcome.NOT_ENTITLED.value: "may not make this request",
+    Outcome.SPEND_LIMITED.value: "over its spending limit",
+    Outcome.OUT_OF_CREDIT.value: "out of credit",
+    Outcome.WORKSPACE_UNUSABLE.value: "its workspace cannot be used",
+    Outcome.REQUEST.value: "refused the request itself",
+    Outcome.OVERLOADED.value: "overloaded",
+    Outcome.SERVER_ERROR.value: "failed on the upstream's side",
+    Outcome.CLIENT_ERROR.value: "refused the request",
+    Outcome.TRANSPORT_ERROR.value: "no usable answer came",
+    ABANDONED: "given up before an answer came",
 }
 _CONCERNS = {
     "scope": " for requests of this kind",
@@ -58,12 +59,12 @@ _CONCERNS = {
     "siblings": " with others of its workspace",
 }
 _STATES = {
-    "temporary": "resting",
+    "temporary": "cooling down",
     "permanent": "retired",
     "disabled": "taken out of use by the operator",
     "on_trial": "on trial, and another request was trying it",
-    "doubtful_workspace": "in doubt: a key of its workspace was resting for requests of this kind",
-    "doubtful_organisation": "in doubt: a key of its organisation was resting or had been refused",
+    "doubtful_workspace": "in doubt: a key of its workspace was cooling down for requests of this kind",
+    "doubtful_organisation": "in doubt: a key of its organisation was cooling down or had been refused",
     "pinned_elsewhere": "valid, but the session stays with another workspace for its prompt cache",
     "not_entitled": "valid, but its organisation may not make this request",
 }
@@ -88,7 +89,7 @@ _KINDS = {
 
 
 def tell(record: InterceptionRecord) -> str:
-    """The whole story, a line for each thing that happened, in order; nothing in the record makes a line of its own."""
+    """All of it, a line for each thing that happened, in order; nothing in the record makes a line of its own."""
     return "\n".join(safe_text(line, _LONGEST_LINE) for line in _lines(record))
 
 
@@ -110,7 +111,7 @@ def _lines(record: InterceptionRecord) -> Iterator[str]:
     if record.first_event_seconds is not None:
         yield f"  {_at(record.first_event_seconds)}  the first event went to the client"
     error = f" ({record.error})" if record.error is not None else ""
-    ending = ENDINGS.get(record.outcome, record.outcome)
+    ending = _ENDINGS.get(record.outcome, record.outcome)
     yield f"  {_at(record.duration_seconds)}  {ending}{error}; status {record.status}"
 
 
@@ -159,10 +160,10 @@ def _why_skipped(skipped: PassedOver) -> str:
 def _tried(attempt: Attempt) -> str:
     who = f"key {attempt.key}" if attempt.key is not None else "the client's own credential"
     status = f" ({attempt.status})" if attempt.status else ""
-    rest = f", and rests for {_seconds(attempt.cooldown_seconds)}" if attempt.cooldown_seconds else ""
+    cooldown = f", and cools down for {_seconds(attempt.cooldown_seconds)}" if attempt.cooldown_seconds else ""
     request_id = f" [{attempt.request_id}]" if attempt.request_id is not None else ""
     outcome = _OUTCOMES.get(attempt.outcome, attempt.outcome)
-    return f"{who}: {outcome}{status} after {_seconds(attempt.duration_seconds)}{rest}{request_id}"
+    return f"{who}: {outcome}{status} after {_seconds(attempt.duration_seconds)}{cooldown}{request_id}"
 
 
 def _spent(usage: TurnUsage) -> str:
@@ -202,7 +203,7 @@ def _called(call: ToolCall) -> str:
         return f"the client was asked to call {call.name} ({call.input_bytes} bytes of input)"
     took = f" in {_seconds(call.duration_seconds)}" if call.duration_seconds is not None else ""
     result = f", {call.result_bytes} bytes of result" if call.result_bytes is not None else ""
-    outcome = (call.outcome or "unknown").replace("_", " ")
+    outcome = (call.outcome or ToolOutcome.UNKNOWN.value).replace("_", " ")
     return f"the gateway's tool {call.name} was called ({call.input_bytes} bytes of input): {outcome}{took}{result}"
 
 

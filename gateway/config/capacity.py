@@ -9,7 +9,7 @@ _MOST_REQUESTS = 10_000
 _LEAST_REQUESTS = 64
 # Idle connections of clients, beside those whose requests are served.
 IDLE_CONNECTIONS = 1000
-# Files and connections of stores, records and counts, listening sockets, clients that are told goodbye.
+# Files and connections of stores, records and counts, listening sockets, lingering closes.
 BESIDE_REQUESTS = 200
 # A request holds its client's connection and one to the upstream.
 FOR_EACH_REQUEST = 1

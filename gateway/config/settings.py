@@ -103,9 +103,11 @@ class Settings:
         None, proxy_url, "an HTTP or SOCKS proxy on the way to the upstream"
     )
     upstream_ca_file: str | None = _setting(None, values.text, "a PEM file of the authorities to trust upstream")
-    default_cooldown_seconds: float = _setting(60.0, values.seconds, "rest of a limited key if the upstream names none")
+    default_cooldown_seconds: float = _setting(
+        60.0, values.seconds, "cooldown of a limited key if the upstream names none"
+    )
     money_rest_seconds: float = _setting(
-        3600.0, values.seconds, "longest rest of a key that is out of credit or budget"
+        3600.0, values.seconds, "longest cooldown of a key that is out of credit or budget"
     )
     session_pin_seconds: float = _setting(
         300.0, values.seconds_or_never, "how long a displaced session stays with its workspace; `0`: not at all"

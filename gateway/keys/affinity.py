@@ -65,7 +65,7 @@ class Affinity:
 
 @dataclass(slots=True)
 class Pins:
-    """Where one request's session stays, and what it names. Belongs to the request's thread."""
+    """Where one request's session stays, and what it names. Belongs to whoever runs the request."""
 
     _pool: Pool = field(repr=False)
     _store: Store = field(repr=False)

@@ -15,11 +15,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Concern, Outcome, Verdict, cooldown_seconds, has_cooldown
+from gateway.keys.verdict import (
+    COOLING,
+    LONGEST_COOLDOWN_SECONDS,
+    MONEY,
+    Concern,
+    Verdict,
+    cooldown_seconds,
+    has_cooldown,
+)
+from gateway.protocol.outcomes import Outcome
 
 # Other errors echo the client's own words further in, and in larger bodies.
 LARGEST_JUDGED_BYTES = 64 * 1024
-_WORKSPACE_REST_SECONDS = 300.0
+_WORKSPACE_COOLDOWN_SECONDS = 300.0
 _REGAINS_ACCESS = re.compile(r"regain access on (\d{4})-(\d{2})-(\d{2}) at (\d{2}):(\d{2}) UTC")
 
 
@@ -120,14 +129,14 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Rests:
-    """How long keys rest, in seconds, where the upstream does not say: after a rate limit, and at most for money."""
+class Cooldowns:
+    """How long keys cool down where the upstream does not say, in seconds: after a rate limit; for money, at most."""
 
     default_seconds: float
     longest_for_money_seconds: float
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, now: float, rests: Rests) -> Verdict:
+def judge(status: int, headers: Mapping[str, str], body: bytes, now: float, cooldowns: Cooldowns) -> Verdict:
     """What an answer says of its key. `headers` have lower-case names; `now` is epoch seconds."""
     if status < 400:
         return Verdict(Outcome.OK, http_status=status)
@@ -137,8 +146,8 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, now: float, rest
         outcome = cause.outcome
     else:
         outcome = _by_status(status, headers, refusal, is_page=_is_page(headers, body))
-    rest_seconds = _rest_seconds(outcome, headers, refusal, now, rests)
-    return Verdict(outcome, rest_seconds, status, cause.concern if cause is not None else None)
+    cooldown_seconds = _cooldown_seconds_of(outcome, headers, refusal, now, cooldowns)
+    return Verdict(outcome, cooldown_seconds, status, cause.concern if cause is not None else None)
 
 
 def status_of_kind(kind: str) -> int:
@@ -168,15 +177,17 @@ def _fits(cause: Cause, refusal: Refusal) -> bool:
     return not cause.kinds or refusal.kind in cause.kinds
 
 
-def _rest_seconds(outcome: Outcome, headers: Mapping[str, str], refusal: Refusal, now: float, rests: Rests) -> float:
-    if not outcome.cools:
+def _cooldown_seconds_of(
+    outcome: Outcome, headers: Mapping[str, str], refusal: Refusal, now: float, cooldowns: Cooldowns
+) -> float:
+    if outcome not in COOLING:
         return 0.0
     if outcome is Outcome.WORKSPACE_UNUSABLE:
-        return _WORKSPACE_REST_SECONDS
-    if not outcome.is_about_money:
-        return cooldown_seconds(headers, now, rests.default_seconds)
+        return _WORKSPACE_COOLDOWN_SECONDS
+    if outcome not in MONEY:
+        return cooldown_seconds(headers, now, cooldowns.default_seconds)
     regained_at = _regained_at(refusal.message)
-    longest = min(rests.longest_for_money_seconds, LONGEST_COOLDOWN_SECONDS)
+    longest = min(cooldowns.longest_for_money_seconds, LONGEST_COOLDOWN_SECONDS)
     if regained_at is None or regained_at <= now:
         return longest
     return min(regained_at - now, longest)

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from gateway.access.credential import Key
 from gateway.keys.pool import Pool
 from gateway.keys.standing import Doubt, KeyState, KeyStatus
-from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.keys.verdict import Next, Verdict
 from gateway.protocol.errors import (
     AuthenticationExhausted,
     GatewayError,
@@ -30,6 +30,7 @@ from gateway.protocol.errors import (
     RequestForbidden,
     UpstreamError,
 )
+from gateway.protocol.outcomes import Outcome
 
 
 class Answered(Protocol):
@@ -120,7 +121,7 @@ class _Way:
     """Where a walk has been."""
 
     tried: set[Key] = field(default_factory=set)
-    rested: set[Key] = field(default_factory=set)  # told to wait, and not for money
+    cooled: set[Key] = field(default_factory=set)  # told to wait, and not for money
     forbidden: list[KeyStatus] = field(default_factory=list)  # to be looked into
     forbidden_count: int = 0
     barred: set[str] = field(default_factory=set)  # organisations whose other keys would say the same
@@ -145,7 +146,7 @@ def walk(
     while True:
         statuses = pool.recent(course.scope)
         chosen = _choose(pool, statuses, way, course)
-        if chosen is None:  # how long the rests take matters now; and one may be over
+        if chosen is None:  # how long the cooldowns take matters now; and one may be over
             statuses = pool.statuses(course.scope)
             chosen = _choose(pool, statuses, way, course)
         _tell_passed_over(statuses, chosen[0] if chosen is not None else None, way, observer)
@@ -159,9 +160,9 @@ def walk(
         with _tidying_up(kept, way, course):
             answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(way.tried))
         observer.attempted(status.key, verdict)
-        if verdict.outcome.next is Next.NONE:
+        if verdict.next is Next.NONE:
             _answered(pool, statuses, status, verdict, lease, course, way)
-            _look_into(way, course, was_answered=verdict.outcome.vouches)
+            _look_into(way, course, was_answered=verdict.vouches)
             observer.walked(len(way.tried))
             _drop(kept)
             return answer
@@ -186,7 +187,7 @@ def _answered(
     way: _Way,
 ) -> None:
     """Take note of a key's answer, which is the client's."""
-    if status.is_on_trial and verdict.outcome.vouches:
+    if status.is_on_trial and verdict.vouches:
         pool.confirm(status, costs=course.costs)
     elif lease is not None:
         pool.release(status, lease)
@@ -224,7 +225,7 @@ def _last_word(
         observer.exhausted(exhaustion, attempts)
         raise exhaustion
     answer, verdict = kept
-    if verdict.outcome.is_about_money:
+    if verdict.is_about_money:
         answer.forbid_retries()
         observer.exhausted(OutOfMoney("the last key was refused for money, too"), attempts)
     elif verdict.outcome is Outcome.FORBIDDEN:
@@ -238,7 +239,7 @@ def _says_more(verdict: Verdict, kept: tuple[Answered, Verdict] | None) -> bool:
     """Whether a refusal had better be the client's answer than the one that was kept so far."""
     if verdict.outcome is Outcome.FORBIDDEN:
         return kept is None or kept[1].outcome is Outcome.FORBIDDEN
-    return verdict.outcome.is_kept
+    return verdict.is_kept
 
 
 def _look_into(way: _Way, course: Course, *, was_answered: bool) -> None:
@@ -251,7 +252,7 @@ def _is_displaced(statuses: Sequence[KeyStatus], chosen: KeyStatus, way: _Way) -
     for status in statuses:
         if status is chosen:
             return False
-        is_out = status.state is not KeyState.VALID or status.doubt is not Doubt.NONE or status.key in way.rested
+        is_out = status.state is not KeyState.VALID or status.doubt is not Doubt.NONE or status.key in way.cooled
         if is_out and not (status.place.group and status.place.group == chosen.place.group):
             return True
     return False
@@ -288,11 +289,11 @@ def _choose(
     group = way.group = course.session.group if course.session is not None else None
     if any(s.doubt is not Doubt.NONE for s in usable):
         usable.sort(key=attrgetter("doubt"))
-    if group:  # none twice: a trial is asked for once
+    if group:  # none twice: a probe is asked for once
         usable.sort(key=lambda s: s.place.group != group or s.doubt is not Doubt.NONE)
     for status in usable:
-        needs_no_trial = status.is_out_of_money and not course.costs  # it is no trial of what the key is on trial for
-        if needs_no_trial or not status.is_on_trial:
+        needs_no_probe = status.is_out_of_money and not course.costs  # it is no probe of what the key is on trial for
+        if needs_no_probe or not status.is_on_trial:
             return status, None
         lease = None if status.is_leased else pool.lease(status)
         if lease is not None:
@@ -329,9 +330,9 @@ def _mark(pool: Pool, status: KeyStatus, verdict: Verdict, observer: WalkObserve
         if pool.is_forgiven(status.key):
             return
         way.forbidden.append(status)
-    if outcome.cools:
-        if not outcome.is_about_money:
-            way.rested.add(status.key)
+    if verdict.cools:
+        if not verdict.is_about_money:
+            way.cooled.add(status.key)
         changed = pool.cool(status, verdict.cooldown_seconds, outcome.value, verdict.http_status, verdict.concern)
         state = KeyState.TEMPORARY
     else:
@@ -345,7 +346,7 @@ def _exhaustion(statuses: Sequence[KeyStatus], way: _Way) -> GatewayError:
     """Why no key is left: the first is back soonest, of those that are back by themselves, or are so already."""
     cooling = [status for status in statuses if status.state is KeyState.TEMPORARY]
     limited = [s.remaining_seconds for s in cooling if not s.is_out_of_money and not s.is_forbidden]
-    limited += [0.0 for status in statuses if status.state is KeyState.VALID and status.key in way.rested]
+    limited += [0.0 for status in statuses if status.state is KeyState.VALID and status.key in way.cooled]
     unpaid = [status.remaining_seconds for status in cooling if status.is_out_of_money]
     counts = _counted(statuses, min(limited or unpaid, default=0.0))
     if limited:

@@ -2,7 +2,7 @@
 
 Owns: noticing that the operator has changed a key, that another gateway has marked one, and that one is back;
 and the words. One thread a worker. All workers look, once a second, and the one that holds a file's lock
-tells. What this worker marks itself is told in the log by the narrator, or by the looks, when it happens.
+tells. What this worker marks itself is told in the log by the observer, or by the looks, when it happens.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class KeyNews:
         self._thread.stop()
 
     def step(self) -> float:
-        """Compare with the last time. How long to rest then."""
+        """Compare with the last time. How long to wait then."""
         pool = self._in_force()
         now = self._clock()
         known: dict[str, tuple[_Marked, _Use]] = {}
@@ -204,9 +204,9 @@ def _marked(status: KeyStatus) -> Iterator[_Marked]:
     whole = status.standing.whole
     for subject in status.standing.others:
         yield _Marked(status.key, subject, _WITH.get(subject.concern, ""))
-    for rest in status.scopes:
-        subject = Subject(Concern.SCOPE, f"{whole.name}/{rest.scope}", rest.record)
-        yield _Marked(status.key, subject, f" for {rest.scope}")
+    for cooldown in status.scopes:
+        subject = Subject(Concern.SCOPE, f"{whole.name}/{cooldown.scope}", cooldown.record)
+        yield _Marked(status.key, subject, f" for {cooldown.scope}")
     yield _Marked(status.key, whole)
 
 

@@ -8,7 +8,7 @@ or sticky (a retirement). So no mark can be lost whatever the order in which thr
 what two machines know is joined by the same rules. Enabling a key starts a new generation; a mark carries the
 generation its attempt began under, and a stale one is dropped.
 
-A key whose rest is over is on trial until an answer confirms it (half-open): one request at a time takes its lease
+A key whose cooldown is over is on trial until an answer confirms it (half-open): one request at a time takes its lease
 and tries it, the others stay on the next valid key. A lease ends by time, so that a lost prober wedges nothing.
 """
 
@@ -53,11 +53,11 @@ class Record:
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether no answer has confirmed the key since it last rested."""
+        """Whether no answer has confirmed the key since it last cooled down."""
         return self.cooling_until_at > self.confirmed_at
 
     def is_cooling(self, now: float) -> bool:
-        """Whether the key's rest is not over."""
+        """Whether the key's cooldown is not over."""
         return self.cooling_until_at > now
 
     def is_on_trial(self, now: float) -> bool:
@@ -69,7 +69,7 @@ NEVER_SEEN = Record()
 
 
 def cooled(record: Record, until_at: float, generation: int, cause: Cause) -> Record:
-    """The key was limited, or is to rest by hand: it rests until the later of the two deadlines."""
+    """The key was limited, or is to cool down by hand: it does until the later of the two deadlines."""
     if generation != record.generation:
         return record
     merged = replace(
@@ -90,7 +90,7 @@ def retired(record: Record, generation: int, cause: Cause) -> Record:
 
 
 def confirmed(record: Record, generation: int, now: float) -> Record:
-    """The key answered: its trial is over, unless it was marked again meanwhile and rests until later."""
+    """The key answered: its trial is over, unless it was marked again meanwhile and cools down until later."""
     if generation != record.generation or now <= record.confirmed_at:
         return record
     return replace(record, confirmed_at=now, lease_until_at=0.0)

@@ -11,8 +11,8 @@ program can harm a process by what it does to the file. Lines are not brought to
 processes, which is what counts; after a power failure the last seconds are missing.
 
 Points in time are seconds of the machine's clock, which begins anew at each start of the machine. So the file says by
-which start, and what the wall clock showed when it was begun: what is left of a rest is carried over, less the time in
-between.
+which start, and what the wall clock showed when it was begun: what is left of a cooldown is carried over, less the time
+in between.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.access.credential import Key, key_headers
-from gateway.keys.classification import LARGEST_JUDGED_BYTES, Rests, judge
+from gateway.keys.classification import LARGEST_JUDGED_BYTES, Cooldowns, judge
 from gateway.keys.places import NOWHERE, Place, place_of
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError
+from gateway.protocol.outcomes import Outcome
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import Pause, complete
 from gateway.upstream import Call, Upstream
@@ -23,7 +24,7 @@ from gateway.upstream.watch import Watch
 
 LOOK = Call("GET", "/v1/models?limit=1", [("anthropic-version", "2023-06-01")])
 _PATIENCE_SECONDS = 10.0
-_NO_RESTS = Rests(0.0, 0.0)  # a look lets nobody rest
+_NO_COOLDOWNS = Cooldowns(0.0, 0.0)  # a look lets nobody cool down
 _MARKING_STATUSES = (401, 403)
 
 
@@ -69,11 +70,11 @@ def _looked(upstream: Upstream, key: Key, watch: Watch) -> Generator[Pause, None
     finally:
         reply.discard()
     headers = dict(reply.headers)
-    verdict = judge(reply.status, headers, body, 0.0, _NO_RESTS)
+    verdict = judge(reply.status, headers, body, 0.0, _NO_COOLDOWNS)
     found = Found.NO_ANSWER
     if verdict.outcome is Outcome.OK:  # a 404 is that of an upstream without such a list
         found = Found.ACCEPTED
-    elif verdict.outcome.retires:
+    elif verdict.retires:
         found = Found.REFUSED
     return Finding(found, verdict, f"status {reply.status}", place_of(headers))
 

@@ -23,7 +23,8 @@ from gateway.access.credential import Key
 from gateway.keys.look import Finding, Found, look_at
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import Concern
+from gateway.protocol.outcomes import Outcome
 from gateway.runtime.background import BackgroundThread
 from gateway.runtime.chair import Chair
 from gateway.runtime.lifecycle import Lifecycle
@@ -39,7 +40,7 @@ _NONE_USABLE_SECONDS = 15.0
 _ROUND_SECONDS = 1.0
 _PLACE_SECONDS = 86_400.0
 _PAUSE_SECONDS = 0.5  # between looks at places
-_FORBIDDEN_REST_SECONDS = 3600.0
+_FORBIDDEN_COOLDOWN_SECONDS = 3600.0
 _MOST_SCOPES = 100  # of one key, that wait to be looked into
 
 InForce = Callable[[], tuple[Pool, Upstream]]
@@ -140,7 +141,7 @@ class Looks:
         self._thread.wake()
 
     def step(self) -> float | None:
-        """Look at one key, if any is due. How long to rest then; None: until there is something new."""
+        """Look at one key, if any is due. How long to wait then; None: until there is something new."""
         place_rounds = self._place_rounds_wanted  # read first: the pool is at least as new
         pool, upstream = self._in_force()
         if self._look_at_forbidden(pool, upstream):
@@ -210,13 +211,13 @@ class Looks:
             return
         for scope in scopes:  # before the key is valid again: so no request tries it in between
             (scoped,) = (other for other in pool.statuses(scope) if other.key == key)
-            pool.cool(scoped, _FORBIDDEN_REST_SECONDS, Outcome.FORBIDDEN.value, 403, Concern.SCOPE)
+            pool.cool(scoped, _FORBIDDEN_COOLDOWN_SECONDS, Outcome.FORBIDDEN.value, 403, Concern.SCOPE)
         if pool.revive(status):
             self._metrics.key_transitions.labels(key.name, KeyState.TEMPORARY.value).inc()
             log.info(
-                "%skey %s (%s) is valid again, but rests for %g s for %s: the upstream accepts it, and another key "
-                "answered what it was forbidden",
-                *(forbidden.prefix, key.name, key.hint, _FORBIDDEN_REST_SECONDS, ", ".join(scopes)),
+                "%skey %s (%s) is valid again, but cools down for %g s for %s: the upstream accepts it, and another "
+                "key answered what it was forbidden",
+                *(forbidden.prefix, key.name, key.hint, _FORBIDDEN_COOLDOWN_SECONDS, ", ".join(scopes)),
             )
 
     # Rounds

@@ -1,7 +1,7 @@
 """How the keys stand as a whole and for each scope, as operators see it.
 
 Owns: joining the two, and the words for a key's cause and for what to do next. Pure. A pool tells of
-its keys as a whole, or for one scope; that a key rests or is doubtful because of others shows for a scope alone.
+its keys as a whole, or for one scope; that a key cools down or is doubtful because of others shows for a scope alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from gateway.access.credential import Key
 from gateway.keys.key_record import Record
 from gateway.keys.standing import Doubt, KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import Concern
 from gateway.models.scopes import MODELS
+from gateway.protocol.outcomes import Outcome
 
 ALL_SCOPES = "all"
 
@@ -33,10 +34,10 @@ _LONGEST_ID = 12
 
 @dataclass(frozen=True, slots=True)
 class ScopeView:
-    """A scope that a key is not simply valid for: it rests, is on trial, or is in doubt.
+    """A scope that a key is not simply valid for: it cools down, is on trial, or is in doubt.
 
-    `siblings` are others of its workspace that were limited, if it rests because they were. It is on trial if nothing
-    remains and there is no doubt.
+    `siblings` are others of its workspace that were limited, if it cools down because they were. It is on trial if
+    nothing remains and there is no doubt.
     """
 
     scope: str
@@ -53,8 +54,8 @@ class ScopeView:
         return KeyState.TEMPORARY.word if self.remaining_seconds else "on trial"
 
     @property
-    def rest_seconds(self) -> float:
-        """How long the present rest takes in all."""
+    def cooldown_seconds(self) -> float:
+        """How long the present cooldown takes in all."""
         return max(self.record.cooling_until_at - self.record.marked_at, 1.0)
 
 
@@ -84,7 +85,7 @@ class KeyView:
         if status.state is KeyState.PERMANENT:
             return _refusal(status)
         if status.state is KeyState.TEMPORARY:
-            return self._rest()
+            return self._cooldown()
         if status.is_on_trial and status.concern is not Concern.SCOPE:
             return f"{_mark(status.concern, record)} until now: one request tries it"
         doubts = [
@@ -124,7 +125,7 @@ class KeyView:
             return ""
         return f"{self.todo}, then: {self.command}" if self.todo else "wait"
 
-    def _rest(self) -> str:
+    def _cooldown(self) -> str:
         if self.status.concern is not Concern.SCOPE:
             return _mark(self.status.concern, self.status.record)
         own = [view for view in self.scopes if view.remaining_seconds and not view.siblings]
@@ -133,7 +134,7 @@ class KeyView:
             return f"{what} for {_named(own)}"
         shared = [view for view in self.scopes if view.siblings]
         others = max(view.siblings for view in shared) if shared else 0
-        return f"rests with {others} others of its workspace, limited for {_named(shared)}"
+        return f"cools down with {others} others of its workspace, limited for {_named(shared)}"
 
 
 def overview(statuses: Statuses) -> list[KeyView]:
@@ -171,12 +172,12 @@ def _view(status: KeyStatus, for_scopes: dict[str, dict[Key, KeyStatus]], names:
 
 
 def _because_of_others(scope: str, status: KeyStatus, everybody: Iterable[KeyStatus]) -> list[ScopeView]:
-    if status.is_shared_rest:
+    if status.is_shared_cooldown:
         siblings = sum(
             other.place.workspace == status.place.workspace
             and other.state is KeyState.TEMPORARY
             and other.concern is Concern.SCOPE
-            and not other.is_shared_rest
+            and not other.is_shared_cooldown
             for other in everybody
         )
         return [ScopeView(scope, status.record, status.remaining_seconds, siblings=max(2, siblings))]
@@ -184,13 +185,13 @@ def _because_of_others(scope: str, status: KeyStatus, everybody: Iterable[KeySta
 
 
 def _joined(status: KeyStatus, others: list[ScopeView]) -> KeyStatus:
-    """The status as a whole of a key that may rest because of others."""
+    """The status as a whole of a key that may cool down because of others."""
     shared = [view for view in others if view.siblings]
     if status.state is not KeyState.VALID or not shared:
         return status
     longest = max(shared, key=lambda view: view.remaining_seconds)
     now = longest.record.cooling_until_at - longest.remaining_seconds
-    return status.resting(longest.record, now, is_shared=True)
+    return status.cooling(longest.record, now, is_shared=True)
 
 
 def _refusal(status: KeyStatus) -> str:

@@ -97,8 +97,8 @@ class Pool:
         return [self._overall(standing, now) for standing in standings]
 
     def recent(self, scope: str) -> Sequence[KeyStatus]:
-        """The same for walks, which ask in each step. States are the present ones; how long a rest lasts may be told as
-        it was up to half a second ago.
+        """The same for walks, which ask in each step. States are the present ones; what remains of a cooldown may be
+        told as it was up to half a second ago.
         """
         standings = self._standings(scope)
         now = self._clock()
@@ -106,8 +106,8 @@ class Pool:
         if kept is not None and kept.standings is standings and kept.at <= now < kept.until_at:
             return kept.statuses
         statuses = statuses_at(standings, now)
-        is_any_resting = any(status.state is KeyState.TEMPORARY for status in statuses)
-        until_at = min(changes_at(standings, now), now + (_RECENT_SECONDS if is_any_resting else math.inf))
+        is_any_cooling = any(status.state is KeyState.TEMPORARY for status in statuses)
+        until_at = min(changes_at(standings, now), now + (_RECENT_SECONDS if is_any_cooling else math.inf))
         if len(self._recent) >= _MOST_SCOPES:
             self._recent.clear()
         self._recent[scope] = _Recent(standings, statuses, now, until_at)
@@ -125,7 +125,7 @@ class Pool:
     def cool(
         self, status: KeyStatus, seconds: float, reason: str, http_status: int, concern: Concern = Concern.KEY
     ) -> bool:
-        """Rest what is concerned for so many seconds from now; True if that changed its state.
+        """Cool down what is concerned for so many seconds from now; True if that changed its state.
 
         A key that the operator has enabled since `status` was read is not concerned any more.
         """
@@ -147,7 +147,7 @@ class Pool:
         whole = self._whole(status)
         organisation = self.place(status.key).organisation
         if concern is Concern.ORGANISATION and organisation:
-            self._rest(_held(organisation), _HELD_SECONDS)
+            self._cool(_held(organisation), _HELD_SECONDS)
         self._made[whole.name] = (now, -1)
         return self._store.retire(whole.name, whole.record.generation, Cause(reason, http_status, now))
 
@@ -189,7 +189,7 @@ class Pool:
     def begin_look(self, key: Key, seconds: float = _LOOKED_INTO_SECONDS) -> bool:
         """Whether it is up to this process, of all, to look at a key now; then nobody else does for so long."""
         name = self._of(key, "looked")
-        return not self._record(name).is_cooling(self._clock()) and self._rest(name, seconds)
+        return not self._record(name).is_cooling(self._clock()) and self._cool(name, seconds)
 
     def looked_ago_seconds(self, key: Key) -> float:
         """How long ago any process last began to look at a key; infinite if none has."""
@@ -198,7 +198,7 @@ class Pool:
 
     def suspect(self, key: Key) -> None:
         """A key was forbidden something; until it is known what that means, it is tried if no other is left."""
-        self._rest(self._of(key, "suspect"), _SUSPECT_SECONDS)
+        self._cool(self._of(key, "suspect"), _SUSPECT_SECONDS)
 
     def end_suspicion(self, key: Key) -> None:
         """It is known."""
@@ -208,7 +208,7 @@ class Pool:
         """What the key was forbidden was the request's affair: for a while such answers mark nothing. True if that made
         it valid.
         """
-        self._rest(self._of(status.key, "forgiven"), _FORGIVEN_SECONDS)
+        self._cool(self._of(status.key, "forgiven"), _FORGIVEN_SECONDS)
         return self.revive(status)
 
     def is_forgiven(self, key: Key) -> bool:
@@ -348,7 +348,7 @@ class Pool:
         (record,) = self._store.read([name])
         return record
 
-    def _rest(self, name: str, seconds: float) -> bool:
+    def _cool(self, name: str, seconds: float) -> bool:
         now = self._clock()
         return self._store.cool(name, now + seconds, self._record(name).generation, Cause("note", 0, now))
 

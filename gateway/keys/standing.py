@@ -1,8 +1,8 @@
 """How a key stands: its state for a scope, derived from what is known and the clock.
 
 Owns: the states, and the one derivation. Pure: records and the time go in, a KeyStatus comes out. States (DESIGN 3.1,
-6.2): `permanent`, retired or disabled; `temporary`, some mark that concerns it rests until a deadline; `valid`. There
-are no timers: a key is valid again when the clock has passed its deadline; on trial at first (see records).
+6.2): `permanent`, retired or disabled; `temporary`, some mark that concerns it cools down until a deadline; `valid`.
+There are no timers: a key is valid again when the clock has passed its deadline; on trial at first (see records).
 
 What concerns a key: its own record, that of the scope, and those of its workspace and its organisation (6.1, 6.3). A
 key is doubtful for a scope while another one of its workspace, or of its organisation, cools for it. Two of a
@@ -20,10 +20,11 @@ from operator import attrgetter
 from gateway.access.credential import Key
 from gateway.keys.key_record import NEVER_SEEN, Record
 from gateway.keys.places import NOWHERE, Place
-from gateway.keys.verdict import Concern, Outcome
+from gateway.keys.verdict import MONEY, Concern
+from gateway.protocol.outcomes import Outcome
 
 _FORBIDDEN = Outcome.FORBIDDEN.value
-_ABOUT_MONEY = frozenset(outcome.value for outcome in Outcome if outcome.is_about_money)
+_ABOUT_MONEY = frozenset(outcome.value for outcome in MONEY)
 _SIBLINGS_ENOUGH = 2
 _WORDS = {"valid": "valid", "temporary": "cooling down", "permanent": "retired"}
 
@@ -86,7 +87,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class ScopeRest:
+class ScopeCooldown:
     """A scope for which a key cools down, or is on trial (0 seconds remain)."""
 
     scope: str
@@ -100,9 +101,9 @@ class KeyStatus:
 
     `remaining_seconds` is 0 unless it cools down. `is_leased` tells that a request is trying the key, which is on
     trial. `marked_ago_seconds` is how long ago the last mark was made; the record's own times are of a clock that is no
-    calendar. `is_shared_rest`: it rests because two of its workspace do. `is_last_resort`: it was forbidden something a
-    moment ago, nobody knows yet what that means, and it is tried if no other is left. `scopes` are told of a key as a
-    whole.
+    calendar. `is_shared_cooldown`: it cools down because two of its workspace do. `is_last_resort`: it was forbidden
+    something a moment ago, nobody knows yet what that means, and it is tried if no other is left. `scopes` are told of
+    a key as a whole.
     """
 
     key: Key
@@ -113,13 +114,13 @@ class KeyStatus:
     marked_ago_seconds: float = 0.0
     concern: Concern = Concern.KEY
     doubt: Doubt = Doubt.NONE
-    is_shared_rest: bool = False
+    is_shared_cooldown: bool = False
     is_last_resort: bool = False
     standing: Standing | None = None
-    scopes: tuple[ScopeRest, ...] = ()
+    scopes: tuple[ScopeCooldown, ...] = ()
 
-    def resting(self, record: Record, now: float, *, is_shared: bool = False) -> KeyStatus:
-        """The same key as it rests for a scope, by that scope's record: its own, or one that its workspace shares."""
+    def cooling(self, record: Record, now: float, *, is_shared: bool = False) -> KeyStatus:
+        """The same key, cooling down for a scope by that scope's record: its own, or one that its workspace shares."""
         return replace(
             self,
             state=KeyState.TEMPORARY,
@@ -128,7 +129,7 @@ class KeyStatus:
             is_leased=False,
             marked_ago_seconds=now - record.marked_at,
             concern=Concern.SCOPE,
-            is_shared_rest=is_shared,
+            is_shared_cooldown=is_shared,
         )
 
     @property
@@ -221,14 +222,16 @@ def _status(standing: Standing, by: Subject, state: KeyState, now: float) -> Key
 def overall_at(standing: Standing, scopes: Mapping[str, Record], now: float) -> KeyStatus:
     """The status of a key as a whole: it is `temporary` if any of these scopes cools."""
     status = status_at(standing, now)
-    rests = tuple(
-        ScopeRest(scope, record, max(0.0, record.cooling_until_at - now))
+    cooldowns = tuple(
+        ScopeCooldown(scope, record, max(0.0, record.cooling_until_at - now))
         for scope, record in scopes.items()
         if record.is_cooling(now) or record.is_unconfirmed
     )
-    if status.state is KeyState.VALID and (cooling := [rest for rest in rests if rest.remaining_seconds > 0]):
-        status = status.resting(max(cooling, key=attrgetter("remaining_seconds")).record, now)
-    return replace(status, scopes=rests)
+    if status.state is KeyState.VALID and (
+        cooling := [cooldown for cooldown in cooldowns if cooldown.remaining_seconds > 0]
+    ):
+        status = status.cooling(max(cooling, key=attrgetter("remaining_seconds")).record, now)
+    return replace(status, scopes=cooldowns)
 
 
 def is_unpaid(record: Record) -> bool:
@@ -248,7 +251,7 @@ def _beside(
         return status
     near = cooling.get(status.place.workspace, ())
     if len(near) >= _SIBLINGS_ENOUGH:
-        return status.resting(min(near, key=attrgetter("cooling_until_at")), now, is_shared=True)
+        return status.cooling(min(near, key=attrgetter("cooling_until_at")), now, is_shared=True)
     if near:
         return replace(status, doubt=Doubt.WORKSPACE)
     return replace(status, doubt=Doubt.ORGANISATION) if status.place.organisation in organisations else status

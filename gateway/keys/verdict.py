@@ -1,6 +1,6 @@
-"""How an attempt ended: the outcomes, what each means for the key and for the walk, and the length of a cooldown.
+"""What an attempt's outcome means for its key and for the walk, and the length of a cooldown.
 
-Owns: the outcomes and the reading of cooldown headers. Pure: the clock's time is an argument. Which answer has which
+Owns: that meaning, and the reading of cooldown headers. Pure: the clock's time is an argument. Which answer has which
 outcome is told by `classification`.
 """
 
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
+
+from gateway.protocol.outcomes import Outcome
 
 LONGEST_COOLDOWN_SECONDS = 24 * 3600.0
 
@@ -33,64 +35,14 @@ class Concern(Enum):
     ORGANISATION = "organisation"
 
 
-class Outcome(Enum):
-    """How one attempt ended; the values are the metric's `outcome` label."""
-
-    OK = "ok"
-    RATE_LIMITED = "rate_limited"
-    NOT_ENTITLED = "not_entitled"
-    SPEND_LIMITED = "spend_limited"
-    OUT_OF_CREDIT = "out_of_credit"
-    WORKSPACE_UNUSABLE = "workspace_unusable"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    REQUEST = "request"
-    OVERLOADED = "overloaded"
-    SERVER_ERROR = "server_error"
-    CLIENT_ERROR = "client_error"
-    TRANSPORT_ERROR = "transport_error"
-
-    @property
-    def is_about_money(self) -> bool:
-        """Whether the key is refused because nobody pays for it now."""
-        return self in _MONEY
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether the refusal becomes the client's answer if no other key gives a better one."""
-        return self.is_about_money or self in (Outcome.NOT_ENTITLED, Outcome.FORBIDDEN)
-
-    @property
-    def concern(self) -> Concern:
-        """Whom it speaks of, unless the answer says more."""
-        return _CONCERNS.get(self, Concern.KEY)
-
-    @property
-    def cools(self) -> bool:
-        """Whether the key rests for a while."""
-        return self in _COOLING
-
-    @property
-    def retires(self) -> bool:
-        """Whether the key is refused for good."""
-        return self in _RETIRING
-
-    @property
-    def vouches(self) -> bool:
-        """Whether the upstream accepted the key: what went wrong on its own side says nothing of it."""
-        return self in (Outcome.OK, Outcome.CLIENT_ERROR)
-
-    @property
-    def next(self) -> Next:
-        """Which keys are tried next."""
-        if self is Outcome.NOT_ENTITLED:
-            return Next.OTHER_ORGANISATIONS
-        return Next.ANY if self.cools or self.retires else Next.NONE
-
-
-_MONEY = frozenset({Outcome.SPEND_LIMITED, Outcome.OUT_OF_CREDIT})
-_COOLING = frozenset({*_MONEY, Outcome.RATE_LIMITED, Outcome.WORKSPACE_UNUSABLE})
+MONEY = frozenset({Outcome.SPEND_LIMITED, Outcome.OUT_OF_CREDIT})
+COOLING = frozenset({*MONEY, Outcome.RATE_LIMITED, Outcome.WORKSPACE_UNUSABLE})
 _RETIRING = frozenset({Outcome.UNAUTHORIZED, Outcome.FORBIDDEN})
+_KEPT = frozenset({*MONEY, Outcome.NOT_ENTITLED, Outcome.FORBIDDEN})
+_NEXT = {
+    **dict.fromkeys(COOLING | _RETIRING, Next.ANY),
+    Outcome.NOT_ENTITLED: Next.OTHER_ORGANISATIONS,
+}
 _CONCERNS = {
     Outcome.RATE_LIMITED: Concern.SCOPE,
     Outcome.SPEND_LIMITED: Concern.ORGANISATION,
@@ -115,14 +67,44 @@ class Verdict:
     @property
     def concern(self) -> Concern:
         """Whom the refusal speaks of."""
-        return self.told_concern or self.outcome.concern
+        return self.told_concern or _CONCERNS.get(self.outcome, Concern.KEY)
+
+    @property
+    def is_about_money(self) -> bool:
+        """Whether the key is refused because nobody pays for it now."""
+        return self.outcome in MONEY
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the refusal becomes the client's answer if no other key gives a better one."""
+        return self.outcome in _KEPT
+
+    @property
+    def cools(self) -> bool:
+        """Whether the key cools down for a while."""
+        return self.outcome in COOLING
+
+    @property
+    def retires(self) -> bool:
+        """Whether the key is refused for good."""
+        return self.outcome in _RETIRING
+
+    @property
+    def vouches(self) -> bool:
+        """Whether the upstream accepted the key: what went wrong on its own side says nothing of it."""
+        return self.outcome in (Outcome.OK, Outcome.CLIENT_ERROR)
+
+    @property
+    def next(self) -> Next:
+        """Which keys are tried next."""
+        return _NEXT.get(self.outcome, Next.NONE)
 
 
 _LONGEST_NUMBER = 40  # reading a number takes the square of its length
 
 
 def cooldown_seconds(headers: Mapping[str, str], now: float, default_seconds: float) -> float:
-    """How long a rate-limited key rests, in seconds, at most 24 hours.
+    """How long a rate-limited key cools down, in seconds, at most 24 hours.
 
     `headers` has lower-case names. The first one that can be read and lies ahead wins: `retry-after-ms`, `retry-after`
     (seconds or an HTTP-date, RFC 9110 section 10.2.3), `anthropic-ratelimit-unified-reset` (epoch seconds); else the

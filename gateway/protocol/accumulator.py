@@ -1,8 +1,8 @@
 """A message put together from the events of its stream, as the official SDKs do it.
 
-Owns: the rules of accumulation. Pure; an Accumulator belongs to one stream and so to one thread. A delta of a kind
-unknown here is treated like most: its texts are appended to the block's own, other values replace the block's. The
-events: https://docs.claude.com/en/docs/build-with-claude/streaming.
+Owns: the rules of accumulation. Pure; an Accumulator belongs to one stream, and so to whoever runs the request. A delta
+of a kind unknown here is treated like most: its texts are appended to the block's own, other values replace the
+block's. The events: https://docs.claude.com/en/docs/build-with-claude/streaming.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the gateway reads of a Messages request and of its answer; all the rest passes through unread.
 
 Owns: the check of a request body, the usage counts of an answer, and whether a stream reached its end. Pure; a
-Tally belongs to one stream and so to one thread.
+Tally belongs to one answer, and so to whoever runs the request.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Server-sent events: where one ends, and what the few that matter say.
 
 Owns: the boundary finder and the decoding of single events. Pure: bytes in, bytes or values out; a splitter
-belongs to one stream and so to one thread. All of it costs in proportion to the bytes, whatever they are: a few bytes
-of gzip may stand for millions of lines, and other streams wait for the interpreter meanwhile.
+belongs to one stream, and so to whoever runs the request. All of it costs in proportion to the bytes, whatever they
+are: a few bytes of gzip may stand for millions of lines, and other streams wait for the interpreter meanwhile.
 
 The rules (https://html.spec.whatwg.org/multipage/server-sent-events.html): a line ends with LF, CR or CRLF; an
 event ends with an empty line; a stream may open with a byte order mark. Two line ends that follow each other

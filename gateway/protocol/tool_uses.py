@@ -1,7 +1,7 @@
 """Which tools an answer calls: their names and how large their inputs are, never the inputs themselves.
 
-Owns: finding `tool_use` blocks, in whole answers and in runs of events. Pure; a ToolUses belongs to one answer and
-so to one thread. An input streams as pieces of JSON inside JSON strings
+Owns: finding `tool_use` blocks, in whole answers and in runs of events. Pure; a ToolUses belongs to one answer,
+and so to whoever runs the request. An input streams as pieces of JSON inside JSON strings
 (https://docs.claude.com/en/docs/build-with-claude/streaming#input-json-delta); the pieces are measured where they
 lie, for an agent's streams are full of them.
 """

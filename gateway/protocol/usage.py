@@ -1,7 +1,7 @@
 """What an answer says of its cost, as finely as the Messages API says it.
 
 Owns: the reading of `usage` objects, and the guess at what a broken answer has not said. Pure; a Usage belongs to
-one answer and so to one thread. The counts are the upstream's own words and nothing else
+one answer, and so to whoever runs the request. The counts are the upstream's own words and nothing else
 (https://docs.claude.com/en/api/messages): within one answer they are cumulative, so later ones replace earlier ones.
 
 What is billed are inferences. An answer is one of them, or says in `usage.iterations` of which it was made: then each

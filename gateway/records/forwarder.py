@@ -1,4 +1,4 @@
-"""Taking the journal's records to the database.
+"""Taking the spool's records to the database.
 
 Owns: the thread that does it, its patience with a database that is down, and the forgetting of old records. What lies
 on disk and in the database is behind protocols. An outage is told when it begins and when it ends. A connection that
@@ -18,23 +18,23 @@ from gateway.runtime.background import BackgroundThread, GrowingPause
 log = logging.getLogger("gateway.shipper")
 
 _BATCH = 500
-# How often journals that others left behind are looked for, and old records forgotten.
+# How often spools that others left behind are looked for, and old records forgotten.
 _LOOK_AROUND_SECONDS = 5.0
 _FORGET_SECONDS = 600.0
 _FORGET_BATCH = 500
 _FORGET_PAUSE_SECONDS = 0.05
 
 
-class LedgerUnavailable(Exception):
+class DatabaseUnavailable(Exception):
     """The database cannot take records now; the message says why, and holds no password."""
 
 
-class LedgerLost(LedgerUnavailable):
+class ConnectionLost(DatabaseUnavailable):
     """The connection, or the file that it led to, is gone; one that is made now may do."""
 
 
-class Ledger(Protocol):
-    """The database. Used by one thread. Raises LedgerUnavailable; no call waits without a bound."""
+class Writer(Protocol):
+    """The database. Used by one thread. Raises DatabaseUnavailable; no call waits without a bound."""
 
     def prepare(self) -> None:
         """Connect, and bring the schema up to date; costs nothing when that is so."""
@@ -57,7 +57,7 @@ class Ledger(Protocol):
 
 
 class Segment(Protocol):
-    """A file of the journal, held by this process alone."""
+    """A file of the spool, held by this process alone."""
 
     def read(self) -> Iterable[tuple[Sequence[InterceptionRecord], int]]:
         """Its records, some at a time, each time with the number of lines that cannot be read. Raises OSError."""
@@ -67,8 +67,8 @@ class Segment(Protocol):
 SegmentT = TypeVar("SegmentT", bound=Segment)
 
 
-class Journal(Protocol[SegmentT]):
-    """The journal of this worker, and what others left behind. Thread-safe."""
+class Spool(Protocol[SegmentT]):
+    """The spool of this worker, and what others left behind. Thread-safe."""
 
     def append(self, records: Sequence[InterceptionRecord]) -> int:
         """Write records; how many of them found room. Raises OSError."""
@@ -91,94 +91,94 @@ class Journal(Protocol[SegmentT]):
         ...
 
 
-class Shipper:
-    """Takes the journal's records to the database, in a thread of its own."""
+class Forwarder:
+    """Takes the spool's records to the database, in a thread of its own."""
 
     def __init__(
         self,
-        journal: Journal[Any],
-        open_ledger: Callable[[], Ledger],
+        spool: Spool[Any],
+        open_writer: Callable[[], Writer],
         dropped: Callable[[str, int], None],
         stored: Callable[[int], None],
         stores: Callable[[bool], None],
     ) -> None:
-        self._journal = journal
-        self._open_ledger = open_ledger
+        self._spool = spool
+        self._open_writer = open_writer
         self._dropped = dropped
         self._stored = stored
         self._stores = stores
-        self._ledger: Ledger | None = None
+        self._writer: Writer | None = None
         self._failing = ""
         self._pause = GrowingPause()
         self._forget_at = time.monotonic()
-        self._thread = BackgroundThread("shipper", self._step, at_end=self._end)
+        self._thread = BackgroundThread("forwarder", self._step, at_end=self._end)
 
     def start(self) -> None:
         """Begin, with what earlier workers left behind."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something to ship."""
+        """There is something to forward."""
         self._thread.wake()
 
     def stop(self, seconds: float) -> None:
-        """Ship what there is once more, and end; what takes longer than this is left to others."""
+        """Forward what there is once more, and end; what takes longer than this is left to others."""
         self._thread.stop()
         self._thread.join(seconds)
 
     def _step(self) -> float:
-        if self._ledger is None:
-            self._ledger = self._open_ledger()  # here, for what it is made of takes long to load, and nobody waits
-        if not self._tried(self._ship, self._ledger):
+        if self._writer is None:
+            self._writer = self._open_writer()  # here, for what it is made of takes long to load, and nobody waits
+        if not self._tried(self._forward, self._writer):
             self._thread.wait(self._pause.next_seconds())
             return 0.0
         self._pause.reset()
         if time.monotonic() >= self._forget_at:
-            self._tried(self._forget, self._ledger)
+            self._tried(self._forget, self._writer)
             self._forget_at = time.monotonic() + _FORGET_SECONDS
         return _LOOK_AROUND_SECONDS
 
     def _end(self) -> None:
-        if self._ledger is not None:
+        if self._writer is not None:
             try:
-                self._tried(self._ship, self._ledger)
+                self._tried(self._forward, self._writer)
             finally:
-                self._ledger.close()
+                self._writer.close()
 
-    def _ship(self, ledger: Ledger) -> None:
-        """Take everything in the journal to the database. Raises LedgerUnavailable."""
-        ledger.prepare()
-        for segment in self._journal.take():
+    def _forward(self, writer: Writer) -> None:
+        """Take everything in the spool to the database. Raises DatabaseUnavailable."""
+        writer.prepare()
+        for segment in self._spool.take():
             try:
                 pieces = segment.read()
             except OSError as error:
-                self._journal.give_up(segment, error)
+                self._spool.give_up(segment, error)
                 continue
-            number, damaged, refused = _stored_of(pieces, ledger)
-            self._journal.remove(segment)
+            number, damaged, refused = _stored_of(pieces, writer)
+            self._spool.remove(segment)
             self._stored(number + damaged)
             if damaged:
-                log.error("%d records are lost: their lines in the journal cannot be read", damaged)
+                log.error("%d records are lost: their lines in the spool cannot be read", damaged)
                 self._dropped("damaged", damaged)
             if refused:
                 self._dropped("refused", refused)
 
-    def _forget(self, ledger: Ledger) -> None:
+    def _forget(self, writer: Writer) -> None:
         """Delete what is past its time, a little at a time: others write meanwhile."""
-        while ledger.forget(_FORGET_BATCH) == _FORGET_BATCH and not self._thread.wait(_FORGET_PAUSE_SECONDS):
+        while writer.forget(_FORGET_BATCH) == _FORGET_BATCH and not self._thread.wait(_FORGET_PAUSE_SECONDS):
             pass
 
-    def _tried(self, work: Callable[[Ledger], None], ledger: Ledger) -> bool:
+    def _tried(self, work: Callable[[Writer], None], writer: Writer) -> bool:
         """Whether it went well; the log says when that changes."""
         try:
             try:
-                work(ledger)
-            except LedgerLost as error:
+                work(writer)
+            except ConnectionLost as error:
                 log.debug("the connection to the record database was lost: %s; a new one is tried", error)
-                work(ledger)
-        except LedgerUnavailable as error:
+                work(writer)
+        except DatabaseUnavailable as error:
             if str(error) != self._failing:
-                log.error("the record database cannot be used: %s; records wait in the journal", error)
+                log.error("the record database cannot be used: %s; records wait in the spool", error)
             self._failing = str(error)
             self._stores(False)
             return False
@@ -189,12 +189,12 @@ class Shipper:
         return True
 
 
-def _stored_of(pieces: Iterable[tuple[Sequence[InterceptionRecord], int]], ledger: Ledger) -> tuple[int, int, int]:
+def _stored_of(pieces: Iterable[tuple[Sequence[InterceptionRecord], int]], writer: Writer) -> tuple[int, int, int]:
     """Store a segment: how many records it had, how many lines are damaged, how many records were refused."""
     number = damaged = refused = 0
     for records, unreadable in pieces:
         number += len(records)
         damaged += unreadable
         for start in range(0, len(records), _BATCH):
-            refused += ledger.write(records[start : start + _BATCH])
+            refused += writer.write(records[start : start + _BATCH])
     return number, damaged, refused

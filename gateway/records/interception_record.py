@@ -1,8 +1,8 @@
-"""What is kept of an interception: plain values, as they lie in the journal and in the database.
+"""What is kept of an interception: plain values, as they lie in the spool and in the database.
 
 Owns: the fields and their meaning. Pure; immutable; any thread. A record holds who, what, when, how much and how it
 ended; never a prompt, an argument, a result or an answer. The field names are the database's column names
-(docs/records.md describes them); new fields have defaults, so that a journal of an older version can be read.
+(docs/records.md describes them); new fields have defaults, so that a spool of an older version can be read.
 
 Points in time are epoch seconds; `after_seconds` counts from the interception's start. `turn` counts from 0.
 """

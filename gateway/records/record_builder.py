@@ -1,6 +1,6 @@
-"""One request's chronicle: what is known of an interception while it runs, and its record at the end.
+"""One request's builder: what is known of an interception while it runs, and its record at the end.
 
-Owns: the facts, in the order in which they come in. Values only; belongs to one request's thread. Whoever
+Owns: the facts, in the order in which they come in. Values only; belongs to whoever runs the request. Whoever
 learns a fact tells it here: the routes who asks and for what, the turns their attempts, the walk the keys it passed
 over, the interception how it ended. Nothing here waits, logs or counts. Of what a client or an upstream wrote
 only short words of an expected form are kept, and what an error of the gateway's quotes, made safe.
@@ -20,15 +20,15 @@ from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import PriceList
 from gateway.protocol.errors import ClientGone, GatewayError, UpstreamError
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import ABANDONED, Ending, ending_of
 from gateway.records.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
-from gateway.records.record_words import outcome_of_failure, plain, usage_of, word
+from gateway.records.record_words import plain, usage_of, word
 
-_ABANDONED = "abandoned"
 _DAY_SECONDS = 86_400
 _DOUBTS = {Doubt.WORKSPACE: "doubtful_workspace", Doubt.ORGANISATION: "doubtful_organisation"}
 
 
-class Chronicle:
+class RecordBuilder:
     """Of the interception that `id` names. `clock` is monotonic, `wall_clock` gives epoch seconds.
 
     `prices` are those in force when the request came.
@@ -58,7 +58,7 @@ class Chronicle:
         self._session = client.session
         self._is_streamed = False
         self._first_event_seconds: float | None = None
-        self._outcome: str | None = None
+        self._ending: Ending | None = None
         self._error: str | None = None
         self._request_id = id
         self._upstream_id: str | None = None  # of the attempt made last
@@ -121,7 +121,7 @@ class Chronicle:
         else:
             state = "pinned_elsewhere" if is_elsewhere and not status.is_leased else "on_trial"
         reason, http_status = (record.reason, record.status) if status.is_marked else ("", 0)
-        concern = "siblings" if status.is_shared_rest else status.concern.value
+        concern = "siblings" if status.is_shared_cooldown else status.concern.value
         self._passed_over.append(
             PassedOver(self._turn, status.key.name, state, reason, http_status, status.remaining_seconds, concern)
         )
@@ -142,9 +142,11 @@ class Chronicle:
 
     def attempt_ended(self, verdict: Verdict) -> None:
         """The attempt has ended, with an answer or a transport error."""
-        is_key_s = self._attempt is not None and self._attempt.key is not None  # a client's own credential never rests
-        rests_seconds = verdict.cooldown_seconds if is_key_s and verdict.outcome.cools else 0.0
-        self._close_attempt(verdict.outcome.value, rests_seconds)
+        is_key_s = (
+            self._attempt is not None and self._attempt.key is not None
+        )  # a client's own credential never cools down
+        cooldown_seconds = verdict.cooldown_seconds if is_key_s and verdict.cools else 0.0
+        self._close_attempt(verdict.outcome.value, cooldown_seconds)
 
     def turn_obtained(self, tally: Tally) -> None:
         """A turn has its answer; `tally` goes on growing with it."""
@@ -169,16 +171,16 @@ class Chronicle:
         """The call of an injected tool for the `tool_use` block of this id has ended, or was never made."""
         self._injected_calls[self._turn - 1, call_id] = (outcome, result_bytes, duration_seconds)
 
-    def stream_ended(self, outcome: str, error: GatewayError | None = None) -> None:
+    def stream_ended(self, ending: Ending, error: GatewayError | None = None) -> None:
         """A stream that had begun has ended so, with this error of the gateway's if there was one."""
         if error is not None:
             self.failed(error)
         if error is None or isinstance(error, UpstreamError):
-            self._outcome = outcome
+            self._ending = ending
 
     def failed(self, error: GatewayError | ClientGone) -> None:
         """The request ends with an error of the gateway's own making, or without anybody to answer."""
-        self._outcome = outcome_of_failure(error)
+        self._ending = ending_of(error)
         if isinstance(error, GatewayError):
             self._error = plain(f"{error.kind}: {error.message}")
 
@@ -186,13 +188,15 @@ class Chronicle:
         """The request is over; everything that is known of it."""
         self._abandon()
         upstreams_error = self._upstreams_error()
+        own_ending = Ending.UPSTREAM_ERROR if status >= 400 or upstreams_error else Ending.COMPLETED
+        ending = self._ending or own_ending
         return InterceptionRecord(
             id=self._id,
             route=self._route,
             started_at=self._started_at,
             day=_day(self._started_at // _DAY_SECONDS),
             duration_seconds=self._elapsed(),
-            outcome=self._outcome or ("upstream_error" if status >= 400 or upstreams_error else "completed"),
+            outcome=ending.value,
             status=status,
             request_id=self._request_id,
             credential=self._caller.credential.value,
@@ -221,7 +225,7 @@ class Chronicle:
         """Nobody waits for the answer any longer. The upstream was at work on it, hardly for nothing."""
         if self._attempt is not None and self._body is not None:
             self._answers.append((self._turn, self._attempt.key, Tally.of_lost_answer(self._model, self._body)))
-        self._close_attempt(_ABANDONED, 0.0)
+        self._close_attempt(ABANDONED, 0.0)
 
     def _close_attempt(self, outcome: str, cooldown_seconds: float) -> None:
         attempt, self._attempt = self._attempt, None

@@ -1,6 +1,6 @@
 """How facts become the fields of a record: in words from a known set, or of an expected form.
 
-Owns: the outcome of an interception in a word, and what may be kept of what others wrote. Pure; any thread.
+Owns: what may be kept of what others wrote. Pure; any thread.
 """
 
 from __future__ import annotations
@@ -11,16 +11,6 @@ from functools import lru_cache
 
 from gateway.pricing.bill import bill
 from gateway.pricing.prices import PriceList
-from gateway.protocol.errors import (
-    AuthenticationExhausted,
-    ClientGone,
-    GatewayError,
-    RateLimited,
-    Stopping,
-    TurnLimitReached,
-    UpstreamError,
-    UpstreamTimedOut,
-)
 from gateway.protocol.messages import Tally
 from gateway.protocol.safe_text import safe_text
 from gateway.protocol.usage import BilledUsage
@@ -69,23 +59,6 @@ def _inference(
         price=billed.price if billed is not None else None,
         is_cost_estimated=billed is not None and billed.is_estimate,
     )
-
-
-def outcome_of_failure(error: GatewayError | ClientGone) -> str:
-    """How an interception ended that ended with this error."""
-    if isinstance(error, ClientGone):
-        return "client_disconnected"
-    if isinstance(error, Stopping):
-        return "drained"
-    if isinstance(error, RateLimited | AuthenticationExhausted):
-        return "exhausted"
-    if isinstance(error, UpstreamTimedOut):
-        return "timed_out"
-    if isinstance(error, UpstreamError):
-        return "upstream_failed"
-    if isinstance(error, TurnLimitReached):
-        return "turn_limit"
-    return "rejected" if error.is_rejection else "gateway_error"
 
 
 def word(text: str) -> str:

@@ -1,13 +1,13 @@
 """Taking records from requests without holding them up, and getting them into the database.
 
-Owns: a worker's queue and the thread that empties it into a journal on disk; from there the Shipper goes on. What lies
+Owns: a worker's queue and the thread that empties it into a spool on disk; from there the Forwarder goes on. What lies
 on disk and in the database is behind protocols. The way of a record:
 
-    put (any request's thread; never waits)  ->  queue  ->  journal, several times a second  ->  database
+    put (any thread; never waits)  ->  queue  ->  spool, several times a second  ->  database
 
-Every record goes by the journal, whether the database is up or not. So there is one way and not two; a database
+Every record goes by the spool, whether the database is up or not. So there is one way and not two; a database
 that hangs holds up nothing but its own thread; and whoever kills the process takes at most what has come in since the
-journal was last written to. What is in the journal when a worker ends, any worker of a later start takes up.
+spool was last written to. What is in the spool when a worker ends, any worker of a later start takes up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gateway.records.forwarder import Journal, Ledger, Shipper
+from gateway.records.forwarder import Forwarder, Spool, Writer
 from gateway.records.interception_record import InterceptionRecord
 from gateway.runtime.background import BackgroundThread
 
@@ -40,7 +40,7 @@ class Meter(Protocol):
         """So many records are lost."""
 
     def written(self, number: int) -> None:
-        """So many records are in the journal: nothing that happens to this process can lose them."""
+        """So many records are in the spool: nothing that happens to this process can lose them."""
 
     def waiting(self, number: int) -> None:
         """So many records wait to be stored."""
@@ -70,38 +70,38 @@ class NoRecorder:
 
 
 class Recorder:
-    """A worker's recorder. `open_ledger` is called by the thread that then uses the database, once.
+    """A worker's recorder. `open_writer` is called by the thread that then uses the database, once.
 
     `queue_limit` bounds what waits in memory, `stop_seconds` how long `close` waits in all.
     """
 
     def __init__(
         self,
-        journal: Journal[Any],
-        open_ledger: Callable[[], Ledger],
+        spool: Spool[Any],
+        open_writer: Callable[[], Writer],
         meter: Meter,
         queue_limit: int = QUEUE_LIMIT,
         stop_seconds: float = 4.0,
     ) -> None:
-        self._journal = journal
+        self._spool = spool
         self._meter = meter
         self._queue_limit = queue_limit
         self._stop_seconds = stop_seconds
         self._queue: deque[InterceptionRecord] = deque()  # appends and pops are atomic
-        self._lock = threading.Lock()  # guards the way from the queue to the journal, and what follows
-        self._journaled = 0
+        self._lock = threading.Lock()  # guards the way from the queue to the spool, and what follows
+        self._spooled = 0
         self._is_failing = False
         self._losses = Losses(meter)
         self._is_called = False  # the writer has been told that the queue is not empty, and has not looked since
         self._is_stopping = False
         self._has_ended = False
-        self._shipper = Shipper(journal, open_ledger, meter.dropped, self._stored, meter.stores)
+        self._forwarder = Forwarder(spool, open_writer, meter.dropped, self._stored, meter.stores)
         self._writer = BackgroundThread("recorder", self._write)
 
     def start(self) -> None:
-        """Begin to write and to ship."""
+        """Begin to write and to forward."""
         self._writer.start()
-        self._shipper.start()
+        self._forwarder.start()
 
     def put(self, record: InterceptionRecord) -> None:
         """Take a record; past the queue's limit it is lost, which is counted and told."""
@@ -118,34 +118,34 @@ class Recorder:
             self._writer.wake()
 
     def close(self) -> None:
-        """Write what is queued to the journal, and ship what there is if that goes quickly."""
+        """Write what is queued to the spool, and forward what there is if that goes quickly."""
         ends_at = time.monotonic() + self._stop_seconds
         self._is_stopping = True
         self._writer.stop()
         self._writer.join(self._stop_seconds)
         self._flush(max(0.0, ends_at - time.monotonic()))
-        self._shipper.stop(max(0.0, ends_at - time.monotonic()))
+        self._forwarder.stop(max(0.0, ends_at - time.monotonic()))
         self._flush(max(0.0, ends_at - time.monotonic()))
         self._has_ended = True
         self._give_up()
-        self._journal.close()
+        self._spool.close()
 
     def _write(self) -> float | None:
         self._writer.wait(_GATHER_SECONDS)
         self._is_called = False
         if self._flush():
-            self._shipper.wake()
+            self._forwarder.wake()
         return 0.0 if self._queue else None  # not empty: more came, or the disk would not; again in a moment
 
     def _flush(self, wait_seconds: float = -1) -> bool:
-        """Empty the queue into the journal; whether anything was written. Others that do so are waited for so long."""
+        """Empty the queue into the spool; whether anything was written. Others that do so are waited for so long."""
         if not self._lock.acquire(timeout=wait_seconds):
             return False
         has_written = False
         try:
             while batch := [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]:
                 try:
-                    written = self._journal.append(batch)
+                    written = self._spool.append(batch)
                 except OSError as error:
                     self._queue.extendleft(reversed(batch))
                     self._fail(error)
@@ -155,10 +155,10 @@ class Recorder:
                     self._meter.dropped("refused", len(batch))
                     continue
                 has_written = has_written or written > 0
-                self._journaled += written
+                self._spooled += written
                 self._meter.written(written)
                 self._went_well(len(batch) - written)
-            self._meter.waiting(len(self._queue) + self._journaled)
+            self._meter.waiting(len(self._queue) + self._spooled)
         finally:
             self._lock.release()
         return has_written
@@ -166,7 +166,7 @@ class Recorder:
     def _fail(self, error: OSError) -> None:
         if not self._is_failing:
             log.error(
-                "the journal cannot be written to: %s; up to %d records wait in memory",
+                "the spool cannot be written to: %s; up to %d records wait in memory",
                 error.strerror,
                 self._queue_limit,
             )
@@ -174,29 +174,29 @@ class Recorder:
 
     def _went_well(self, without_room: int) -> None:
         if self._is_failing:
-            log.info("the journal can be written to again")
+            log.info("the spool can be written to again")
         self._is_failing = False
         if without_room:
-            self._losses.add("journal_full", without_room, "the journal is full")
+            self._losses.add("journal_full", without_room, "the spool is full")
         else:
             self._losses.end()
 
     def _give_up(self) -> None:
-        """The worker ends, and what is not in the journal by now is lost."""
+        """The worker ends, and what is not in the spool by now is lost."""
         lost = 0
         with suppress(IndexError):
             while True:
                 self._queue.popleft()
                 lost += 1
         if lost:
-            log.error("%d records are lost: the journal cannot be written to, and the worker ends", lost)
+            log.error("%d records are lost: the spool cannot be written to, and the worker ends", lost)
             self._meter.dropped("journal_full", lost)
 
     def _stored(self, number: int) -> None:
-        """So many records have left the journal."""
+        """So many records have left the spool."""
         with self._lock:
-            self._journaled = max(0, self._journaled - number)
-            self._meter.waiting(len(self._queue) + self._journaled)
+            self._spooled = max(0, self._spooled - number)
+            self._meter.waiting(len(self._queue) + self._spooled)
 
 
 class Losses:

@@ -1,4 +1,4 @@
-"""A segment of the journal: a file of one JSON record a line, only ever appended to.
+"""A segment of the spool: a file of one JSON record a line, only ever appended to.
 
 Owns: what counts as a segment, opening one without ever waiting, its lock, reading it. A segment is used by
 one thread at a time. A folder may hold anything: a name that looks like a segment's may be a directory, a FIFO, a

@@ -1,6 +1,6 @@
 """Records on disk that the database has not got yet.
 
-Owns: the folder of segments and who may touch which. A Journal is thread-safe. Each worker writes to a
+Owns: the folder of segments and who may touch which. A Spool is thread-safe. Each worker writes to a
 segment of its own and holds it, and those that it has filled, by a file lock that the kernel takes back when the
 process ends, however it does; so a segment that can be locked is one that a dead worker has left behind. Files are
 private. They are not synchronised with the disk at every write: a killed process loses nothing by that, a machine that
@@ -29,8 +29,8 @@ LIMIT_BYTES = 256 * 1024 * 1024
 _SEGMENT_BYTES = 4 * 1024 * 1024
 
 
-class FileJournal:
-    """The journal in one folder, as one process sees it. `limit_bytes` bounds the folder, all processes together."""
+class FileSpool:
+    """The spool in one folder, as one process sees it. `limit_bytes` bounds the folder, all processes together."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES, segment_bytes: int = _SEGMENT_BYTES) -> None:
         self._folder = folder
@@ -41,8 +41,8 @@ class FileJournal:
         self._open: HeldSegment | None = None  # the one that is appended to
         self._held: list[HeldSegment] = []  # those that are full, sealed or adopted
         self._others_bytes = 0
-        self._told: set[str] = set()  # the names of odd entries; the shipper's thread alone
-        self._given_up: set[tuple[int, int]] = set()  # unreadable, unremovable: the shipper's thread alone
+        self._told: set[str] = set()  # the names of odd entries; the forwarder's thread alone
+        self._given_up: set[tuple[int, int]] = set()  # unreadable, unremovable: the forwarder's thread alone
 
     def append(self, records: Sequence[InterceptionRecord]) -> int:
         """Write records; how many of them found room below the limit."""
@@ -71,7 +71,7 @@ class FileJournal:
             self._adopt(odd.__setitem__)
             taken = list(self._held)
         for name in sorted(odd.keys() - self._told):
-            log.warning("%r in %s is left out: %s; the rest of the journal goes on", name, self._folder, odd[name])
+            log.warning("%r in %s is left out: %s; the rest of the spool goes on", name, self._folder, odd[name])
         self._told = set(odd)
         return taken
 
@@ -158,7 +158,7 @@ class FileJournal:
 
 
 def waiting_records(folder: Path, odd: Odd | None = None) -> Iterator[InterceptionRecord]:
-    """All records in the journals of a folder, whoever holds them; `odd` is told what is left out. Raises OSError."""
+    """All records in the spools of a folder, whoever holds them; `odd` is told what is left out. Raises OSError."""
     told = odd if odd is not None else lambda name, why: None
     for path, _ in segments(folder, told):
         try:

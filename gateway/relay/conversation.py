@@ -1,8 +1,8 @@
 """What is asked of the upstream turn by turn, and what of its answers the client is shown.
 
 Owns: the steps that every interception takes, and their simplest form: one answer, shown as it comes. A
-Dialogue belongs to one request and its thread. The Interception takes the next call, shows the answer, and lets the
-dialogue say whether another turn follows; `tool_loop` has the form with several turns.
+Conversation belongs to whoever runs the request. The Interception takes the next call, shows the answer, and lets the
+conversation say whether another turn follows; `tool_loop` has the form with several turns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.relay.pace import Output, Pace
 from gateway.upstream import Call
 
 
-class Dialogue(Protocol):
+class Conversation(Protocol):
     """The turns of one interception. `shows_events`: the client is shown events, even of a whole message."""
 
     shows_events: bool

@@ -2,7 +2,7 @@
 
 Owns: the one loop over turns, relaying each to the client, and saying how it ended.
 `run` is a generator of one Head and then bytes, and of Pauses all along; closing it at any point frees the upstream's
-connection and records what was seen. What is asked in each turn, and what of the answer is shown, is the Dialogue's
+connection and records what was seen. What is asked in each turn, and what of the answer is shown, is the Conversation's
 affair.
 """
 
@@ -13,19 +13,18 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from enum import Enum
 
 from gateway.protocol.errors import (
     ClientGone,
     GatewayError,
     Stopping,
     UpstreamError,
-    UpstreamSilent,
     error_event,
     upstream_error_event,
 )
-from gateway.records.record_builder import Chronicle
-from gateway.relay.conversation import Dialogue
+from gateway.protocol.outcomes import Ending, stream_ending_of
+from gateway.records.record_builder import RecordBuilder
+from gateway.relay.conversation import Conversation
 from gateway.relay.pace import Output, Pace
 from gateway.relay.turn import Turn, TurnMaker
 from gateway.telemetry.metrics import Metrics
@@ -39,17 +38,6 @@ _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 64 * 1024
 
 
-class StreamOutcome(Enum):
-    """How a stream ended; the values are the metric's `outcome` label."""
-
-    COMPLETED = "completed"
-    UPSTREAM_ERROR = "upstream_error"
-    TRUNCATED = "truncated"
-    CLIENT_DISCONNECTED = "client_disconnected"
-    IDLE_TIMEOUT = "idle_timeout"
-    DRAINED = "drained"
-
-
 class Interception:
     """Relays one messages request. `clock` is monotonic; `started_at` is its reading at the request's head.
 
@@ -58,20 +46,20 @@ class Interception:
 
     def __init__(
         self,
-        dialogue: Dialogue,
+        conversation: Conversation,
         turns: TurnMaker,
         pace: Pace,
         metrics: Metrics,
-        chronicle: Chronicle,
+        builder: RecordBuilder,
         started_at: float,
         clock: Callable[[], float] = time.monotonic,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._dialogue = dialogue
+        self._conversation = conversation
         self._turns = turns
         self._pace = pace
         self._metrics = metrics
-        self._chronicle = chronicle
+        self._builder = builder
         self._started_at = started_at
         self._clock = clock
         self._settle = settle
@@ -82,10 +70,10 @@ class Interception:
 
         Raises GatewayError and ClientGone before the head; BrokenPipeError after it when the client has gone.
         """
-        outcome = StreamOutcome.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
+        ending = Ending.CLIENT_DISCONNECTED  # whoever closes this generator early does so for that
         failure: GatewayError | None = None
         try:
-            outcome = yield from self._answer()
+            ending = yield from self._answer()
         except ClientGone:
             if not self._pace.has_begun:
                 raise
@@ -94,60 +82,60 @@ class Interception:
         except GatewayError as error:
             if not self._pace.has_begun:
                 raise
-            outcome, failure = _outcome_of(error), error
-            log.warning("%s: stream ended: %s", self._chronicle.name, error.message)
+            ending, failure = stream_ending_of(error), error
+            log.warning("%s: stream ended: %s", self._builder.name, error.message)
             yield self._error(error)
         except Exception:
             if not self._pace.has_begun:
                 raise
-            outcome = StreamOutcome.TRUNCATED
+            ending = Ending.TRUNCATED
             failure = GatewayError("the gateway failed in mid-stream; its log says why")
-            log.exception("%s: stream failed inside the gateway", self._chronicle.name)
+            log.exception("%s: stream failed inside the gateway", self._builder.name)
             yield self._error(failure)
         finally:
-            self._dialogue.close()
+            self._conversation.close()
             if self._pace.has_begun:
-                self._metrics.streams_ended.labels(outcome.value).inc()
-                self._chronicle.stream_ended(outcome.value, failure)
+                self._metrics.streams_ended.labels(ending.value).inc()
+                self._builder.stream_ended(ending, failure)
 
-    def _answer(self) -> Generator[Output, None, StreamOutcome]:
-        outcome = StreamOutcome.COMPLETED
-        while self._dialogue.has_more and outcome is StreamOutcome.COMPLETED:
-            turn = yield from self._turns.obtain(self._dialogue.next_call(), self._pace)
+    def _answer(self) -> Generator[Output, None, Ending]:
+        ending = Ending.COMPLETED
+        while self._conversation.has_more and ending is Ending.COMPLETED:
+            turn = yield from self._turns.obtain(self._conversation.next_call(), self._pace)
             try:
                 with closing(turn.reply):
                     if turn.stream is None:
-                        outcome = yield from self._whole(turn)
+                        ending = yield from self._whole(turn)
                     else:
-                        outcome = yield from self._streamed(turn.stream, turn.opening)
+                        ending = yield from self._streamed(turn.stream, turn.opening)
             finally:
                 self._turns.ended(turn)
-            if outcome is StreamOutcome.COMPLETED:
-                yield from self._dialogue.end_turn(self._pace)
-        return outcome
+            if ending is Ending.COMPLETED:
+                yield from self._conversation.end_turn(self._pace)
+        return ending
 
-    def _whole(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
+    def _whole(self, turn: Turn) -> Generator[Output, None, Ending]:
         is_message = turn.reply.status == 200 and _holds_message(turn)
-        if is_message and self._dialogue.shows_events:
+        if is_message and self._conversation.shows_events:
             return (yield from self._as_events(turn))
         if self._pace.has_begun:  # for another answer, which was a stream
             yield upstream_error_event(turn.reply.status, turn.body, self._pace.told_id)
-            return StreamOutcome.UPSTREAM_ERROR
-        body = self._dialogue.show_whole(turn.body) if is_message else turn.body
+            return Ending.UPSTREAM_ERROR
+        body = self._conversation.show_whole(turn.body) if is_message else turn.body
         if body is not None:
             self._settle()
             yield self._pace.whole(turn.reply, body)
-        return StreamOutcome.COMPLETED
+        return Ending.COMPLETED
 
-    def _as_events(self, turn: Turn) -> Generator[Output, None, StreamOutcome]:
-        shown = self._dialogue.show_whole(turn.body)
+    def _as_events(self, turn: Turn) -> Generator[Output, None, Ending]:
+        shown = self._conversation.show_whole(turn.body)
         self._settle()
         yield from self._begun(turn.reply)
         if shown:
             yield self._pace.sent(shown)
-        return StreamOutcome.COMPLETED
+        return Ending.COMPLETED
 
-    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, StreamOutcome]:
+    def _streamed(self, stream: EventStream, opening: bytes) -> Generator[Output, None, Ending]:
         yield from self._begun(stream.reply)
         batch: bytes | None = opening
         while True:
@@ -172,20 +160,22 @@ class Interception:
                 raise UpstreamError("the upstream's stream ended before message_stop")
             batch = stream.receive()
         yield from self._linger(stream)
-        return StreamOutcome.COMPLETED if stream.tally.has_stopped else StreamOutcome.UPSTREAM_ERROR
+        return Ending.COMPLETED if stream.tally.has_stopped else Ending.UPSTREAM_ERROR
 
     def _begun(self, reply: Reply) -> Generator[Output, None, None]:
         """The head, if it has not gone out yet; the first event follows."""
         if not self._pace.has_begun:
-            yield self._pace.begin(reply, is_due=self._dialogue.shows_events)  # else all is shown, the first event too
+            yield self._pace.begin(
+                reply, is_due=self._conversation.shows_events
+            )  # else all is shown, the first event too
         if not self._has_relayed:
             self._has_relayed = True
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
-            self._chronicle.first_event()
+            self._builder.first_event()
 
     def _shown(self, batch: bytes) -> bytes:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""
-        shown = self._dialogue.show(batch)
+        shown = self._conversation.show(batch)
         if shown:
             return self._pace.sent(shown)
         return self._pace.ping() if self._pace.left_seconds <= 0 else b""
@@ -206,7 +196,7 @@ class Interception:
                 else:
                     break
         except (UpstreamError, Stopping, ClientGone) as error:
-            log.debug("%s: after the last event: %r", self._chronicle.name, error)
+            log.debug("%s: after the last event: %r", self._builder.name, error)
 
     def _error(self, error: GatewayError) -> bytes:
         return error_event(error.kind, error.message, self._pace.told_id)
@@ -217,13 +207,3 @@ def _holds_message(turn: Turn) -> bool:
     if not turn.tally.observe_whole(turn.body):
         raise UpstreamError("the upstream's answer is not a JSON object")
     return turn.tally.error_kind is None
-
-
-def _outcome_of(error: GatewayError) -> StreamOutcome:
-    if isinstance(error, Stopping):
-        return StreamOutcome.DRAINED
-    if isinstance(error, UpstreamSilent):
-        return StreamOutcome.IDLE_TIMEOUT
-    if isinstance(error, UpstreamError):
-        return StreamOutcome.TRUNCATED
-    return StreamOutcome.UPSTREAM_ERROR

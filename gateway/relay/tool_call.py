@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from gateway.protocol.json_values import to_json
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.relay.pace import Output, Pace, with_pings
 from gateway.runtime.pause import READABLE, Pause, is_ready
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.telemetry.spans import NO_TOOL_SPAN
 from gateway.tools.injection import tool_result
 from gateway.tools.splicer import ToolUse
-from gateway.tools.toolbox import InjectedTool, Toolbox, ToolCall, ToolOutcome, ToolResult
+from gateway.tools.toolbox import InjectedTool, Toolbox, ToolCall, ToolResult
 from gateway.upstream.watch import Watch
 
 
@@ -24,11 +25,11 @@ class RequestedCall:
     """A call that runs from now on. `tool` is None if there is none of that name. Whoever makes it closes it."""
 
     def __init__(
-        self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, narrator: Narrator, clock: Callable[[], float]
+        self, use: ToolUse, tool: InjectedTool | None, toolbox: Toolbox, observer: Observer, clock: Callable[[], float]
     ) -> None:
         self._use = use
         self._tool = tool
-        self._narrator = narrator
+        self._observer = observer
         self._clock = clock
         self._begun_at = clock()
         self._span = NO_TOOL_SPAN
@@ -40,7 +41,7 @@ class RequestedCall:
         elif use.input is None:
             self._result = _said(ToolOutcome.INVALID_INPUT, "The input is not a JSON object; the tool was not called.")
         else:
-            self._span = narrator.trace.tool_call(tool.server, tool.tool)
+            self._span = observer.trace.tool_call(tool.server, tool.tool)
             self._running = toolbox.begin(tool, use.input, self._span.headers)
 
     def result(self, watch: Watch, pace: Pace) -> Generator[Output, None, dict[str, Any]]:
@@ -66,7 +67,7 @@ class RequestedCall:
             outcome, result_bytes = self._result.outcome, len(to_json(list(self._result.content)))
         self._span.end(outcome)
         seconds = self._clock() - self._begun_at
-        self._narrator.tool_called(self._use.id, self._tool, outcome, seconds, result_bytes)
+        self._observer.tool_called(self._use.id, self._tool, outcome, seconds, result_bytes)
 
 
 def _ended(call: ToolCall, watch: Watch) -> Generator[Pause, None, None]:

@@ -17,13 +17,14 @@ from typing import Any
 from gateway.protocol.accumulator import Accumulator, MalformedStream, events_of
 from gateway.protocol.errors import TurnLimitReached, UpstreamError
 from gateway.protocol.json_values import exact_object_or_none, object_or_none, to_json
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.protocol.sse import BYTE_ORDER_MARK, decode_event, encode_event, split_events
 from gateway.relay.pace import Output, Pace
 from gateway.relay.tool_call import RequestedCall
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.tools.injection import ToolRequest, inject
 from gateway.tools.splicer import Splicer, ToolUse
-from gateway.tools.toolbox import InjectedTool, Toolbox, ToolOutcome
+from gateway.tools.toolbox import InjectedTool, Toolbox
 from gateway.upstream import Call
 from gateway.upstream.watch import Watch
 
@@ -51,7 +52,7 @@ class ToolPolicy:
 
 
 class ToolLoop:
-    """A Dialogue with as many turns as the model's calls ask for. `call`'s body is replaced in each turn."""
+    """A Conversation with as many turns as the model's calls ask for. `call`'s body is replaced in each turn."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class ToolLoop:
         policy: ToolPolicy,
         is_streaming: bool,
         watch: Watch,
-        narrator: Narrator,
+        observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shows_events = is_streaming
@@ -72,7 +73,7 @@ class ToolLoop:
         self._tools = {tool.name: tool for tool in toolbox.tools()}
         self._max_turns = policy.max_turns
         self._watch = watch
-        self._narrator = narrator
+        self._observer = observer
         self._clock = clock
         self._turns = 0
         self._turn_bytes = 0
@@ -152,7 +153,7 @@ class ToolLoop:
 
     def _tell_not_made(self, uses: Sequence[ToolUse]) -> None:
         for use in uses:
-            self._narrator.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
+            self._observer.tool_called(use.id, self._tools.get(use.name), ToolOutcome.NOT_MADE)
 
     def _results(self, uses: Sequence[ToolUse], pace: Pace) -> Generator[Output, None, list[dict[str, Any]]]:
         """Make all calls of a turn at once; their results in the order of the calls."""
@@ -160,7 +161,7 @@ class ToolLoop:
         with ExitStack() as stack:
             calls = []
             for use in uses:
-                call = RequestedCall(use, self._tools.get(use.name), self._toolbox, self._narrator, self._clock)
+                call = RequestedCall(use, self._tools.get(use.name), self._toolbox, self._observer, self._clock)
                 calls.append(stack.enter_context(closing(call)))
             for call in calls:
                 blocks.append((yield from call.result(self._watch, pace)))

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 
 from gateway.access.authentication import Caller
 from gateway.access.credential import AuthHeader, Key, key_headers
-from gateway.keys.classification import LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
+from gateway.keys.classification import LARGEST_JUDGED_BYTES, Cooldowns, judge, status_of_kind
 from gateway.keys.failover import Course, walk
 from gateway.keys.places import place_of
 from gateway.keys.pool import Pool
-from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.keys.verdict import Next, Verdict
 from gateway.protocol.errors import UpstreamError
 from gateway.protocol.json_values import object_or_none
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Outcome
 from gateway.protocol.sse import Event
 from gateway.relay.pace import Output, Pace, with_pings
 from gateway.runtime.pause import Pause
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.upstream import Call, Reply, Upstream
 from gateway.upstream.event_stream import EventStream
 from gateway.upstream.watch import Watch
@@ -59,8 +60,9 @@ class Turn:
 class TurnMaker:
     """Makes the turns of one request.
 
-    `course` is what its walks are for. `rests` are those of keys where the upstream names none; `stream_idle_seconds`
-    is how long the upstream may be silent behind a stream's first event; `wall_clock` gives epoch seconds.
+    `course` is what its walks are for. `cooldowns` are those of keys where the upstream names none;
+    `stream_idle_seconds` is how long the upstream may be silent behind a stream's first event; `wall_clock` gives epoch
+    seconds.
     """
 
     def __init__(
@@ -69,9 +71,9 @@ class TurnMaker:
         pool: Pool,
         caller: Caller,
         watch: Watch,
-        narrator: Narrator,
+        observer: Observer,
         course: Course,
-        rests: Rests,
+        cooldowns: Cooldowns,
         stream_idle_seconds: float,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -79,9 +81,9 @@ class TurnMaker:
         self._pool = pool
         self._caller = caller
         self._watch = watch
-        self._narrator = narrator
+        self._observer = observer
         self._course = course
-        self._rests = rests
+        self._cooldowns = cooldowns
         self._stream_idle_seconds = stream_idle_seconds
         self._wall_clock = wall_clock
 
@@ -92,7 +94,7 @@ class TurnMaker:
 
         Raises RateLimited, AuthenticationExhausted, OutOfMoney, UpstreamError, ClientGone, Stopping.
         """
-        self._narrator.trace.turn_began(has_walk=not self._caller.own)
+        self._observer.trace.turn_began(has_walk=not self._caller.own)
         if self._caller.own:
             turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
         else:
@@ -100,9 +102,9 @@ class TurnMaker:
             def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
                 return self._attempt(call, key_headers(key), pace, key)
 
-            self._narrator.walk_began(self._course.scope)
-            turn = yield from walk(self._pool, attempt, self._narrator, self._course)
-        self._narrator.chronicle.turn_obtained(turn.tally)
+            self._observer.walk_began(self._course.scope)
+            turn = yield from walk(self._pool, attempt, self._observer, self._course)
+        self._observer.builder.turn_obtained(turn.tally)
         return turn
 
     def ended(self, turn: Turn) -> None:
@@ -113,17 +115,17 @@ class TurnMaker:
     def _attempt(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        chronicle, trace = self._narrator.chronicle, self._narrator.trace
-        chronicle.attempt_began(key)
+        builder, trace = self._observer.builder, self._observer.trace
+        builder.attempt_began(key)
         call = trace.attempt_began(call, key.name if key is not None else None)
         try:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
+                builder.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
             trace.attempt_failed(error)
             raise
-        chronicle.attempt_ended(verdict)
+        builder.attempt_ended(verdict)
         trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)
         return turn, verdict
 
@@ -135,7 +137,7 @@ class TurnMaker:
             headers = dict(reply.headers)
             if key is not None:
                 self._pool.learn(key, place_of(headers))
-            self._narrator.answered(key, reply.status, headers)
+            self._observer.answered(key, reply.status, headers)
             if call.may_stream and reply.is_event_stream:
                 return (yield from self._opened(EventStream(reply), pace))
             return (yield from with_pings(self._whole(reply, key), pace))
@@ -152,9 +154,9 @@ class TurnMaker:
             except UpstreamError as error:  # its status says what it is, and another key may answer
                 failure = error
         verdict = self._judge(reply, head)
-        if verdict.outcome.next is not Next.NONE:
+        if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()  # a mark may have to be written somewhere
-        if key is not None and verdict.outcome.next is not Next.NONE and not (is_all and verdict.outcome.is_kept):
+        if key is not None and verdict.next is not Next.NONE and not (is_all and verdict.is_kept):
             return Turn(reply, Tally(), is_relayable=False), verdict
         if failure is not None:
             raise failure
@@ -179,7 +181,7 @@ class TurnMaker:
             return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
         status = status_of_kind(stream.tally.error_kind)
         verdict = self._judge(stream.reply, event.data.encode(), status)
-        if verdict.outcome.next is not Next.NONE:
+        if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()
         if pace.has_begun:
             return Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch), verdict
@@ -188,7 +190,7 @@ class TurnMaker:
         return Turn(stream.reply, Tally(), event.data.encode()), verdict
 
     def _judge(self, reply: Reply, body: bytes, status: int | None = None) -> Verdict:
-        return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._rests)
+        return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._cooldowns)
 
 
 def _is_error(event: Event) -> bool:

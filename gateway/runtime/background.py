@@ -4,9 +4,9 @@ Owns: the loop of every background thread. Thread-safe. No such thread ends by a
 is: the log says once that the work fails, with the traceback; it is tried again after a pause that grows; and the log
 says when it works again. What a thread expects to fail (a server that is down, say) it handles and words itself.
 
-    self._thread = BackgroundThread("looks", self._look)  # _look does a round, and says how long to rest after it
+    self._thread = BackgroundThread("looks", self._look)  # _look does a round, and says how long to wait after it
     self._thread.start()
-    self._thread.wake()     # there is work: the rest is over, or does not begin
+    self._thread.wake()     # there is work: the wait is over, or does not begin
     self._thread.stop()     # ends when the round under way does; `at_end` is called last, in the thread
     self._thread.join(3.0)
 
@@ -75,7 +75,7 @@ class Troubles:
 class BackgroundThread:
     """A daemon thread that repeats `step` until it is stopped.
 
-    `step` does what there is to do and returns for how many seconds to rest, at most: 0 for not at all, None for until
+    `step` does what there is to do and returns for how many seconds to wait, at most: 0 for not at all, None for until
     `wake` is called. A pause after a failure is cut short by `stop` alone. `at_end` is called in the thread when it
     ends. `start` raises RuntimeError if the system grants no thread.
     """
@@ -130,13 +130,13 @@ class BackgroundThread:
             if self._is_stopping.is_set():  # told between the two
                 break
             try:
-                rest_seconds = self._step()
+                pause_seconds = self._step()
                 self._troubles.worked()
             except BaseException as error:  # noqa: BLE001  # no exception ends it
                 self._is_stopping.wait(self._troubles.failed(error))
                 continue
-            if rest_seconds != 0:
-                self._wake.wait(rest_seconds)
+            if pause_seconds != 0:
+                self._wake.wait(pause_seconds)
         try:
             self._at_end()
         except BaseException:

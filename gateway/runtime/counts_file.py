@@ -91,9 +91,9 @@ class CountsFile:
         return position
 
 
-def counts_path(folder: Path, kind: str, slot: int) -> Path:
+def counts_path(folder: Path, kind: str, row: int) -> Path:
     """A worker's file of one kind."""
-    return folder / f"{kind}_{slot}.db"
+    return folder / f"{kind}_{row}.db"
 
 
 def make_room(path: Path, first_bytes: int) -> None:

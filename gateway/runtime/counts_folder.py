@@ -40,17 +40,17 @@ class CountsFolder:
         self._lock = _held(path)
         try:
             _empty(path)
-            for slot in range(workers):
+            for row in range(workers):
                 for kind, first_bytes in FIRST_BYTES.items():
-                    make_room(counts_path(path, kind, slot), first_bytes)
+                    make_room(counts_path(path, kind, row), first_bytes)
         except BaseException:
             self.end()
             raise
 
-    def forget_moment(self, slot: int) -> None:
+    def forget_moment(self, row: int) -> None:
         """A worker has ended: what its gauges said of the moment is over. Its files keep their room for the next."""
         for kind in LIVE_KINDS:
-            make_empty(counts_path(self.path, kind, slot))
+            make_empty(counts_path(self.path, kind, row))
 
     def end(self) -> None:
         """Remove it."""

@@ -127,7 +127,7 @@ def make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def journal_folder(data_dir: str) -> Path:
+def spool_folder(data_dir: str) -> Path:
     """The folder of records that wait to be stored, in a data folder."""
     return Path(data_dir) / "journal"
 

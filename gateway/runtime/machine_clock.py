@@ -1,7 +1,7 @@
-"""The clock by which keys rest: the machine's own seconds, which nobody sets.
+"""The clock by which keys cool down: the machine's own seconds, which nobody sets.
 
 Owns: reading it, and telling one start of the machine from another. Any thread. The wall clock may be set
-back or forward at any moment, and a rest measured by it would grow or shrink by as much. The machine's clock only
+back or forward at any moment, and a cooldown measured by it would grow or shrink by as much. The machine's clock only
 runs, while the machine sleeps as well, and is the same for all its processes: so points in time may be shared between
 workers.
 """

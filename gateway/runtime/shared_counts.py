@@ -3,7 +3,7 @@
 Owns: a worker's values, and its files of them. Thread-safe. prometheus-client's own files
 would lie on a disk and grow by pages without blocks, so that a full disk kills who counts (SIGBUS); and each process
 that ever lived leaves its own. Here they lie in a memory file system, every page is allocated before it is used, and a
-worker goes on in the files of the dead one that had its slot: so they are as many as there are workers.
+worker goes on in the files of the dead one that had its row: so they are as many as there are workers.
 
 A value is kept in its worker's memory and copied to its place in a file. One for which there is no room counts on, and
 is shown as soon as it has a place; files that are removed under a running worker are written again.
@@ -86,9 +86,9 @@ class SharedValue:
 class SharedCounts:
     """One worker's values, in its files of the folder."""
 
-    def __init__(self, folder: Path, slot: int) -> None:
+    def __init__(self, folder: Path, row: int) -> None:
         self._folder = folder
-        self._slot = slot
+        self._row = row
         self._lock = threading.Lock()  # guards all values, files and what follows
         self._files: dict[str, CountsFile] = {}
         self._values: list[SharedValue] = []
@@ -155,7 +155,7 @@ class SharedCounts:
         file = self._files.get(kind)
         if file is None:
             self._folder.mkdir(mode=0o700, exist_ok=True)  # whoever cleans up there does not know us
-            file = self._files[kind] = CountsFile(counts_path(self._folder, kind, self._slot), FIRST_BYTES[kind])
+            file = self._files[kind] = CountsFile(counts_path(self._folder, kind, self._row), FIRST_BYTES[kind])
         return file
 
     def _has_lost_files(self) -> bool:

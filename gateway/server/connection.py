@@ -1,7 +1,7 @@
 """A client's connection, from one request to the next.
 
 Owns: its parser, and what has come of the next request's head. It belongs to the main loop while it waits,
-and to its request's thread while it is served.
+and to whoever runs the request while one is served.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Progress(Enum):
 class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     """A connection that collects its requests' heads, and does not wait for its client when it is closed.
 
-    `goodbye` sees to the latter. `refusal` is why the next request is refused by what has come of it. `timeout` is when
+    `linger` sees to the latter. `refusal` is why the next request is refused by what has come of it. `timeout` is when
     the wait that began at `waits_since` is over; both are monotonic times.
     """
 
@@ -45,7 +45,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     def __init__(
         self,
         rules: HeadRules,
-        goodbye: Callable[[ClientSocket], None],
+        linger: Callable[[ClientSocket], None],
         cfg: Any,
         client: ClientSocket,
         address: Any,
@@ -54,7 +54,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(cfg, client, address, server)
         self.data_ready = True  # it comes to a thread with a head
         self._rules = rules
-        self._goodbye = goodbye
+        self._linger = linger
         self._head = Head(rules, address)
 
     @property
@@ -91,7 +91,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     def close(self, graceful: bool = False) -> None:
         """Close now, or as soon as the client has had the answer; may be called again."""
         if graceful:
-            self._goodbye(self.sock)
+            self._linger(self.sock)
         else:
             util.close(self.sock)
 

@@ -15,12 +15,12 @@ from gunicorn import util
 from gateway.runtime.client_socket import ClientSocket
 
 # How long a client that was answered may take to hang up, and, while it still sends, in all.
-_GOODBYE_SECONDS = 2.0
-_LONGEST_GOODBYE_SECONDS = 30.0
-_MOST_GOODBYES = 100  # at once: each holds a descriptor that others may need
+_IDLE_SECONDS = 2.0
+_LONGEST_SECONDS = 30.0
+_MOST_AT_ONCE = 100  # at once: each holds a descriptor that others may need
 
 
-class Goodbyes:
+class LingeringCloses:
     """Answered connections whose clients are given time to hang up first, so that they lose nothing of the answer.
 
     A reset would overtake it: that is what closing does while the client still sends (RFC 9112 section 9.6).
@@ -30,12 +30,12 @@ class Goodbyes:
         self._poller = poller
         self._waiting: dict[ClientSocket, tuple[float, float]] = {}  # the next deadline, and the last
 
-    def say(self, client: ClientSocket) -> None:
+    def begin(self, client: ClientSocket) -> None:
         """End our side; close when the client has ended its own, or after a while.
 
         If there are too many, the first has had its time.
         """
-        if len(self._waiting) >= _MOST_GOODBYES:
+        if len(self._waiting) >= _MOST_AT_ONCE:
             self._end(next(iter(self._waiting)))
         try:
             client.shutdown(socket.SHUT_WR)
@@ -44,7 +44,7 @@ class Goodbyes:
             util.close(client)
             return
         now = time.monotonic()
-        self._waiting[client] = (now + _GOODBYE_SECONDS, now + _LONGEST_GOODBYE_SECONDS)
+        self._waiting[client] = (now + _IDLE_SECONDS, now + _LONGEST_SECONDS)
 
     def sweep(self) -> None:
         """Close those that have had their time."""
@@ -62,7 +62,7 @@ class Goodbyes:
         if data == b"":
             self._end(client)
         elif data:
-            self._waiting[client] = (time.monotonic() + _GOODBYE_SECONDS, self._waiting[client][1])
+            self._waiting[client] = (time.monotonic() + _IDLE_SECONDS, self._waiting[client][1])
 
     def _end(self, client: ClientSocket) -> None:
         del self._waiting[client]

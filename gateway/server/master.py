@@ -32,7 +32,7 @@ from gateway.runtime.whole_file import read_whole
 from gateway.server import descriptors, listening, reload_answer
 from gateway.server.reload_answer import ReloadAnswer
 from gateway.web import launch
-from gateway.web.admission import SLOTS
+from gateway.web.admission import MOST_WORKERS
 from gateway.web.starts import Patience
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def _handle_hup(server: Any) -> None:
         log.warning("%s has changed; that needs a restart", name)
     launch.tell_doubts(settled)
     launch.adopt(settled)
-    launch.reload_board.publish(settled.digest, {worker.slot for worker in server.WORKERS.values()})
+    launch.reload_board.publish(settled.digest, {worker.row for worker in server.WORKERS.values()})
     server.kill_workers(signal.SIGHUP)
     _leave_answer(ReloadAnswer(began_at, [], needing_restart))
 
@@ -197,9 +197,9 @@ def _look_around(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """A worker is about to begin: it has a place of its own, a processor that few others have, and time to start."""
+    """A worker is about to begin: it has a row of its own, a processor that few others have, and time to start."""
     others = server.WORKERS.values()
-    worker.slot = min(set(range(SLOTS)) - {other.slot for other in others}, default=worker.age % SLOTS)
+    worker.row = min(set(range(MOST_WORKERS)) - {other.row for other in others}, default=worker.age % MOST_WORKERS)
     worker.processor = None
     if launch.settings().pin_workers:
         processors = sorted(os.sched_getaffinity(0))
@@ -233,14 +233,14 @@ def _reap_workers(server: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker has ended, however: its counts are kept, its gauges of the moment and its places are not."""
+    """A worker has ended, however: its counts are kept, its gauges of the moment and its slots are not."""
     if _counts_folder is not None:
         try:
-            _counts_folder.forget_moment(worker.slot)
+            _counts_folder.forget_moment(worker.row)
         except OSError as error:  # whatever has become of the folder, the master goes on
             log.warning("what worker %d showed of the moment stays in /metrics: %s", worker.age, error)
-    launch.places_board.note(worker.slot, 0)
-    if not launch.start_board.has_served(worker.slot, worker.age) and not launch.stop_board.says_so():
+    launch.slots_board.note(worker.row, 0)
+    if not launch.start_board.has_served(worker.row, worker.age) and not launch.stop_board.says_so():
         _could_not_start(worker.age, "ended before it served")
 
 

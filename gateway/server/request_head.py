@@ -1,7 +1,7 @@
 """Reading requests' heads: gunicorn's own parser, which is not asked twice about the same line.
 
 Owns: the parser of a connection, and what a worker remembers of the heads it has read. A parser belongs to
-its connection's thread, `KnownLines` to all of them.
+whoever has the connection, `KnownLines` to all threads.
 
 Nearly every line of a head has been there before, from this client or another. gunicorn parses and checks each once;
 found again, it means the same. A head in which anything is wrong, or not one line a field, gunicorn reads as a whole:

@@ -40,7 +40,7 @@ from gateway.server import descriptors
 from gateway.server.clients_at_hand import ClientsAtHand
 from gateway.server.connection import Connection, Progress
 from gateway.server.head_collector import HeadRules
-from gateway.server.lingering_close import Goodbyes
+from gateway.server.lingering_close import LingeringCloses
 from gateway.server.parking import Parking
 from gateway.server.request_head import KnownLines, read_once
 from gateway.server.serving import ServingWorker
@@ -95,7 +95,7 @@ class GatewayWorker(ServingWorker):
 
     def run(self) -> None:
         """Serve until told to stop; a reload that came before the signal was handled here is caught up on."""
-        self._goodbyes = Goodbyes(self.poller)
+        self._lingering = LingeringCloses(self.poller)
         self._waiting = WaitingRoom(self.poller, self.enqueue_req, self._let_go, self._head_seconds)
         self._parking = Parking(self.go_on, self.tpool.submit, self._gateway.lifecycle)
         self._parking.start()
@@ -117,7 +117,7 @@ class GatewayWorker(ServingWorker):
             self._beats_again_at = now + _HEARTBEAT_SECONDS
             self._gateway.admission.beat()
             super().notify()
-        self._goodbyes.sweep()
+        self._lingering.sweep()
         self._at_hand.sweep(now, self._gateway.configuration.settings.write_timeout_seconds)
         self._make_room()
         if self._gateway.lifecycle.is_over:
@@ -131,7 +131,7 @@ class GatewayWorker(ServingWorker):
         self.handle_exit(sig, frame)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Besides: leave new connections to workers that have places left, or until there are descriptors; and once
+        """Besides: leave new connections to workers that have slots left, or until there are descriptors; and once
         stopping, take what has queued and close the listening sockets for good.
         """
         self._accept(enabled and self.alive and self._wants_connections)
@@ -155,7 +155,7 @@ class GatewayWorker(ServingWorker):
             accepted, address = listener.accept()
             client = ClientSocket.adopt(accepted)
             connection = Connection(
-                self._head_rules, self._goodbyes.say, self.cfg, client, address, client.getsockname()
+                self._head_rules, self._lingering.begin, self.cfg, client, address, client.getsockname()
             )
             self._waiting.welcome(connection)
         except (BlockingIOError, ConnectionAbortedError):

@@ -24,9 +24,9 @@ _LAST_WORDS_SECONDS = 0.5
 
 
 class PromptWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A gthread worker that ends at once if it cannot serve. Its master sets `slot`: no other that lives has it."""
+    """A gthread worker that ends at once if it cannot serve. Its master sets `row`: no other that lives has it."""
 
-    slot: int = 0
+    row: int = 0
 
     def init_process(self) -> None:
         """Begin, and serve."""
@@ -34,7 +34,7 @@ class PromptWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             _die_of_signals_to_stop()
             if launch.stop_board.says_so():
                 os._exit(0)  # the signal came before it could be heard
-            launch.become_worker(self.slot)
+            launch.become_worker(self.row)
             self.prepare()
             super().init_process()
             if os.getppid() != self.ppid:
@@ -61,7 +61,7 @@ class PromptWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         signal.siginterrupt(signal.SIGTERM, False)
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, self.handle_quit)
-        launch.start_board.note(self.slot, self.age)
+        launch.start_board.note(self.row, self.age)
         super().run()
 
     def is_parent_alive(self) -> bool:

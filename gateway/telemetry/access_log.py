@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from gateway.access.client_info import Client
 from gateway.pricing.money import microdollars
 from gateway.protocol.errors import GatewayError, LimitReached
+from gateway.protocol.outcomes import Ending
 from gateway.records.interception_record import InterceptionRecord, TurnUsage
 
 log = logging.getLogger("gateway.access")
@@ -27,7 +28,7 @@ def ended(record: InterceptionRecord, address: str) -> None:
 def refused(request_id: str, route: str, error: GatewayError, address: str, client: Client) -> None:
     """A request was refused before it was admitted. The error's message may quote its path, and is not written."""
     if log.isEnabledFor(logging.INFO):
-        fields = {"request_id": request_id, "route": route, "status": error.status, "outcome": "rejected"}
+        fields = {"request_id": request_id, "route": route, "status": error.status, "outcome": Ending.REJECTED.value}
         fields |= {"error": error.kind, "token": error.token_name}
         if isinstance(error, LimitReached):
             fields |= {"limit": error.limit, "limit_of": f"{error.holder_kind}/{error.holder}"}

@@ -38,7 +38,7 @@ class AllWorkers(Collector):
             try:
                 return list(MultiProcessCollector.merge(self._counts.paths()))  # type: ignore[no-untyped-call]
             except (OSError, ValueError, LookupError, struct.error):
-                # A file was removed, or begun anew by the next worker in its slot, while it was read: so it is by now.
+                # A file was removed, or begun anew by the next worker in its row, while it was read: so it is by now.
                 if not left:
                     raise
         return []

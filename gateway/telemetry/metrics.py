@@ -16,6 +16,7 @@ from prometheus_client.values import MutexValue
 from gateway.config.limit_rules import LimitUse
 from gateway.keys.overview import Statuses
 from gateway.protocol.counts import count_in
+from gateway.protocol.outcomes import STREAM_ENDINGS, Exhaustion, ToolOutcome
 from gateway.protocol.safe_text import safe_text
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.telemetry.all_workers import AllWorkers
@@ -25,10 +26,6 @@ from gateway.telemetry.recent import Recent
 from gateway.telemetry.usage_counters import UsageCounters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_STREAM_OUTCOMES = (
-    *("completed", "upstream_error", "truncated"),
-    *("client_disconnected", "idle_timeout", "drained"),
-)
 _LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
 
 
@@ -132,16 +129,8 @@ class Metrics:
         )
         self.build_info = instruments.gauge("build_info", "Always 1; the version is the label.", "livemax", "version")
         for counter, shown in (
-            (
-                self.pool_exhaustions,
-                (
-                    "rate_limited",
-                    "auth_failed",
-                    "out_of_money",
-                    "forbidden",
-                ),
-            ),
-            (self.streams_ended, _STREAM_OUTCOMES),
+            (self.pool_exhaustions, [why.value for why in Exhaustion]),
+            (self.streams_ended, [ending.value for ending in STREAM_ENDINGS]),
             (self.rejections, ("overloaded_error",)),
             (
                 self.recorder_dropped,
@@ -176,15 +165,15 @@ class Metrics:
         """Count a request that a limit of a group or a token has refused."""
         self.limit_refusals.labels(limit, kind, self._holders.fold(name)).inc()
 
-    def count_exhaustion(self, outcome: str) -> None:
+    def count_exhaustion(self, why: Exhaustion) -> None:
         """Count a turn that found no usable key, now."""
-        self.pool_exhaustions.labels(outcome).inc()
-        self.pool_exhausted_at.labels(outcome).set_to_current_time()
-        self.recent.exhausted(outcome)
+        self.pool_exhaustions.labels(why.value).inc()
+        self.pool_exhausted_at.labels(why.value).set_to_current_time()
+        self.recent.exhausted(why)
 
-    def count_tool_call(self, server: str, tool: str, outcome: str, seconds: float | None) -> None:
+    def count_tool_call(self, server: str, tool: str, outcome: ToolOutcome, seconds: float | None) -> None:
         """Count one call of an injected tool, and how long it took if it was made."""
-        self.tool_calls.labels(server, self._tools.fold(safe_text(tool)), outcome).inc()
+        self.tool_calls.labels(server, self._tools.fold(safe_text(tool)), outcome.value).inc()
         if seconds is not None:
             self.tool_call_duration.labels(server).observe(seconds)
 

@@ -63,20 +63,20 @@ class Moment(Collector):
         return [_states(views), self._cooldowns(views), self._usable(views, asked), limits, reload_ok, store_up]
 
     def _cooldowns(self, views: Iterable[KeyView]) -> Metric:
-        cooldowns = GaugeMetricFamily(
+        gauge = GaugeMetricFamily(
             "gateway_key_cooldown_seconds",
             "Time until a cooling key is tried again for a scope; else 0.",
             labels=["key", "scope"],
         )
         for view in views:
             is_whole = view.status.concern is not Concern.SCOPE
-            rests = {ALL_SCOPES: view.status.remaining_seconds if is_whole else 0.0}
+            cooldowns = {ALL_SCOPES: view.status.remaining_seconds if is_whole else 0.0}
             for scope in view.scopes:
                 name = self._fold(scope.scope)
-                rests[name] = max(rests.get(name, 0.0), scope.remaining_seconds)
-            for name, seconds in rests.items():
-                cooldowns.add_metric([view.status.key.name, name], seconds)
-        return cooldowns
+                cooldowns[name] = max(cooldowns.get(name, 0.0), scope.remaining_seconds)
+            for name, seconds in cooldowns.items():
+                gauge.add_metric([view.status.key.name, name], seconds)
+        return gauge
 
     def _usable(self, views: Iterable[KeyView], asked: Iterable[Metric]) -> Metric:
         usable = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""What is told of one request's walk: the log's lines, the metrics' counts and the chronicle's facts, in one place.
+"""What is told of one request's walk: the log's lines, the metrics' counts and the builder's facts, in one place.
 
 Owns: the words. Belongs to one request. It is the walk's observer, so that the walk itself neither logs
 nor counts. Logs carry names and hints; never a secret, a prompt or an answer.
@@ -12,30 +12,30 @@ from collections.abc import Mapping
 from gateway.access.credential import Key
 from gateway.keys.overview import ALL_SCOPES
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome, Verdict
-from gateway.protocol.errors import GatewayError, OutOfMoney, RateLimited, RequestForbidden
-from gateway.records.record_builder import Chronicle
+from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.errors import GatewayError
+from gateway.protocol.outcomes import Outcome, ToolOutcome, exhaustion_of
+from gateway.records.record_builder import RecordBuilder
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NOT_TRACED, Trace
-from gateway.tools.toolbox import InjectedTool, ToolOutcome
+from gateway.tools.toolbox import InjectedTool
 
 log = logging.getLogger("gateway.narrator")
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
-_EXHAUSTIONS = {RateLimited: "rate_limited", OutOfMoney: "out_of_money", RequestForbidden: "forbidden"}
 _WITH = {Concern.WORKSPACE: " with its workspace", Concern.ORGANISATION: " with its organisation"}
 _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
-class Narrator:
-    """Logs and counts for the request that `chronicle` is of, and tells it.
+class Observer:
+    """Logs and counts for the request that `builder` is of, and tells it.
 
     `trace` is there for those that know when something begins.
     """
 
-    def __init__(self, metrics: Metrics, chronicle: Chronicle, trace: Trace = NOT_TRACED) -> None:
-        self.chronicle = chronicle
+    def __init__(self, metrics: Metrics, builder: RecordBuilder, trace: Trace = NOT_TRACED) -> None:
+        self.builder = builder
         self.trace = trace
         self._metrics = metrics
         self._scope = ALL_SCOPES
@@ -47,13 +47,13 @@ class Narrator:
 
     def answered(self, key: Key | None, status: int, headers: Mapping[str, str]) -> None:
         """An answer has come; its headers say how much is left of the key's limits. No key: the client's own."""
-        self.chronicle.answered(status, headers.get("request-id"))
+        self.builder.answered(status, headers.get("request-id"))
         if key is not None:
             self._metrics.note_rate_limits(key.name, self._scope, headers)
 
     def passed_over(self, status: KeyStatus, *, is_barred: bool, is_elsewhere: bool) -> None:
         """A key is not tried."""
-        self.chronicle.passed_over(status, is_barred=is_barred, is_elsewhere=is_elsewhere)
+        self.builder.passed_over(status, is_barred=is_barred, is_elsewhere=is_elsewhere)
 
     def attempted(self, key: Key, verdict: Verdict) -> None:
         """One attempt has ended."""
@@ -62,7 +62,7 @@ class Narrator:
             log.log(
                 level,
                 "%s: key %s (%s): %s%s",
-                self.chronicle.name,
+                self.builder.name,
                 key.name,
                 key.hint,
                 verdict.outcome.value,
@@ -77,7 +77,7 @@ class Narrator:
         if state is KeyState.TEMPORARY:
             log.info(
                 "%s: key %s (%s) is cooling down for %.1f s%s: %s; then one request tries it",
-                self.chronicle.name,
+                self.builder.name,
                 key.name,
                 key.hint,
                 verdict.cooldown_seconds,
@@ -89,7 +89,7 @@ class Narrator:
             log.warning(
                 "%s: key %s (%s) is retired%s: %s; it gets no requests until the upstream accepts it again or the "
                 "operator enables it",
-                *(self.chronicle.name, key.name, key.hint, siblings, reason),
+                *(self.builder.name, key.name, key.hint, siblings, reason),
             )
         self._metrics.key_transitions.labels(key.name, state.value).inc()
 
@@ -103,9 +103,8 @@ class Narrator:
 
     def exhausted(self, error: GatewayError, attempts: int) -> None:
         """A walk found no usable key."""
-        outcome = _EXHAUSTIONS.get(type(error), "auth_failed")
-        log.warning("%s: %s, after %d attempts", self.chronicle.name, error.message, attempts)
-        self._metrics.count_exhaustion(outcome)
+        log.warning("%s: %s, after %d attempts", self.builder.name, error.message, attempts)
+        self._metrics.count_exhaustion(exhaustion_of(error))
         self._metrics.failover_attempts.observe(attempts)
 
     def tool_called(
@@ -119,6 +118,6 @@ class Narrator:
         """The call of a `tool_use` block has ended after so long, or was never made; None: there is no such tool."""
         server, name = (tool.server, tool.tool) if tool is not None else ("unknown", "unknown")
         level = logging.WARNING if outcome in _TOOL_TROUBLE else logging.DEBUG
-        log.log(level, "%s: tool %s of %s: %s", self.chronicle.name, name, server, outcome.value)
-        self._metrics.count_tool_call(server, name, outcome.value, seconds)
-        self.chronicle.tool_called(call_id, outcome.value, result_bytes, seconds)
+        log.log(level, "%s: tool %s of %s: %s", self.builder.name, name, server, outcome.value)
+        self._metrics.count_tool_call(server, name, outcome, seconds)
+        self.builder.tool_called(call_id, outcome.value, result_bytes, seconds)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.keys.verdict import Outcome
+from gateway.protocol.outcomes import NO_FAILURES, Ending, Exhaustion, Outcome
 from gateway.protocol.safe_text import safe_text
 from gateway.records.interception_record import InterceptionRecord
 from gateway.runtime.machine_clock import machine_time
@@ -37,17 +37,12 @@ _SAME_SECONDS = 60.0  # the same event again within this time is counted, not to
 _ROUTES = ("messages", "count_tokens", "models", "model")
 _SERVER_ERROR, _OVERLOADED = Outcome.SERVER_ERROR.value, Outcome.OVERLOADED.value
 _NO_ANSWER = Outcome.TRANSPORT_ERROR.value
-_FAILED_OUTCOMES = frozenset(
-    (
-        *("exhausted", "timed_out", "upstream_failed", "turn_limit", "gateway_error"),
-        *("upstream_error", "truncated", "idle_timeout"),
-    )
-)
+_FAILURES = frozenset(ending.value for ending in Ending if ending not in (*NO_FAILURES, Ending.REJECTED))
 _EXHAUSTIONS = {
-    "rate_limited": "no key left: all cool down",
-    "auth_failed": "no key left: all were refused",
-    "out_of_money": "no key left: all are out of money",
-    "forbidden": "every key was forbidden the request",
+    Exhaustion.RATE_LIMITED: "no key left: all cool down",
+    Exhaustion.AUTH_FAILED: "no key left: all were refused",
+    Exhaustion.OUT_OF_MONEY: "no key left: all are out of money",
+    Exhaustion.FORBIDDEN: "every key was forbidden the request",
 }
 
 
@@ -164,9 +159,9 @@ class Recent:
                 self._last = event
                 self._board.events.add(self._part, msgspec.json.encode(event))
 
-    def exhausted(self, outcome: str) -> None:
+    def exhausted(self, why: Exhaustion) -> None:
         """A turn found no usable key."""
-        self.happened(_EXHAUSTIONS[outcome])
+        self.happened(_EXHAUSTIONS[why])
 
     def refused(self, route: str, status: int) -> None:
         """A request was refused before it was admitted; only those to the API count."""
@@ -187,7 +182,7 @@ class Recent:
             counted.upstream_5xx += outcomes.count(_SERVER_ERROR)
             counted.upstream_529 += outcomes.count(_OVERLOADED)
             counted.upstream_silent += outcomes.count(_NO_ANSWER)
-            if record.status >= 500 or record.outcome in _FAILED_OUTCOMES:
+            if record.status >= 500 or record.outcome in _FAILURES:
                 counted.failed += 1
                 self._affect(counted, record.token or NO_TOKEN)
             self._write(counted)

@@ -68,7 +68,7 @@ def request_ids(headers: Headers) -> Attributes:
 def failover(key_name: str, verdict: Verdict) -> Attributes:
     """A key's answer that is thrown away for another key's."""
     attributes: _Building = {"gateway.key.name": key_name, "gateway.failover.reason": verdict.outcome.value}
-    if verdict.outcome.cools:
+    if verdict.cools:
         attributes["gateway.key.cooldown_seconds"] = verdict.cooldown_seconds
     return attributes
 

@@ -1,7 +1,7 @@
 """One request's trace: a span for the interception, one for each walk, attempt and tool call.
 
-Owns: which spans there are, how they hang together, their names and attributes. A Trace belongs to one
-request and its thread. Uses OpenTelemetry's API alone, and never its implicit current context: a generator that is
+Owns: which spans there are, how they hang together, their names and attributes. A Trace belongs to
+whoever runs the request. Uses OpenTelemetry's API alone, and never its implicit current context: a generator that is
 resumed elsewhere would take it along. When tracing is off a request has NOT_TRACED, whose methods do nothing.
 
     POST /v1/messages          SERVER    the interception
@@ -25,21 +25,21 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from gateway.keys.verdict import Next, Outcome, Verdict
+from gateway.keys.verdict import Next, Verdict
 from gateway.protocol.errors import ClientGone, Stopping
 from gateway.protocol.headers import Headers
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import NO_FAILURES, Ending, Outcome, ToolOutcome
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.record_words import word
 from gateway.telemetry.span_values import Attributes, asking, failover, refused, request_ids, told, usage
-from gateway.tools.toolbox import ToolOutcome
 from gateway.upstream import Call, Reply
 
 W3C = TraceContextTextMapPropagator()
 _CONTEXT_HEADERS = ("traceparent", "tracestate")
 
 # How a request may end without anybody's error.
-_NO_ERRORS = frozenset({"completed", "client_disconnected", "drained"})
+_NO_ERRORS = frozenset(ending.value for ending in NO_FAILURES)
 
 
 class ToolSpan:
@@ -141,8 +141,8 @@ class RequestTrace(Trace):
         span.set_attributes(request_ids(reply.headers))
         if verdict.outcome is not Outcome.OK:
             _fail(span, refused(verdict))
-        if verdict.outcome.next is not Next.NONE and attempt.key_name is not None:
-            if verdict.outcome.cools:
+        if verdict.next is not Next.NONE and attempt.key_name is not None:
+            if verdict.cools:
                 span.set_attribute("gateway.key.cooldown_seconds", verdict.cooldown_seconds)
             self._refusal = (attempt.key_name, verdict)
             self._attempt = None
@@ -158,9 +158,9 @@ class RequestTrace(Trace):
         if attempt is None:
             return
         if isinstance(error, ClientGone | GeneratorExit):
-            attempt.span.set_attribute("gateway.attempt.outcome", "client_disconnected")
+            attempt.span.set_attribute("gateway.attempt.outcome", Ending.CLIENT_DISCONNECTED.value)
         elif isinstance(error, Stopping):
-            attempt.span.set_attribute("gateway.attempt.outcome", "drained")
+            attempt.span.set_attribute("gateway.attempt.outcome", Ending.DRAINED.value)
         else:
             attempt.span.set_attribute("gateway.attempt.outcome", Outcome.TRANSPORT_ERROR.value)
             _fail(attempt.span, type(error).__name__)

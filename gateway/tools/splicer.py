@@ -1,6 +1,6 @@
 """Several turns of the upstream, shown to the client as one message.
 
-Owns: what of each event the client is shown. Pure; a Splicer belongs to one interception and so to one thread.
+Owns: what of each event the client is shown. Pure; a Splicer belongs to whoever runs the request.
 
 The rules (DESIGN 3.5): blocks that call a tool of the gateway's are withheld; the other blocks are numbered 0..n
 without a gap across turns; there is one `message_start`, the first turn's, and one ending, the last turn's, with the

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Protocol
+
+from gateway.protocol.outcomes import ToolOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,6 @@ class InjectedTool:
     server: str
     tool: str
     definition: Mapping[str, Any] = field(repr=False)
-
-
-class ToolOutcome(Enum):
-    """How a call ended; the values are the metric's `outcome` label."""
-
-    OK = "ok"
-    ERROR = "error"  # the tool itself says so (`isError`)
-    FAILED = "failed"  # the server cannot be reached, broke off, or answered what cannot be read
-    TIMED_OUT = "timed_out"
-    UNKNOWN = "unknown"  # no such tool now
-    INVALID_INPUT = "invalid_input"  # the model's input is no JSON object, or has half a character in it
-    CANCELLED = "cancelled"  # the client has gone, or the gateway stops
-    NOT_MADE = "not_made"  # its turn also calls a tool of the client's, was cut off or malformed, or was the last
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The book-keeping of a request, from its admission to its last byte.
 
-Owns: giving a place back, counting, recording and logging a request, once, whichever way it ends. An
+Owns: giving a slot back, counting, recording and logging a request, once, whichever way it ends. An
 Exchange belongs to whoever runs the request.
 """
 
@@ -15,7 +15,7 @@ from gateway.limits.limiter import Admitted
 from gateway.limits.no_limits import NO_LIMITS
 from gateway.protocol.errors import ClientGone, GatewayError
 from gateway.records.interception_record import InterceptionRecord, TurnUsage
-from gateway.records.record_builder import Chronicle
+from gateway.records.record_builder import RecordBuilder
 from gateway.runtime.request_ids import new_request_id
 from gateway.telemetry import access_log
 from gateway.telemetry.spans import Trace
@@ -27,7 +27,7 @@ CLIENT_GONE_STATUS = 499  # as nginx counts it; nobody is there to see it
 
 
 class Exchange:
-    """One admitted request: the configuration it began under, who calls, its place and its limits."""
+    """One admitted request: the configuration it began under, who calls, its slot and its limits."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Exchange:
         self.mode = "whole"
         self.request_id = new_request_id(origin.request_id)
         settings = configuration.settings
-        self.chronicle = Chronicle(
+        self.builder = RecordBuilder(
             self.request_id, route, caller, client, gateway.clock, gateway.wall_clock, settings.prices
         )
         self.trace = trace
@@ -69,27 +69,27 @@ class Exchange:
             else:
                 log.warning(
                     "%s: %s for %s answered %d: %s",
-                    self.chronicle.name,
+                    self.builder.name,
                     self._route,
                     self._client,
                     error.status,
                     error.message,
                 )
         elif isinstance(error, ClientGone):
-            log.debug("%s: the client is gone", self.chronicle.name)
-            self.chronicle.failed(error)
+            log.debug("%s: the client is gone", self.builder.name)
+            self.builder.failed(error)
             self.finish(CLIENT_GONE_STATUS)
             return None
         else:
-            log.error("%s: %s failed inside the gateway", self.chronicle.name, self._route, exc_info=error)
+            log.error("%s: %s failed inside the gateway", self.builder.name, self._route, exc_info=error)
             error = GatewayError("the gateway failed to serve this request; its log says why")
         error.request_id = self.request_id
-        self.chronicle.failed(error)
+        self.builder.failed(error)
         self.finish(error.status)
         return error
 
     def finish(self, status: int) -> None:
-        """Give the place back, count the request and hand its record on; may be called again."""
+        """Give the slot back, count the request and hand its record on; may be called again."""
         if self._is_finished:
             return
         self._is_finished = True
@@ -108,9 +108,9 @@ class Exchange:
 
     def _finished_record(self, status: int) -> InterceptionRecord | None:
         try:
-            return self.chronicle.finished(status)
+            return self.builder.finished(status)
         except Exception:
-            log.exception("%s: its record is lost", self.chronicle.name)
+            log.exception("%s: its record is lost", self.builder.name)
             return None
 
     def settle(self) -> None:
@@ -122,15 +122,15 @@ class Exchange:
             return
         tokens = picodollars = 0
         try:
-            for used in self.chronicle.settled():
+            for used in self.builder.settled():
                 tokens += _limited_tokens(used)
                 picodollars += used.cost_picodollars or 0
         except Exception:
-            log.exception("%s: what it has used is not known", self.chronicle.name)
+            log.exception("%s: what it has used is not known", self.builder.name)
         try:
             self._admitted.settle(tokens, picodollars)
         except Exception:
-            log.exception("%s: what it has used of its limits is not counted", self.chronicle.name)
+            log.exception("%s: what it has used of its limits is not counted", self.builder.name)
 
     def _record(self, record: InterceptionRecord) -> None:
         """Hand the record on; no request fails for it."""
@@ -139,7 +139,7 @@ class Exchange:
             self.trace.ended(record)
             access_log.ended(record, self._address)
         except Exception:
-            log.exception("%s: its record is lost", self.chronicle.name)
+            log.exception("%s: its record is lost", self.builder.name)
 
 
 def _limited_tokens(used: TurnUsage) -> int:

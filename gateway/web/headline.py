@@ -89,12 +89,12 @@ def headline(views: Sequence[KeyView], health: Health) -> tuple[Tone, tuple[Sent
 
 
 def dead_scopes(views: Sequence[KeyView]) -> list[str]:
-    """The scopes that no key is usable for, of those that some key rests for."""
-    resting = [{scope.scope for scope in view.scopes if scope.remaining_seconds} for view in views]
+    """The scopes that no key is usable for, of those that some key cools down for."""
+    cooling = [{scope.scope for scope in view.scopes if scope.remaining_seconds} for view in views]
     return [
         name
-        for name in sorted(set().union(*resting))
-        if all(name in names or _is_out(view) for names, view in zip(resting, views, strict=True))
+        for name in sorted(set().union(*cooling))
+        if all(name in names or _is_out(view) for names, view in zip(cooling, views, strict=True))
     ]
 
 
@@ -118,24 +118,24 @@ def _pool(views: Sequence[KeyView]) -> Iterator[Sentence]:
     """Whether clients are refused for lack of a key."""
     if not views or any(view.status.state is KeyState.VALID for view in views):
         return
-    resting = [view for view in views if view.status.state is KeyState.TEMPORARY]
-    if not resting:
+    cooling = [view for view in views if view.status.state is KeyState.TEMPORARY]
+    if not cooling:
         yield _sentence(
             Tone.BAD, "No key is left: clients are refused until you enable one, or add one and type ", _RELOAD, "."
         )
         return
     if all(_is_out(view) for view in views):
-        yield _until_one_is_back("No key is left: clients are refused", resting)
+        yield _until_one_is_back("No key is left: clients are refused", cooling)
         return
     for scope in dead_scopes(views):
-        yield _until_one_is_back(f"No key is left for {scope}: such requests are refused", resting, scope)
+        yield _until_one_is_back(f"No key is left for {scope}: such requests are refused", cooling, scope)
 
 
 _RELOAD = Piece("gateway reload", Kind.COMMAND)
 
 
-def _until_one_is_back(words: str, resting: Iterable[KeyView], scope: str | None = None) -> Sentence:
-    first = min(resting, key=lambda view: _remaining(view, scope))
+def _until_one_is_back(words: str, cooling: Iterable[KeyView], scope: str | None = None) -> Sentence:
+    first = min(cooling, key=lambda view: _remaining(view, scope))
     return _sentence(
         Tone.BAD, f"{words} until {first.status.key.name} is back in ", _left(_remaining(first, scope)), "."
     )
@@ -219,7 +219,7 @@ def _reassurance(views: Sequence[KeyView], said: Sequence[Sentence]) -> Iterator
 def _load(health: Health) -> Iterator[Sentence]:
     if health.inflight_limit and health.inflight >= health.inflight_limit:
         yield _sentence(
-            Tone.BAD, f"The gateway is full: all {health.inflight_limit} places are taken, and more are refused (529)."
+            Tone.BAD, f"The gateway is full: all {health.inflight_limit} slots are taken, and more are refused (529)."
         )
 
 
@@ -278,12 +278,12 @@ def _reload(*, is_ok: bool) -> Iterator[Sentence]:
 def _is_out(view: KeyView) -> bool:
     """Whether the key is usable for no scope."""
     status = view.status
-    is_resting = status.state is KeyState.TEMPORARY and status.concern is not Concern.SCOPE
-    return is_resting or (status.state is KeyState.PERMANENT)
+    is_cooling = status.state is KeyState.TEMPORARY and status.concern is not Concern.SCOPE
+    return is_cooling or (status.state is KeyState.PERMANENT)
 
 
 def _remaining(view: KeyView, scope: str | None = None) -> float:
-    """How long until the key is back, for a scope or for all that it rests for now."""
+    """How long until the key is back, for a scope or for all that it cools down for now."""
     for each in view.scopes:
         if scope is not None and each.scope == scope and each.remaining_seconds:
             return each.remaining_seconds

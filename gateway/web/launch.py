@@ -26,18 +26,18 @@ from gateway.limits.counters import MachineCounters
 from gateway.limits.limiter import Limiter, Used
 from gateway.limits.reading import read_used
 from gateway.limits.shared_limiter import SharedLimiter
-from gateway.records.forwarder import Ledger, LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable, Writer
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.recorder import Meter, NoRecorder, Recorder, Sink
-from gateway.records.spool import FileJournal
-from gateway.runtime.data_folder import journal_folder
+from gateway.records.spool import FileSpool
+from gateway.runtime.data_folder import spool_folder
 from gateway.runtime.machine_limits import memory_bytes, most_descriptors
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.runtime.whole_file import read_now, read_whole
 from gateway.telemetry import tracing
 from gateway.telemetry.recent import Recent, RecentBoard
 from gateway.upstream.tls import tls_context
-from gateway.web.admission import SLOTS, Admission, Board
+from gateway.web.admission import MOST_WORKERS, Admission, Board
 from gateway.web.starts import StartBoard
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _settings: Settings | None = None
 _counts_folder: Path | None = None  # the master finds one, if there is any
-_slot: int | None = None  # this process's among the workers; None in the master, and under another server
+_row: int | None = None  # this process's among the workers; None in the master, and under another server
 _has_master = False  # of the gateway's own; workers inherit it
 
 
@@ -55,7 +55,7 @@ class ReloadBoard:
     """What the master tells all workers of the last reload, and what they say of it.
 
     Anonymous shared memory, made before the fork: what the master has checked, what a worker could not follow, the
-    slots of the workers that are to follow, and what each worker has in force. A failure names the contents that it is
+    rows of the workers that are to follow, and what each worker has in force. A failure names the contents that it is
     about, so that one which comes late says nothing against a newer reload. The count in `_untold` is one from a reload
     until it is told that all have followed: the worker that takes it tells so. `recent` hears of each reload.
     """
@@ -66,8 +66,8 @@ class ReloadBoard:
         self._size = hashlib.sha256().digest_size
         self._nothing = b"\xff" * self._size
         self._memory = mmap.mmap(-1, 1 + 2 * self._size)
-        self._awaited = mmap.mmap(-1, SLOTS)
-        self._in_force = mmap.mmap(-1, SLOTS * self._size)
+        self._awaited = mmap.mmap(-1, MOST_WORKERS)
+        self._in_force = mmap.mmap(-1, MOST_WORKERS * self._size)
         self._untold = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._memory[0] = 1
         self.fail(self._nothing)
@@ -77,31 +77,31 @@ class ReloadBoard:
         """The contents that the master has checked last."""
         return self._memory[1 : 1 + self._size]
 
-    def publish(self, digest: str | None, slots: Collection[int] = ()) -> None:
+    def publish(self, digest: str | None, rows: Collection[int] = ()) -> None:
         """The master has checked a configuration: its digest, or None if it was unusable.
 
-        The workers in these slots are to follow.
+        The workers in these rows are to follow.
         """
         if digest is not None:
             self._take_untold()
-            self._awaited[:] = bytes(slot in slots for slot in range(SLOTS))
+            self._awaited[:] = bytes(row in rows for row in range(MOST_WORKERS))
             self._memory[1:] = bytes.fromhex(digest) + self._nothing
-            if slots:
+            if rows:
                 os.eventfd_write(self._untold, 1)
         self._memory[0] = int(digest is not None)
         if self._recent is not None:
             self._recent.happened(_told(digest is not None, self._has_begun))
         self._has_begun = True
 
-    def follow(self, slot: int, digest: str) -> bool:
+    def follow(self, row: int, digest: str) -> bool:
         """The worker has these contents in force. True for one worker, when all have what was published last."""
-        start = slot * self._size
+        start = row * self._size
         self._in_force[start : start + self._size] = bytes.fromhex(digest)
-        return all(map(self._has_followed, range(SLOTS))) and self._take_untold()
+        return all(map(self._has_followed, range(MOST_WORKERS))) and self._take_untold()
 
-    def _has_followed(self, slot: int) -> bool:
-        start = slot * self._size
-        return not self._awaited[slot] or self._in_force[start : start + self._size] == self.digest
+    def _has_followed(self, row: int) -> bool:
+        start = row * self._size
+        return not self._awaited[row] or self._in_force[start : start + self._size] == self.digest
 
     def _take_untold(self) -> bool:
         try:
@@ -146,10 +146,10 @@ class StopBoard:
         return bool(self._memory[0])
 
 
-recent_board = RecentBoard(SLOTS + 1)  # the last part is the master's
-reload_board = ReloadBoard(Recent(recent_board, SLOTS))
+recent_board = RecentBoard(MOST_WORKERS + 1)  # the last part is the master's
+reload_board = ReloadBoard(Recent(recent_board, MOST_WORKERS))
 stop_board = StopBoard()
-places_board = Board()
+slots_board = Board()
 start_board = StartBoard()
 
 
@@ -208,7 +208,7 @@ def open_recorder(settings: Settings, meter: Meter) -> Sink:
     """This worker's recorder, at work; after the fork."""
     if settings.record_url == "none":
         return _Noted(NoRecorder())
-    recorder = Recorder(FileJournal(journal_folder(settings.data_dir)), lambda: _open_ledger(settings), meter)
+    recorder = Recorder(FileSpool(spool_folder(settings.data_dir)), lambda: _open_writer(settings), meter)
     recorder.start()
     return _Noted(recorder)
 
@@ -230,16 +230,16 @@ class _Noted:
         self._recorder.close()
 
 
-def _open_ledger(settings: Settings) -> Ledger:
-    from gateway.records.database import DatabaseLedger  # as above
+def _open_writer(settings: Settings) -> Writer:
+    from gateway.records.database import DatabaseWriter  # as above
 
-    return DatabaseLedger(open_database(settings), settings.record_retention_days)
+    return DatabaseWriter(open_database(settings), settings.record_retention_days)
 
 
 def open_reader(settings: Settings) -> Reader:
     """The records, for reading; whoever opens them closes them.
 
-    Raises ValueError and LedgerUnavailable, with words for the operator.
+    Raises ValueError and DatabaseUnavailable, with words for the operator.
     """
     if settings.record_url == "none":
         raise ValueError("this gateway records nothing: GATEWAY_RECORD_URL is none")
@@ -248,7 +248,7 @@ def open_reader(settings: Settings) -> Reader:
     database = open_database(settings)
     try:
         database.prepare_to_read()
-    except LedgerUnavailable:
+    except DatabaseUnavailable:
         database.close()
         raise
     return Reader(database)
@@ -314,8 +314,8 @@ def tell_doubts(settings: Settings) -> None:
 
 
 def admission(settings: Settings) -> Admission:
-    """This worker's places."""
-    return Admission(settings.max_requests, places_board, _slot or 0)
+    """This worker's slots."""
+    return Admission(settings.max_requests, slots_board, _row or 0)
 
 
 def share_counts(folder: Path) -> None:
@@ -326,25 +326,25 @@ def share_counts(folder: Path) -> None:
 
 def counts() -> SharedCounts | None:
     """This worker's counts; None if it keeps them to itself."""
-    return SharedCounts(_counts_folder, _slot or 0) if _counts_folder is not None else None
+    return SharedCounts(_counts_folder, _row or 0) if _counts_folder is not None else None
 
 
 @cache
 def recent() -> Recent:
     """What this worker knows of the last minutes, and tells the others of."""
-    return Recent(recent_board, _slot or 0)
+    return Recent(recent_board, _row or 0)
 
 
-def become_worker(slot: int) -> None:
-    """This process is the worker that has this slot: no other one that lives has it."""
-    global _slot
-    _slot = slot
+def become_worker(row: int) -> None:
+    """This process is the worker that has this row: no other one that lives has it."""
+    global _row
+    _row = row
     reloaded(settings())  # it may have the place of one that ended before it could follow
 
 
 def reloaded(new: Settings) -> None:
     """This worker has these settings in force; the last of the workers to have them tells in the log."""
-    if reload_board.follow(_slot or 0, new.digest):
+    if reload_board.follow(_row or 0, new.digest):
         log.info("configuration reloaded; keys: %s", ", ".join(key.name for key in new.keys) or "none")
 
 
@@ -356,7 +356,7 @@ def become_master() -> None:
 
 def refuse_preload() -> None:
     """Raise SystemExit in a master: there `--preload` builds the application, before any check."""
-    if _has_master and _slot is None:
+    if _has_master and _row is None:
         raise SystemExit("gateway: --preload must not be set: threads and locks of the master's do not survive a fork")
 
 

@@ -79,7 +79,7 @@ class _Relaying:
             yield from self._failed(error)
             return
         self._status = head.status
-        self._exchange.chronicle.head_sent(dict(head.headers)["request-id"])
+        self._exchange.builder.head_sent(dict(head.headers)["request-id"])
         if head.body is None:
             self._start_response(_status_line(head.status), head.headers)
             if head.is_due:

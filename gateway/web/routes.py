@@ -5,7 +5,7 @@ upstream:
 
     open gateway? the path's own spelling?   pass_door
     who is it, what pays                     authenticate
-    is there a place                         Admission, before the body is read
+    is there a slot                          Admission, before the body is read
     has it any of its limits left            Limiter, likewise
     body, in time and within bounds          read_body, read_request
     one answer, or turns with tools          OneTurn, ToolLoop
@@ -31,7 +31,7 @@ from gateway.access.authentication import Caller, authenticate
 from gateway.access.client_address import origin_of
 from gateway.access.client_info import client_of, session_of
 from gateway.access.credential import WORKSPACE_HEADER
-from gateway.keys.classification import Rests
+from gateway.keys.classification import Cooldowns
 from gateway.keys.failover import Course
 from gateway.limits.limiter import Admitted
 from gateway.limits.no_limits import NO_LIMITS
@@ -39,7 +39,7 @@ from gateway.models.scopes import COUNT_TOKENS, MODELS, messages_scope
 from gateway.protocol.errors import GatewayError, NotFound, Overloaded
 from gateway.protocol.headers import Headers, for_upstream
 from gateway.protocol.messages import RequestSummary, read_request
-from gateway.relay.conversation import Dialogue, OneTurn
+from gateway.relay.conversation import Conversation, OneTurn
 from gateway.relay.interception import Interception
 from gateway.relay.pace import Output, Pace
 from gateway.relay.passthrough import relay_whole
@@ -48,7 +48,7 @@ from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Phase
 from gateway.runtime.pause import Pause
 from gateway.telemetry.metrics import CONTENT_TYPE
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.tools.injection import ToolRequest
 from gateway.upstream import Call
 from gateway.upstream.watch import Watch
@@ -138,7 +138,7 @@ def _gateway() -> Gateway:
 
 
 def _admitted(environ: Environ, route: str) -> Exchange:
-    """Let the caller in: a known one, if there is a place, and by its limits."""
+    """Let the caller in: a known one, if there is a slot, and by its limits."""
     gateway = _gateway()
     configuration = gateway.configuration
     settings = configuration.settings
@@ -178,24 +178,24 @@ def _message(exchange: Exchange, environ: Environ) -> Generator[Output, None, No
     body = yield from _body(exchange, environ)
     summary = read_request(body)
     exchange.mode = "streamed" if summary.is_streaming else "whole"
-    exchange.chronicle.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
+    exchange.builder.asked(summary.model, summary.is_streaming, session_of(summary.user_id), body)
     exchange.trace.asks(summary.model, summary.is_streaming)
     call = Call("POST", _target(environ, "/v1/messages"), _headers(exchange, environ), body, may_stream=True)
-    watch, narrator = _watch(exchange, environ), _narrator(exchange)
-    turns, pace = _turns(exchange, watch, narrator, _course(exchange, summary, body))
-    dialogue = _dialogue(exchange, call, summary, watch, narrator)
+    watch, observer = _watch(exchange, environ), _observer(exchange)
+    turns, pace = _turns(exchange, watch, observer, _course(exchange, summary, body))
+    conversation = _conversation(exchange, call, summary, watch, observer)
     del body, call  # of megabytes, perhaps, while the answer may last for minutes
 
     def settle() -> None:
-        if dialogue.is_last:
+        if conversation.is_last:
             exchange.settle()
 
     interception = Interception(
-        dialogue,
+        conversation,
         turns,
         pace,
         exchange.gateway.metrics,
-        exchange.chronicle,
+        exchange.builder,
         exchange.started_at,
         exchange.gateway.clock,
         settle,
@@ -206,7 +206,7 @@ def _message(exchange: Exchange, environ: Environ) -> Generator[Output, None, No
 def _token_count(exchange: Exchange, environ: Environ) -> Generator[Output, None, None]:
     body = yield from _body(exchange, environ)
     summary = read_request(body)
-    exchange.chronicle.asked(summary.model, False, session_of(summary.user_id))
+    exchange.builder.asked(summary.model, False, session_of(summary.user_id))
     exchange.trace.asks(summary.model, None)
     with_tools = _with_tools(exchange, body, summary)  # they count, too
     path = "/v1/messages/count_tokens"
@@ -226,8 +226,8 @@ def _passed_through(
     call = Call(method, _target(environ, path), _headers(exchange, environ), body)
     if with_tools is not None:
         call = replace(call, headers=with_tools.headers(call.headers), body=with_tools.body())
-    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.chronicle.name)
-    turns, pace = _turns(exchange, _watch(exchange, environ), _narrator(exchange), course)
+    course = Course(scope, costs=False, looks=exchange.gateway.looks, request=exchange.builder.name)
+    turns, pace = _turns(exchange, _watch(exchange, environ), _observer(exchange), course)
     head = yield from relay_whole(call, turns, pace)
     exchange.settle()
     yield head
@@ -254,22 +254,24 @@ def _watch(exchange: Exchange, environ: Environ) -> Watch:
     return Watch(environ.get("gunicorn.socket"), exchange.gateway.lifecycle)
 
 
-def _narrator(exchange: Exchange) -> Narrator:
-    return Narrator(exchange.gateway.metrics, exchange.chronicle, exchange.trace)
+def _observer(exchange: Exchange) -> Observer:
+    return Observer(exchange.gateway.metrics, exchange.builder, exchange.trace)
 
 
 def _with_tools(exchange: Exchange, body: bytes, summary: RequestSummary) -> ToolRequest | None:
-    gateway, session = exchange.gateway, exchange.chronicle.session
+    gateway, session = exchange.gateway, exchange.builder.session
     tools = gateway.tool_sessions.tools(exchange.caller.token_name, session, gateway.toolbox.tools())
     return exchange.configuration.tool_policy.inject(body, summary.model, tools)
 
 
-def _dialogue(exchange: Exchange, call: Call, summary: RequestSummary, watch: Watch, narrator: Narrator) -> Dialogue:
+def _conversation(
+    exchange: Exchange, call: Call, summary: RequestSummary, watch: Watch, observer: Observer
+) -> Conversation:
     request = _with_tools(exchange, call.body, summary)
     if request is None:
         return OneTurn(call)
     gateway, policy = exchange.gateway, exchange.configuration.tool_policy
-    return ToolLoop(call, request, gateway.toolbox, policy, summary.is_streaming, watch, narrator, gateway.clock)
+    return ToolLoop(call, request, gateway.toolbox, policy, summary.is_streaming, watch, observer, gateway.clock)
 
 
 def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
@@ -279,12 +281,12 @@ def _course(exchange: Exchange, summary: RequestSummary, body: bytes) -> Course:
     scope, caller = messages_scope(model_class, is_fast=summary.is_fast), exchange.caller
     if caller.own:  # no key of the pool is tried
         return Course(scope)
-    session = exchange.chronicle.session or summary.user_id
+    session = exchange.builder.session or summary.user_id
     pins = configuration.pins(gateway.affinity, caller.token_name, session, body)
-    return Course(scope, session=pins, looks=gateway.looks, request=exchange.chronicle.name)
+    return Course(scope, session=pins, looks=gateway.looks, request=exchange.builder.name)
 
 
-def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course) -> tuple[TurnMaker, Pace]:
+def _turns(exchange: Exchange, watch: Watch, observer: Observer, course: Course) -> tuple[TurnMaker, Pace]:
     gateway, configuration = exchange.gateway, exchange.configuration
     settings = configuration.settings
     turns = TurnMaker(
@@ -292,9 +294,9 @@ def _turns(exchange: Exchange, watch: Watch, narrator: Narrator, course: Course)
         configuration.pool,
         exchange.caller,
         watch,
-        narrator,
+        observer,
         course,
-        Rests(settings.default_cooldown_seconds, settings.money_rest_seconds),
+        Cooldowns(settings.default_cooldown_seconds, settings.money_rest_seconds),
         settings.stream_idle_timeout_seconds,
         gateway.wall_clock,
     )

@@ -12,29 +12,29 @@ import time
 from collections.abc import Callable
 
 from gateway.runtime.background import GrowingPause
-from gateway.web.admission import SLOTS
+from gateway.web.admission import MOST_WORKERS
 
-_SLOT = struct.Struct("@q")
+_WORD = struct.Struct("@q")
 
 
 class StartBoard:
-    """The number of the latest worker that came to serve in each slot: one machine word, never half-written."""
+    """The number of the latest worker that came to serve in each row: one machine word, never half-written."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SLOTS * _SLOT.size)
+        self._memory = mmap.mmap(-1, MOST_WORKERS * _WORD.size)
 
-    def note(self, slot: int, number: int) -> None:
+    def note(self, row: int, number: int) -> None:
         """Worker `number`, counted from 1, serves."""
-        _SLOT.pack_into(self._memory, slot * _SLOT.size, number)
+        _WORD.pack_into(self._memory, row * _WORD.size, number)
 
-    def has_served(self, slot: int, number: int) -> bool:
-        """Whether worker `number`, the latest in its slot, came to serve."""
-        return _SLOT.unpack_from(self._memory, slot * _SLOT.size) == (number,)
+    def has_served(self, row: int, number: int) -> bool:
+        """Whether worker `number`, the latest in its row, came to serve."""
+        return _WORD.unpack_from(self._memory, row * _WORD.size) == (number,)
 
     @property
     def latest(self) -> int:
         """The number of the latest worker that came to serve; 0 if none ever did."""
-        numbers: list[int] = [number for (number,) in _SLOT.iter_unpack(self._memory[:])]
+        numbers: list[int] = [number for (number,) in _WORD.iter_unpack(self._memory[:])]
         return max(numbers)
 
 

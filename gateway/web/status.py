@@ -16,26 +16,27 @@ from gateway import __version__
 from gateway.config.limit_rules import LimitUse
 from gateway.keys.overview import KeyView, overview
 from gateway.keys.standing import KeyState, KeyStatus
+from gateway.protocol.outcomes import Ending, Exhaustion, Outcome
 from gateway.telemetry.recent import Event, Traffic
 from gateway.web.headline import Health, Sentence, Tone, headline
 from gateway.web.service import Gateway
 
 _LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
 _NO_KEY = {
-    "rate_limited": "all were cooling down",
-    "auth_failed": "all were refused by the upstream",
-    "out_of_money": "all were out of money",
-    "forbidden": "each was forbidden the request",
+    Exhaustion.RATE_LIMITED: "all were cooling down",
+    Exhaustion.AUTH_FAILED: "all were refused by the upstream",
+    Exhaustion.OUT_OF_MONEY: "all were out of money",
+    Exhaustion.FORBIDDEN: "each was forbidden the request",
 }
 _NEAR_PERCENT = 75
 _MOST_LIMITS = 100  # that are shown
 _STREAM_ENDS = {
-    "completed": "completed",
-    "upstream_error": "ended by an upstream error",
-    "truncated": "cut off by the upstream",
-    "client_disconnected": "left by the client",
-    "idle_timeout": "silent for too long",
-    "drained": "ended as the gateway stopped",
+    Ending.COMPLETED: "completed",
+    Ending.UPSTREAM_ERROR: "ended by an upstream error",
+    Ending.TRUNCATED: "cut off by the upstream",
+    Ending.CLIENT_DISCONNECTED: "left by the client",
+    Ending.IDLE_TIMEOUT: "silent for too long",
+    Ending.DRAINED: "ended as the gateway stopped",
 }
 
 
@@ -71,8 +72,8 @@ class KeyRow:
         return self.view.status
 
     @property
-    def rest_seconds(self) -> float:
-        """How long the present rest takes in all."""
+    def cooldown_seconds(self) -> float:
+        """How long the present cooldown takes in all."""
         return max(self.status.record.cooling_until_at - self.status.record.marked_at, 1.0)
 
     @property
@@ -238,10 +239,10 @@ def status_of(gateway: Gateway, address: str = "") -> Status:
         inflight=health.inflight,
         inflight_limit=health.inflight_limit,
         streams=tuple(
-            (words, int(counts.total("gateway_streams_ended_total", outcome=outcome)))
-            for outcome, words in _STREAM_ENDS.items()
+            (words, int(counts.total("gateway_streams_ended_total", outcome=ending.value)))
+            for ending, words in _STREAM_ENDS.items()
         ),
-        no_key=tuple(_no_key(outcome, why, counts) for outcome, why in _NO_KEY.items()),
+        no_key=tuple(_no_key(outcome.value, why, counts) for outcome, why in _NO_KEY.items()),
         mcp_servers=servers,
         records=records,
         store=health.store,
@@ -265,7 +266,7 @@ def _row(view: KeyView, place: int, counts: Counts) -> KeyRow:
         view,
         place,
         Tone.WARNING if status.state is KeyState.VALID and view.cause else tones[status.state],
-        answered=int(counts.total("gateway_key_attempts_total", key=name, outcome="ok")),
+        answered=int(counts.total("gateway_key_attempts_total", key=name, outcome=Outcome.OK.value)),
         failovers=tuple(
             (reason.replace("_", " "), count)
             for reason, count in counts.by("reason", "gateway_key_failovers_total", key=name)

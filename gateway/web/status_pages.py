@@ -1,7 +1,7 @@
 """The status page: who may see it, in which form, and the headers it goes out with.
 
-Owns: its routes, which need no admission and ask nothing of the upstream, so that they answer while every place is
-taken. A view runs in its request's thread. The page only shows; `gateway keys` acts.
+Owns: its routes, which need no admission and ask nothing of the upstream, so that they answer while every slot is
+taken. A view runs in one of the worker's threads. The page only shows; `gateway keys` acts.
 
 The page is whole without its script. The script asks for `/status/live`, the part that changes, every two seconds and
 exchanges what differs: no thread is held, and what is shown is worded in one place. Each answer names its gateway, so

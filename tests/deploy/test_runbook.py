@@ -22,7 +22,7 @@ first=$(ask 8081)
 second=$(ask 8082)
 for id in $first $second; do
     tries=0
-    until gateway explain $id >/run/story 2>&1; do tries=$((tries + 1)); [ $tries -lt 60 ]; sleep 0.2; done
+    until gateway explain $id >/run/timeline 2>&1; do tries=$((tries + 1)); [ $tries -lt 60 ]; sleep 0.2; done
 done
 """
 

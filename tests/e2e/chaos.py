@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from gateway.simulator import Simulator
 from tests.e2e.interposer import Interposer, Manner
 from tests.full_disk import SmallDisk
@@ -139,7 +139,7 @@ class OddSpool(Fault):
     struck = "spool"
 
     def begin(self) -> None:
-        folder = journal_folder(str(self.stage.data_dir))
+        folder = spool_folder(str(self.stage.data_dir))
         self._made = [folder / f"{name}.jsonl" for name in ("a-folder", "a-pipe", "a-link", "nonsense")]
         with suppress(OSError):  # the disk may be full at the same time
             self._made[0].mkdir()

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.records.database import Database, Reader
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.interception_record import InterceptionRecord
 from tests.e2e.clients import events_of
 from tests.harness import ROOT, wait_until
@@ -77,7 +77,7 @@ class Records:
         """Whether it can be read."""
         try:
             self.find("")
-        except LedgerUnavailable:
+        except DatabaseUnavailable:
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""What goes wrong with the recorder's database and its journal: troubles as in troubles.py."""
+"""What goes wrong with the recorder's database and its spool: troubles as in troubles.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from tests.e2e.fleet import SOON_SECONDS
 from tests.e2e.troubles import Trouble
 from tests.harness import wait_until
@@ -32,8 +32,8 @@ class SlowDatabase(Trouble):
         self._holder.close()
 
 
-class DamagedJournal(Trouble):
-    """Again and again a dead worker's journal is found, in which nothing can be read."""
+class DamagedSpool(Trouble):
+    """Again and again a dead worker's spool is found, in which nothing can be read."""
 
     job = "drops"
     alerts: ClassVar = {"GatewayRecorderDrops"}
@@ -49,7 +49,7 @@ class DamagedJournal(Trouble):
     def tick(self) -> None:
         super().tick()
         if self._is_damaging:
-            path = journal_folder(str(self.fleet.data_dir)) / f"dead-{next(self._numbers)}"
+            path = spool_folder(str(self.fleet.data_dir)) / f"dead-{next(self._numbers)}"
             path.write_text("no record\n")
             path.rename(path.with_suffix(".jsonl"))
 

@@ -105,11 +105,11 @@ class Rig:
         return [state_of(name) for name in self.names]
 
     def cooldown_seconds(self, position: int) -> float:
-        """How long the key at this position still rests."""
-        rests = self.gateway.metrics().items()
+        """How long the key at this position still cools down."""
+        cooldowns = self.gateway.metrics().items()
         named = ("key", self.names[position])
         return max(
-            value for (name, labels), value in rests if name == "gateway_key_cooldown_seconds" and named in labels
+            value for (name, labels), value in cooldowns if name == "gateway_key_cooldown_seconds" and named in labels
         )
 
     def direct(self, body: bytes, *, path: str = "/v1/messages", method: str = "POST") -> Received:

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from gateway.records.spool import waiting_records
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from gateway.simulator import Simulator
 from gateway.simulator.bill import Line
 from tests.e2e.clients import Client, ask, message_body
@@ -215,10 +215,10 @@ class Storm:
 
     def settle(self) -> None:
         """Wait until every request has ended, and whatever is written down is in the database."""
-        journal = journal_folder(str(self.data_dir))
+        spool = spool_folder(str(self.data_dir))
         assert wait_until(lambda: self._total("requests_inflight") == 0, SOON_SECONDS)
         assert wait_until(lambda: self._total("recorder_queue_length") == 0, SOON_SECONDS)
-        assert wait_until(lambda: not list(waiting_records(journal)), SOON_SECONDS)
+        assert wait_until(lambda: not list(waiting_records(spool)), SOON_SECONDS)
 
     def untold(self) -> int:
         """How many requests were let in and have no record, as the metrics say."""

@@ -96,7 +96,7 @@ OF_THE_REQUEST = sorted(
     for status, code in _error_classes.ERROR_CLASSES
     if code is not None and (status, code) not in SPEAK_OF_MORE
 )
-REST_SECONDS = {
+COOLDOWN_SECONDS = {
     "cmek": WORKSPACE_SECONDS,
     "ramp": DEFAULT_SECONDS,
     "enforced": MONEY_SECONDS,
@@ -141,7 +141,7 @@ def test_code_about_more_than_the_request_lets_another_key_answer(
     assert rig.calls == [0, 1]
     assert rig.states == [state, VALID]
     if state == TEMPORARY:
-        seconds = REST_SECONDS[known[1].partition("_")[0]]
+        seconds = COOLDOWN_SECONDS[known[1].partition("_")[0]]
         assert seconds - 20 < rig.cooldown_seconds(0) <= seconds
     rig.simulator.clear_requests()
     assert message(False, model="claude-sonnet-5").ask(rig).status == 200
@@ -179,7 +179,7 @@ WORDINGS = {
 @both_modes
 @pytest.mark.parametrize(("script", "state", "seconds"), WORDINGS.values(), ids=WORDINGS)
 def test_wording_lets_another_key_answer(rig: Rig, script: str, state: str, seconds: float, is_streamed: bool) -> None:
-    """Given a refusal that has no code and is known by its words, then another key answers, and that one rests."""
+    """Given a refusal that has no code and is known by its words, then another key answers, and that one cools down."""
     rig.keys(script, "ok")
     assert message(is_streamed).ask(rig).status == 200
     assert rig.calls == [0, 1]
@@ -249,7 +249,7 @@ def test_limit_of_one_scope_leaves_the_key_to_all_others(rig: Rig, limited: str)
 
 
 @every_route
-def test_rests_that_are_over_before_the_last_key_answers_are_a_429_too(rig: Rig, route: Route) -> None:
+def test_cooldowns_that_are_over_before_the_last_key_answers_are_a_429_too(rig: Rig, route: Route) -> None:
     """Given limits that end at once, then the client is told to come back, and not that the keys are refused."""
     rig.keys(*["rate_limited:retry-after-ms=1 then ok"] * 3)
     answer = route.ask(rig)

@@ -160,9 +160,9 @@ def begin(stack: ExitStack, gateway: GatewayProcess) -> list[Client]:
     return clients
 
 
-def test_a_client_that_leaves_while_connecting_frees_its_place(stuck: Stuck) -> None:
+def test_a_client_that_leaves_while_connecting_frees_its_slot(stuck: Stuck) -> None:
     """Given a dozen requests that connect without end, and so hold every place, when their clients hang up, each in
-    its way, then every place is free, long before the deadline.
+    its way, then every slot is free, long before the deadline.
     """
     gateway = stuck()
     with ExitStack() as stack:

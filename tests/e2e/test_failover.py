@@ -12,7 +12,7 @@ from tests.e2e.rig import Rig
 from tests.harness import wait_until
 
 VALID, TEMPORARY, PERMANENT = "valid", "temporary", "permanent"
-SHORT_REST = "retry-after-ms=1"  # but no shorter than the way to the next request
+SHORT_COOLDOWN = "retry-after-ms=1"  # but no shorter than the way to the next request
 LIMITED = "all configured keys are rate-limited"
 REFUSED = "all configured keys failed authentication"
 
@@ -116,7 +116,7 @@ ROWS = {
     ),
     "k0_retired_by_an_earlier_request": Row(("unauthorized then ok", "ok"), (1,), 200, (PERMANENT, VALID), asked=2),
     "k0_recovered_from_an_earlier_request": Row(
-        (f"rate_limited:{SHORT_REST} then ok", "ok"), (0,), 200, (VALID, VALID), asked=2
+        (f"rate_limited:{SHORT_COOLDOWN} then ok", "ok"), (0,), 200, (VALID, VALID), asked=2
     ),
     "two_fail_over_to_the_third": Row(
         ("rate_limited", "unauthorized", "ok"), (0, 1, 2), 200, (TEMPORARY, PERMANENT, VALID)
@@ -131,7 +131,7 @@ def test_the_pool_is_walked_as_the_design_says(rig: Rig, row: Row, route: Route)
     rig.keys(*row.scripts)
     for _ in range(row.asked - 1):
         route.ask(rig)
-    if SHORT_REST in row.scripts[0]:
+    if SHORT_COOLDOWN in row.scripts[0]:
         assert wait_until(lambda: rig.states[0] == VALID, 10)
     rig.simulator.clear_requests()
 
@@ -203,13 +203,13 @@ COOLDOWNS = {
 
 @plain_only
 @pytest.mark.parametrize("named", COOLDOWNS.values(), ids=COOLDOWNS)
-def test_a_limited_key_rests_as_long_as_the_upstream_says(rig: Rig, named: tuple[str, float]) -> None:
+def test_a_limited_key_cools_as_long_as_the_upstream_says(rig: Rig, named: tuple[str, float]) -> None:
     """Given a 429 with these headers, then the key's cooldown is what they name, else the default."""
     options, seconds = named
     rig.keys(f"rate_limited:{options}".rstrip(":"), "ok")
     assert STREAMED.ask(rig).status == 200
     left = rig.cooldown_seconds(0)
-    # A header in whole epoch seconds or an HTTP-date loses up to one second; the rest is the test's own time.
+    # A header in whole epoch seconds or an HTTP-date loses up to one second; the cooldown is the test's own time.
     assert seconds - 3 < left <= seconds
 
 
@@ -350,8 +350,9 @@ def test_a_ping_is_no_answer(rig: Rig) -> None:
 @pytest.mark.parametrize("script", ["out_of_credit", "spend_limited", "spend_limited:workspace=true",
     "status:code=402,type=billing_error", "rate_limited:error-code=enforced_spend_limit_reached",
     "bad_request:error-code=cmek_key_disabled"])  # fmt: skip
-def test_a_key_that_nobody_pays_for_rests_and_another_answers(rig: Rig, script: str, route: Route) -> None:
-    """Given a first key that is refused for money or for its workspace, then the next key answers; that one rests."""
+def test_a_key_that_nobody_pays_for_cools_and_another_answers(rig: Rig, script: str, route: Route) -> None:
+    """Given a first key that is refused for money or for its workspace, then the next key answers; that one cools
+    down."""
     rig.keys(script, "ok")
     answer = route.ask(rig)
     assert rig.calls == [0, 1]

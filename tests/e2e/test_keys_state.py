@@ -258,11 +258,12 @@ def test_all_workers_serve_while_redis_answers_rubbish(own_fleet: MakeFleet, rub
 
 
 @pytest.mark.parametrize("set_by_seconds", [-3600, -2000 * 86400, 3600, 2000 * 86400])
-def test_clock_that_is_set_makes_no_rest_longer_or_shorter(
+def test_clock_that_is_set_makes_no_cooldown_longer_or_shorter(
     own_fleet: MakeFleet, tmp_path: Path, set_by_seconds: int
 ) -> None:
-    """Given a key that rests for ten minutes and one for three seconds, when the wall clock is set, then what clients
-    are told is what is left; the short rest ends in its time; new workers and a new start know no better."""
+    """Given a key that cools down for ten minutes and one for three seconds, when the wall clock is set, then what
+    clients are told is what is left; the short cooldown ends in its time; new workers and a new start know no
+    better."""
     shown = tmp_path / "ahead"
     shown.write_text("0")
     fleet = own_fleet(

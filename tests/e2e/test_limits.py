@@ -65,7 +65,7 @@ def _is_idle(gateway: GatewayProcess) -> bool:
 def test_each_place_streams_and_the_next_request_is_refused_at_once(
     gateway: GatewayProcess, simulator: Simulator, talk: Talk
 ) -> None:
-    """Given a stream in every place, when one more is asked for, then 529 on a kept connection; streams end well."""
+    """Given a stream in every slot, when one more is asked for, then 529 on a kept connection; streams end well."""
     simulator.script(KEY, "ok:events=60,delay=0.05")
     refused_before = gateway.metric("rejections_total", reason="overloaded_error")
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ def test_each_place_streams_and_the_next_request_is_refused_at_once(
 
 
 def test_overload_is_told_before_the_body_is_sent(gateway: GatewayProcess, simulator: Simulator, talk: Talk) -> None:
-    """Given no place, when a client has sent only its head, then it has its 529, and may send body and next request."""
+    """Given no slot, when a client has sent only its head, then it has its 529, and may send body and next request."""
     simulator.script(KEY, "stall:after=2")
     with ExitStack() as stack:
         for _ in range(PLACES):
@@ -117,7 +117,7 @@ def _probe_seconds(gateway: GatewayProcess, path: str, count: int) -> list[float
 def test_health_metrics_and_status_answer_in_time_while_overload_is_refused(
     gateway: GatewayProcess, simulator: Simulator
 ) -> None:
-    """Given a stream in every place and a throng refused, then health, metrics and status come in time."""
+    """Given a stream in every slot and a throng refused, then health, metrics and status come in time."""
     simulator.script(KEY, "ok:events=100000,delay=0.02")
     done = threading.Event()
     statuses: list[int] = []
@@ -230,24 +230,24 @@ def test_crowd_of_half_sent_requests_delays_others_by_a_deadline_at_most(gateway
 
 
 @pytest.mark.parametrize(
-    "goodbye",
+    "ending",
     [
         pytest.param(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", id="connection-close"),
         pytest.param(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", id="http-1.0"),
         pytest.param(b"no http at all\r\n\r\n", id="malformed"),
     ],
 )
-def test_clients_that_do_not_hang_up_hold_nobody_up(gateway: GatewayProcess, goodbye: bytes) -> None:
+def test_clients_that_do_not_hang_up_hold_nobody_up(gateway: GatewayProcess, ending: bytes) -> None:
     """Given connections that the gateway ends and the client does not, when others ask, then they are answered."""
     with ExitStack() as stack:
         lingering = [stack.enter_context(Talk(gateway)) for _ in range(3)]
         taken = []
         for talk in lingering:
-            talk.send(goodbye)
+            talk.send(ending)
             assert talk.answer().status in (200, 400)
             taken += _probe_seconds(gateway, "/healthz", 5)
     assert statistics.median(taken) < PROMPT_SECONDS
-    assert max(taken) < 1.5  # the goodbye takes 2 s
+    assert max(taken) < 1.5  # the lingering close takes 2 s
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,9 @@ def test_request_that_every_key_is_forbidden_is_not_held_against_them(scene: Sce
     gateway.wait_for_log("no other key answered the request that it was forbidden")
 
 
-def test_key_that_lacks_a_model_rests_for_it_alone(scene: Scene) -> None:
+def test_key_that_lacks_a_model_cools_for_it_alone(scene: Scene) -> None:
     """Given a model that one organisation may not use, when it is asked for, then another one's key answers; the first
-    key rests for that model and serves the others."""
+    key cools down for that model and serves the others."""
     lack(scene, "org-a")
     gateway = scene.serve()
     assert scene.ask(LACKED).status == 200

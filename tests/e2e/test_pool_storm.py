@@ -2,7 +2,7 @@
 
 The same world, requests and judgement as in tests/unit/keys/test_pool_storm.py, where the clock stands still between
 two steps. Here it does not: a mark is known a moment after the upstream has told it. So a refusal is judged by what the
-upstream had told before the client had it, and rests are counted as longer by the longest time that any request took.
+upstream had told before the client had it, and cooldowns are counted as longer by the longest time that a request took.
 The oracle needs one attempt for each request that is served, and none for one that is refused.
 """
 
@@ -85,7 +85,7 @@ class Storm:
             return list(clients.map(one, range(requests)))
 
     def told(self, slack_seconds: float) -> Told:
-        """What the upstream has told; rests are longer by so much."""
+        """What the upstream has told; cooldowns are longer by so much."""
         told = Told.of(self.world)
         for at, secret, scope, ruling in self.world.rulings:
             told.note(secret, scope, ruling.cause, at, at + ruling.retry_after_seconds + slack_seconds)
@@ -139,7 +139,7 @@ def _judge(storm: Storm, served: Sequence[Served]) -> None:
 
 
 def _judge_states(gateway: GatewayProcess, secrets: Sequence[str], storm: Storm, told: Told) -> None:
-    """A key is retired only if it was revoked and has said so; it rests only if it was told to."""
+    """A key is retired only if it was revoked and has said so; it cools down only if it was told to."""
     now = time.monotonic()
     samples = gateway.metrics()
     for number, secret in enumerate(secrets):
@@ -151,7 +151,7 @@ def _judge_states(gateway: GatewayProcess, secrets: Sequence[str], storm: Storm,
         assert is_retired == (secret in told.revoked)
         assert is_retired or not shown("key_transitions_total", "permanent")
         if shown("key_state", "temporary") == 1:
-            scopes = {scope for _, scope in told.rests}
+            scopes = {scope for _, scope in told.cooldowns}
             assert any(told.excuses(secret, scope, now, now) for scope in scopes)
 
 
@@ -172,7 +172,7 @@ def test_workers_serve_a_storm_as_well_as_by_one_who_knows_all_limits(requests: 
 @counts
 def test_gateways_that_share_a_redis_serve_a_storm_as_one(requests: int) -> None:
     """Given two gateways of two workers over one Redis, then the same; but what one has marked the other knows within a
-    second, which is as long as most rests are, so each of them is refused for itself."""
+    second, which is as long as most cooldowns are, so each of them is refused for itself."""
     redis = RedisServer()
     try:
         with _storm(3, gateways=2, state_url=redis.url) as storm:

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.records.database.schema import SCHEMA_VERSION
 from gateway.records.spool import waiting_records
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, ask, message_body
 from tests.e2e.recorded import Records, Said, run_command
@@ -92,8 +92,8 @@ class Stage:
 
     @property
     def waiting(self) -> list[str]:
-        """The sessions whose records lie in a journal."""
-        return [record.session or "" for record in waiting_records(journal_folder(str(self.data_dir)))]
+        """The sessions whose records lie in a spool."""
+        return [record.session or "" for record in waiting_records(spool_folder(str(self.data_dir)))]
 
     def lost(self) -> float:
         """How many records the gateway says it dropped."""
@@ -285,7 +285,7 @@ def test_a_postgresql_that_stops_and_starts_under_load_has_all_in_the_end(
     assert stage.lost() == 0
     assert wait_until(lambda: stage.gateway.metric("recorder_queue_length") == 0, SOON_SECONDS)
     log = stage.gateway.stop()
-    assert "records wait in the journal" in log
+    assert "records wait in the spool" in log
     assert "records are stored again" in log
     assert PASSWORD not in log
 
@@ -323,7 +323,7 @@ def test_a_database_that_is_down_at_the_start_keeps_no_gateway_from_starting(
             explained = run_command(
                 stage.data_dir,
                 "explain",
-                next(iter(waiting_records(journal_folder(str(stage.data_dir))))).id,
+                next(iter(waiting_records(spool_folder(str(stage.data_dir))))).id,
                 record_url=url,
             )
             assert explained.returncode == 0

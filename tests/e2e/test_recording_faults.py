@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.records.interception_record import encode_record
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from tests.e2e.recorded import run_command
 from tests.e2e.test_recording import KEYS, SOON_SECONDS, Stage
 from tests.harness import GatewayProcess, wait_until
@@ -35,9 +35,9 @@ def path(postgres: PostgresServer) -> Iterator[SilentPath]:
         yield path
 
 
-def test_odd_entries_in_the_journal_hold_up_nothing(stage: Stage) -> None:
-    """Given all that may lie in the journal's folder; then each is named, and all records are stored."""
-    folder = journal_folder(str(stage.data_dir))
+def test_odd_entries_in_the_spool_hold_up_nothing(stage: Stage) -> None:
+    """Given all that may lie in the spool's folder; then each is named, and all records are stored."""
+    folder = spool_folder(str(stage.data_dir))
     stage.ask("first")
     stage.records.wait_for(["first"])
     names = put_all(folder)
@@ -52,13 +52,13 @@ def test_odd_entries_in_the_journal_hold_up_nothing(stage: Stage) -> None:
     assert "\x1b" not in log
 
 
-def test_a_database_and_journal_that_are_removed_are_begun_anew(stage: Stage) -> None:
-    """Given somebody who removes records.db and the journal under a running gateway; then it says so and goes on."""
+def test_a_database_and_spool_that_are_removed_are_begun_anew(stage: Stage) -> None:
+    """Given somebody who removes records.db and the spool under a running gateway; then it says so and goes on."""
     for number in range(4):  # so that each worker has opened both
         stage.ask(f"before-{number}")
     stage.records.wait_for([f"before-{number}" for number in range(4)])
     (stage.data_dir / "records.db").unlink()
-    shutil.rmtree(journal_folder(str(stage.data_dir)))
+    shutil.rmtree(spool_folder(str(stage.data_dir)))
     sessions = [f"after-{number}" for number in range(8)]
     for session in sessions:
         assert stage.ask(session) == 200

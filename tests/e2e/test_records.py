@@ -167,7 +167,7 @@ def test_hidden_turns_and_other_models_cost_each_for_themselves(tmp_path: Path) 
             assert ask(rig.gateway.url, body, headers=["x-session-id: turns"]).status == 200
             record = Records.in_folder(rig.gateway.data_dir).of_session("turns")
             report = run_command(rig.gateway.data_dir, "report", "--by", "model", "--format", "csv")
-            story = run_command(rig.gateway.data_dir, "explain", record.id).stdout
+            timeline = run_command(rig.gateway.data_dir, "explain", record.id).stdout
     costs = [(used.turn, used.kind, used.model, used.cost_picodollars) for used in record.usage]
     assert costs == [
         (0, "message", "claude-opus-5", (200 * 5 + 10 * 25) * 10**6),
@@ -178,6 +178,6 @@ def test_hidden_turns_and_other_models_cost_each_for_themselves(tmp_path: Path) 
         ("claude-haiku-4-5", "1", "0.001500"),
         ("claude-opus-5", "1", "0.001250"),
     ]
-    assert "  cost     0.002750 dollars\n" in story
-    assert "usage of the fallback: claude-haiku-4-5" in story
-    assert "0.000000 dollars (free: the model declined)" in story
+    assert "  cost     0.002750 dollars\n" in timeline
+    assert "usage of the fallback: claude-haiku-4-5" in timeline
+    assert "0.000000 dollars (free: the model declined)" in timeline

@@ -165,7 +165,7 @@ def test_key_marked_through_one_gateway_is_skipped_by_both(replicas: Replicas, s
     ],
 )
 def test_crowd_after_a_cooldown_sends_one_probe(own_replicas: Callable[..., Replicas], number: int) -> None:
-    """Given a key whose rest is over and which does not answer, when many ask both gateways, then one tries it.
+    """Given a key whose cooldown is over and which does not answer, when many ask both gateways, then one tries it.
 
     When that one hangs up, the next may try, and from its answer on both gateways use the key.
     """
@@ -390,13 +390,13 @@ def test_wrong_clock_on_one_side_moves_no_deadline(
             assert replicas.ask(number).status == 200
             assert replicas.all_know(A, "temporary")
             begun_at = time.monotonic()
-            rests = [fleet.total("key_cooldown_seconds") for fleet in replicas.fleets]
-            assert abs(rests[0] - rests[1]) < 1 + time.monotonic() - begun_at
-            assert max(rests) <= 30
+            cooldowns = [fleet.total("key_cooldown_seconds") for fleet in replicas.fleets]
+            assert abs(cooldowns[0] - cooldowns[1]) < 1 + time.monotonic() - begun_at
+            assert max(cooldowns) <= 30
             assert {answer.status for answer in crowd(replicas.nginx.url, 50, HEADERS)} == {200}
             assert replicas.keys.calls == [A] + [B] * 51
 
-        # A short rest ends for both, and its trial too.
+        # A short cooldown ends for both, and its trial too.
         replicas.renew_keys("rate_limited:retry-after=2*1 then ok", "ok")
         assert replicas.ask(1).status == 200
         for at in (0, 1):

@@ -211,7 +211,7 @@ def test_compressed_stream_that_spoils_ends_in_an_error(
 def test_whole_answer_that_cannot_be_decoded_is_a_502(
     gateway: GatewayProcess, upstream: RawUpstream, body: bytes, coding: str
 ) -> None:
-    """Given a whole answer whose coding is broken, then 502 `api_error`, every time, and its place is free again."""
+    """Given a whole answer whose coding is broken, then 502 `api_error`, every time, and its slot is free again."""
     upstream.play = answer(whole(body, f"Content-Encoding: {coding}"))
     for _ in range(PLACES + 1):
         assert error_of(ask(gateway))[:2] == (502, "api_error")

@@ -358,7 +358,7 @@ def _wait_for_records(stage: Stage) -> None:
 
 
 def _bytes_in(folder: Path) -> bytes:
-    """Every byte of the database, the journal and whatever else there is."""
+    """Every byte of the database, the spool and whatever else there is."""
     found = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"claude-simulated" in found
     return found

@@ -1,7 +1,7 @@
 """Workers whose start fails or hangs: each ends at once, the master tries again, and serves when it can.
 
 A start fails here because the application cannot be built for a while; it hangs because the new process is held
-(SIGSTOP), or waits for an MCP server. What does not accept connections has no places for others to see.
+(SIGSTOP), or waits for an MCP server. What does not accept connections has no slots for others to see.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def hang_in_start(process: GatewayProcess, server: SilentServer) -> None:
 
 
 def loads_the_sdk(pid: int) -> bool:
-    """Whether a worker has come so far in its start that it has its places, and now turns to the MCP servers."""
+    """Whether a worker has come so far in its start that it has its slots, and now turns to the MCP servers."""
     return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
 
 
@@ -182,7 +182,7 @@ def held_at_its_fork(process: GatewayProcess) -> int:
 
 
 @pytest.fixture
-def places() -> Iterator[Callable[[GatewayProcess, int], list[int]]]:
+def slots() -> Iterator[Callable[[GatewayProcess, int], list[int]]]:
     """Asks for streams that stay, so many, one after the other; the statuses."""
     with ExitStack() as stack:
 
@@ -200,37 +200,37 @@ def places() -> Iterator[Callable[[GatewayProcess, int], list[int]]]:
 SIX_PLACES = {"workers": "2", "threads": "8", "reserved_threads": "2", "drain_seconds": "300"}
 
 
-def test_worker_that_starts_has_no_places_to_leave_connections_for(gateway, simulator, silent_server, places) -> None:
+def test_worker_that_starts_has_no_slots_to_leave_connections_for(gateway, simulator, silent_server, slots) -> None:
     """Given a worker whose start hangs and one that is full, then the next request is refused there, and not left to
     the other."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(config=str(silent_server.config), **SIX_PLACES)
     assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     hang_in_start(process, silent_server)
-    assert places(process, 8) == [200] * 6 + [529] * 2
+    assert slots(process, 8) == [200] * 6 + [529] * 2
 
 
-def test_worker_that_stops_has_no_places_to_leave_connections_for(gateway, simulator, places) -> None:
+def test_worker_that_stops_has_no_slots_to_leave_connections_for(gateway, simulator, slots) -> None:
     """Given a worker that was told to stop while it serves streams, and one that is full, then the next is refused."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(**SIX_PLACES)
     assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     stopping, other = process.worker_pids
     os.kill(other, signal.SIGSTOP)
-    assert places(process, 2) == [200] * 2
+    assert slots(process, 2) == [200] * 2
     os.kill(other, signal.SIGCONT)
     os.kill(stopping, signal.SIGTERM)
     process.wait_for_log("stopping: 2 requests may run on")
-    assert places(process, 8) == [200] * 6 + [529] * 2
+    assert slots(process, 8) == [200] * 6 + [529] * 2
 
 
-def test_worker_that_stands_still_has_no_places_to_leave_connections_for(gateway, simulator, places) -> None:
-    """Given a worker that is held (SIGSTOP) with places left, and one that is full, then the next request is refused
+def test_worker_that_stands_still_has_no_slots_to_leave_connections_for(gateway, simulator, slots) -> None:
+    """Given a worker that is held (SIGSTOP) with slots left, and one that is full, then the next request is refused
     after some seconds, and not left until the master misses the other."""
     simulator.script(KEY, "stall:after=3")
     process = gateway(**SIX_PLACES)
     assert wait_until(lambda: process.log.count(BUILT) == 2, SOON_SECONDS)
     held = process.worker_pids[0]
     os.kill(held, signal.SIGSTOP)
-    assert places(process, 8) == [200] * 6 + [529] * 2
+    assert slots(process, 8) == [200] * 6 + [529] * 2
     os.kill(held, signal.SIGCONT)

@@ -111,7 +111,7 @@ def headline(browser: Browser) -> str:
 
 
 def test_a_key_cools_and_comes_back_on_screen_without_reload(fleet: Fleet, browser: Browser) -> None:
-    """Given an open page, when a key is limited, rests and answers again, then the page shows it all by itself."""
+    """Given an open page, when a key is limited, cools down and answers again, then the page shows it all by itself."""
     fleet.renew_keys("rate_limited:retry-after=9 then ok", "ok")
     open_page(fleet, browser)
     browser.run("window.isTheSamePage = true")

@@ -104,8 +104,8 @@ def _id_of(request: SeenRequest) -> str:
 
 
 def _assert_no_cooling_key_was_seen(asked: list[Asked], seen: list[SeenRequest]) -> int:
-    """Nobody who began after a client had learnt of a refusal reached that key before its rest was over. Messages and
-    counts have limits of their own; a revocation concerns both.
+    """Nobody who began after a client had learnt of a refusal reached that key before its cooldown was over. Messages
+    and counts have limits of their own; a revocation concerns both.
     """
     begun_at = {request.id: request.begun_at for request in asked}
     ended_at = {request.id: request.ended_at for request in asked}
@@ -123,8 +123,8 @@ def _assert_no_cooling_key_was_seen(asked: list[Asked], seen: list[SeenRequest])
         assert steady == sorted(steady, key=KEYS.index), f"{request_id} did not walk in order: {keys}"
         for attempt in attempts[:-1]:
             refusals += 1
-            rest_seconds = COOLDOWN_SECONDS if attempt.key in LIMITED else float("inf")
-            until = attempt.arrived_at + rest_seconds - CLOCK_SLACK_SECONDS
+            cooldown_seconds = COOLDOWN_SECONDS if attempt.key in LIMITED else float("inf")
+            until = attempt.arrived_at + cooldown_seconds - CLOCK_SLACK_SECONDS
             wrong = [
                 later.index
                 for later in by_key[attempt.key]
@@ -132,7 +132,7 @@ def _assert_no_cooling_key_was_seen(asked: list[Asked], seen: list[SeenRequest])
                 and later.arrived_at < until
                 and (attempt.key not in LIMITED or later.path == attempt.path)
             ]
-            assert wrong == [], f"{attempt.key} was resting since {attempt.arrived_at}"
+            assert wrong == [], f"{attempt.key} was cooling down since {attempt.arrived_at}"
     return refusals
 
 

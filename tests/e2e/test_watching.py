@@ -17,7 +17,7 @@ import yaml
 
 from tests.e2e.money_troubles import SpentBudget
 from tests.e2e.prometheus_server import HASTE, SHIPPED, PrometheusServer, in_haste
-from tests.e2e.recorder_troubles import DamagedJournal, SlowDatabase
+from tests.e2e.recorder_troubles import DamagedSpool, SlowDatabase
 from tests.e2e.tool_troubles import BrokenTools
 from tests.e2e.troubles import COMMON_TROUBLES, Trouble
 from tests.harness import ROOT, wait_until
@@ -28,7 +28,7 @@ RUNBOOK = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())["global"]["ex
 TICK_SECONDS = 0.3
 # The longest window and the longest `for` one after the other, and thrice as long for a busy machine.
 PATIENCE_SECONDS = 3 * (300 + 300) / HASTE
-TROUBLES: tuple[type[Trouble], ...] = (SlowDatabase, DamagedJournal, BrokenTools, SpentBudget, *COMMON_TROUBLES)
+TROUBLES: tuple[type[Trouble], ...] = (SlowDatabase, DamagedSpool, BrokenTools, SpentBudget, *COMMON_TROUBLES)
 EXPECTED = {(trouble.job, alert) for trouble in TROUBLES for alert in trouble.alerts}
 
 

@@ -92,7 +92,7 @@ def test_key_marked_through_one_worker_is_skipped_by_all_at_once(fleet: Fleet, s
     ],
 )
 def test_crowd_after_a_cooldown_sends_one_probe(own_fleet: MakeFleet, number: int) -> None:
-    """Given a key whose rest is over and which does not answer, when many ask at once, then one tries it.
+    """Given a key whose cooldown is over and which does not answer, when many ask at once, then one tries it.
 
     When that one hangs up, the next may try, and from its answer on all use the key.
     """
@@ -112,7 +112,7 @@ def test_crowd_after_a_cooldown_sends_one_probe(own_fleet: MakeFleet, number: in
 
 
 def test_key_on_trial_is_used_by_all_when_no_other_is_left(fleet: Fleet) -> None:
-    """Given one key whose rest is over and which is slow to answer, when many ask at once, then all are served."""
+    """Given one key whose cooldown is over and which is slow to answer, when many ask at once, then all are served."""
     fleet.renew_keys("rate_limited:retry-after-ms=300 then slow_head:seconds=0.5")
     assert ask(fleet).status == 429
     assert wait_until(lambda: set(fleet.states().values()) == {"valid"}, SOON_SECONDS)
@@ -123,7 +123,7 @@ def test_key_on_trial_is_used_by_all_when_no_other_is_left(fleet: Fleet) -> None
 
 
 def test_cooldown_survives_a_restart(own_fleet: MakeFleet) -> None:
-    """Given a cooling key, when the gateway starts again, then it still rests, no longer than before."""
+    """Given a cooling key, when the gateway starts again, then it still cools down, no longer than before."""
     fleet = own_fleet("rate_limited:retry-after=600 then ok", "ok", threads=64)
     assert ask(fleet).status == 200
     before = fleet.total("key_cooldown_seconds")
@@ -383,9 +383,9 @@ def test_file_that_a_killed_worker_has_only_begun_does_not_end_the_metrics(own_f
 
 
 def test_places_of_all_workers_are_filled_before_anybody_is_refused(own_fleet: MakeFleet) -> None:
-    """Given two workers, when streams come one by one, then all places of both are taken; the next is refused at once.
+    """Given two workers, when streams come one by one, then all slots of both are taken; the next is refused at once.
 
-    When a stream ends, its place is free again, in whichever worker.
+    When a stream ends, its slot is free again, in whichever worker.
     """
     fleet = own_fleet("stall:after=3", workers=2, threads=8, reserved_threads=2)
     assert fleet.total("admission_limit") == 12
@@ -552,7 +552,7 @@ def test_killed_workers_take_only_their_own_requests_with_them(
 
 
 def _assert_no_refused_key_was_tried(fleet: Fleet, simulator: Simulator, asked: list[Asked]) -> int:
-    """Nobody who began after a client had learnt of a refusal reached that key before its rest was over."""
+    """Nobody who began after a client had learnt of a refusal reached that key before its cooldown was over."""
     answered = {request.id: request for request in asked if request.status == 200}
     begun_at = {request.id: request.begun_at for request in asked}
     seen = [(json.loads(request.body)["metadata"]["user_id"], request) for request in simulator.requests]
@@ -565,7 +565,7 @@ def _assert_no_refused_key_was_tried(fleet: Fleet, simulator: Simulator, asked: 
     for request_id, request in answered.items():
         for key, arrived_at in attempts[request_id][:-1]:
             refusals += 1
-            rest_seconds = COOLDOWN_SECONDS if key == fleet.keys.secrets[A] else float("inf")
-            until = arrived_at + rest_seconds - CLOCK_SLACK_SECONDS
+            cooldown_seconds = COOLDOWN_SECONDS if key == fleet.keys.secrets[A] else float("inf")
+            until = arrived_at + cooldown_seconds - CLOCK_SLACK_SECONDS
             assert not any(at < until and begun > request.ended_at for at, begun in by_key[key]), key
     return refusals

@@ -184,7 +184,7 @@ class SlowUpstream(Trouble):
 
 
 class Full(Trouble):
-    """Streams that do not end take every place, and others ask."""
+    """Streams that do not end take every slot, and others ask."""
 
     job = "full"
     alerts: ClassVar = {"GatewaySaturated", "GatewayOverloaded"}

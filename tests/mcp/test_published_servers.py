@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.config.mcp_servers import McpServer
-from gateway.tools.toolbox import ToolOutcome
+from gateway.protocol.outcomes import ToolOutcome
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, text_of
 from tests.mcp.servers import HERE, ServerProcess, everything_server, time_server

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config.mcp_servers import McpServer
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.tools.mcp import keeper
-from gateway.tools.toolbox import InjectedTool, ToolOutcome
+from gateway.tools.toolbox import InjectedTool
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, is_ready, result_of, text_of
 from tests.mcp.servers import FaultServer, free_port

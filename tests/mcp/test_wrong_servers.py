@@ -12,10 +12,10 @@ import pytest
 
 from gateway.access.credential import Secret
 from gateway.config.mcp_servers import McpServer
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.simulator import Simulator
 from gateway.tools.mcp import session, wire
 from gateway.tools.mcp.keeper import Keeper
-from gateway.tools.toolbox import ToolOutcome
 from tests.harness import wait_until
 from tests.mcp.raw_server import Handler, Raw, RawMcpServer, error, result, texts, tool
 from tests.mcp.rig import ToolboxRig, result_of, text_of

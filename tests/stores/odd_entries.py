@@ -1,4 +1,4 @@
-"""What may lie in a journal's folder besides segments, each under the name of one."""
+"""What may lie in a spool's folder besides segments, each under the name of one."""
 
 from __future__ import annotations
 

@@ -461,22 +461,22 @@ def test_state_survives_being_opened_again(tmp_path: Path) -> None:
 
 
 def test_restart_gives_refused_keys_one_trial_and_a_respawned_worker_none(tmp_path: Path) -> None:
-    """Given a refused, a disabled and a resting key, when the gateway restarts at 20, then the refused one alone may
+    """Given a refused, a disabled and a cooling key, when the gateway restarts at 20, then the refused one alone may
     be tried, by one request; a worker that is only started again changes nothing."""
     with opened(tmp_path) as store:
         store.retire("refused", 0, REFUSED)
         store.disable("disabled", BY_HAND)
-        store.cool("resting", 60.0, 0, LIMITED)
-        before = store.read(["refused", "disabled", "resting"])
+        store.cool("cooling", 60.0, 0, LIMITED)
+        before = store.read(["refused", "disabled", "cooling"])
     with opened(tmp_path) as respawned:
-        assert respawned.read(["refused", "disabled", "resting"]) == before
+        assert respawned.read(["refused", "disabled", "cooling"]) == before
     with opened(tmp_path) as master:
         master.start_anew(20.0)
     started = [Worker(tmp_path) for _ in range(3)]
     try:
-        refused, disabled, resting = started[0].do("read", ["refused", "disabled", "resting"])
+        refused, disabled, cooling = started[0].do("read", ["refused", "disabled", "cooling"])
         assert refused.is_on_trial(20.0)
-        assert [disabled, resting] == before[1:]
+        assert [disabled, cooling] == before[1:]
         assert [worker.do("lease", "refused", 50.0, 20.0) for worker in started] == [True, False, False]
         assert started[0].do("retire", "refused", refused.generation, REFUSED) is True
         assert started[1].do("read", ["refused"])[0].is_permanent

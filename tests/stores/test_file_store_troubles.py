@@ -484,11 +484,11 @@ LATER_BOOT = "00000000-0000-0000-0000-000000000001"
         pytest.param(-3600.0, 600.0, id="the wall clock was set back"),
     ],
 )
-def test_rest_goes_on_over_a_reboot(
+def test_cooldown_goes_on_over_a_reboot(
     folder: Path, monkeypatch: pytest.MonkeyPatch, down_seconds: float, left_seconds: float
 ) -> None:
-    """Given a key with 600 s to rest, when the machine starts again, whose clock then begins anew, then the time in
-    between counts, and a wall clock that was set back does not make it longer; other states stay."""
+    """Given a key with 600 s to cool down, when the machine starts again, whose clock then begins anew, then the time
+    in between counts, and a wall clock that was set back does not make it longer; other states stay."""
     clock, wall_clock = [1e9 + 5000.0], [1_800_000_000.0]
     monkeypatch.setattr(keys_file, "machine_time", lambda: clock[0])
     monkeypatch.setattr(keys_file.time, "time", lambda: wall_clock[0])

@@ -28,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_keys_keep_their_states_over_the_upgrade(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given the file of a gateway that ran a minute ago, then rests run on, a disabled key stays so, and a refused one
-    gets the trial that a restart gives; the old file is gone, and does not come back into force."""
+    """Given the file of a gateway that ran a minute ago, then cooldowns run on, a disabled key stays so, and a refused
+    one gets the trial that a restart gives; the old file is gone, and does not come back into force."""
     monkeypatch.setattr(former_keys_file.time, "time", lambda: WRITTEN_AT + 60)
     master._begin_keys(folder)
     store = FileStore(folder)
-    resting, retired, disabled, enabled, confirmed = store.read(["resting", "retired", "disabled", "enabled", "key-7"])
+    cooling, retired, disabled, enabled, confirmed = store.read(["cooling", "retired", "disabled", "enabled", "key-7"])
     now = machine_time()
-    assert resting.cooling_until_at - now == pytest.approx(540, abs=30)
+    assert cooling.cooling_until_at - now == pytest.approx(540, abs=30)
     assert retired.is_on_trial(now)
     assert disabled.is_disabled
     assert enabled.generation == 1

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.records.database import Database, DatabaseLedger
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.database import Database, DatabaseWriter
+from gateway.records.forwarder import DatabaseUnavailable
 from tests.full_disk import SmallDisk
 from tests.record_samples import record_of
 
@@ -38,23 +38,23 @@ def begun(program: str, folder: Path) -> subprocess.Popen[str]:
 RECORD = """
 import sys
 from pathlib import Path
-from gateway.records.database import Database, DatabaseLedger
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.database import Database, DatabaseWriter
+from gateway.records.forwarder import DatabaseUnavailable
 from tests.record_samples import record_of
 
-ledger = DatabaseLedger(Database.in_folder(Path(sys.argv[1])), 30)
-ledger.prepare()
+writer = DatabaseWriter(Database.in_folder(Path(sys.argv[1])), 30)
+writer.prepare()
 print("opened", flush=True)
 number = 0
 try:
     while True:
-        ledger.prepare()
-        ledger.write([record_of(number := number + 1) for _ in range(100)])
-except LedgerUnavailable as error:
+        writer.prepare()
+        writer.write([record_of(number := number + 1) for _ in range(100)])
+except DatabaseUnavailable as error:
     print(error, flush=True)
 sys.stdin.readline()
-ledger.prepare()
-print(ledger.write([record_of(0)]), flush=True)
+writer.prepare()
+print(writer.write([record_of(0)]), flush=True)
 """
 
 
@@ -76,9 +76,9 @@ def test_writers_of_records_live_when_the_disk_is_full(disk):
 def test_database_that_finds_no_room_for_itself_is_begun_when_there_is(disk):
     """Given a disk that is full before there is a database, then it says so; with room, it records."""
     disk.fill()
-    with closing(DatabaseLedger(Database.in_folder(disk.folder), 30)) as ledger:
-        with pytest.raises(LedgerUnavailable):
-            ledger.prepare()
+    with closing(DatabaseWriter(Database.in_folder(disk.folder), 30)) as writer:
+        with pytest.raises(DatabaseUnavailable):
+            writer.prepare()
         disk.free()
-        ledger.prepare()
-        assert ledger.write([record_of(0)]) == 0
+        writer.prepare()
+        assert writer.write([record_of(0)]) == 0

@@ -1,4 +1,4 @@
-"""No stampede on recovery: when a key's rest is over, one request tries it while the others use the next valid one.
+"""No stampede on recovery: when a key's cooldown is over, one request tries it while the others use the next valid one.
 
 `Walking` is one request whose upstream answers when the test says so: hundreds stand still at once in one thread, so
 that every interleaving is chosen. Real threads and real processes come after.
@@ -23,8 +23,8 @@ from gateway.keys.file_store import FileStore
 from gateway.keys.pool import LEASE_SECONDS, Pool
 from gateway.keys.standing import KeyState, KeyStatus
 from gateway.keys.store import MemoryStore, Store
-from gateway.keys.verdict import Outcome
 from gateway.protocol.errors import GatewayError, RateLimited, UpstreamError
+from gateway.protocol.outcomes import Outcome
 
 OK = Verdict(Outcome.OK, http_status=200)
 LIMITED = Verdict(Outcome.RATE_LIMITED, cooldown_seconds=60.0, http_status=429)
@@ -127,12 +127,12 @@ class Scene:
             keep.extend(together)
         return Counter(walking.key for walking in together)
 
-    def rest(self, *numbers: int, seconds: float = 60.0) -> None:
+    def cool(self, *numbers: int, seconds: float = 60.0) -> None:
         """These keys are limited."""
         for number in numbers:
             self.pool.cool(self.pool.statuses()[number], seconds, "rate_limited", 429)
 
-    def end_rest(self, seconds: float = 60.0) -> None:
+    def end_cooldown(self, seconds: float = 60.0) -> None:
         self.clock.now += seconds
 
 
@@ -147,11 +147,11 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
 
 
 def test_one_of_a_thousand_requests_tries_a_rested_key(scene: Callable[[int], Scene]) -> None:
-    """Given a key whose rest is over, when a thousand requests are in flight together, then one tries it and the
+    """Given a key whose cooldown is over, when a thousand requests are in flight together, then one tries it and the
     others use the next; once it has answered, all use it."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     together: list[Walking] = []
     assert here.keys_tried(1000, together) == {"k0": 1, "k1": 999}
     (prober,) = [walking for walking in together if walking.key == "k0"]
@@ -162,16 +162,16 @@ def test_one_of_a_thousand_requests_tries_a_rested_key(scene: Callable[[int], Sc
 
 def test_resting_key_is_not_tried_before_its_deadline(scene: Callable[[int], Scene]) -> None:
     here = scene(2)
-    here.rest(0)
-    here.end_rest(59.9)
+    here.cool(0)
+    here.end_cooldown(59.9)
     assert here.keys_tried(100) == {"k1": 100}
 
 
 def test_probe_that_never_answers_gives_up_its_turn_by_time(scene: Callable[[int], Scene]) -> None:
     """Given a probe without an answer, when the lease is over, then one other request tries the key."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     lost = here.walking()
     here.clock.now += LEASE_SECONDS - 0.1
     assert here.keys_tried(100) == {"k1": 100}
@@ -187,36 +187,37 @@ def test_probe_that_never_answers_gives_up_its_turn_by_time(scene: Callable[[int
 def test_late_answer_of_a_probe_counts(scene: Callable[[int], Scene]) -> None:
     """Given a probe that outlived its lease, when it answers after all, then the key is used by all."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     slow = here.walking()
     here.clock.now += 3 * LEASE_SECONDS
     assert slow.answered(OK) is None
     assert here.keys_tried(100) == {"k0": 100}
 
 
-def test_limit_met_by_the_probe_rests_the_key_again(scene: Callable[[int], Scene]) -> None:
-    """Given a probe, when it is limited, then it uses the next key, and the key is tried again after that rest only."""
+def test_limit_met_by_the_probe_cools_the_key_again(scene: Callable[[int], Scene]) -> None:
+    """Given a probe, when it is limited, then it uses the next key, and the key is tried again after that cooldown
+    only."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     prober = here.walking()
     here.keys_tried(10)
     assert prober.answered(LIMITED) == "k1"
     assert prober.answered(OK) is None
     assert here.observer.transitions == [("k0", KeyState.TEMPORARY)]
-    here.end_rest(59)
+    here.end_cooldown(59)
     assert here.keys_tried(100) == {"k1": 100}
-    here.end_rest(1)
+    here.end_cooldown(1)
     assert here.keys_tried(100) == {"k0": 1, "k1": 99}
 
 
 def test_refusal_of_the_probe_retires_the_key(scene: Callable[[int], Scene]) -> None:
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     assert here.walking().answered(REFUSED) == "k1"
-    here.end_rest(3600)
+    here.end_cooldown(3600)
     assert here.keys_tried(100) == {"k1": 100}
 
 
@@ -233,8 +234,8 @@ def test_probe_that_learns_nothing_gives_its_lease_back(
 ) -> None:
     """Given a probe, when it ends without a word about the key, then the next request tries it, and one alone."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     end(here.walking())
     assert here.observer.transitions == []
     assert here.keys_tried(100) == {"k0": 1, "k1": 99}
@@ -242,8 +243,8 @@ def test_probe_that_learns_nothing_gives_its_lease_back(
 
 def test_attempt_that_cannot_begin_gives_its_lease_back(scene: Callable[[int], Scene]) -> None:
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
 
     def broken(key: Key) -> Generator[Key, Verdict, tuple[Answer, Verdict]]:
         raise ZeroDivisionError
@@ -255,14 +256,14 @@ def test_attempt_that_cannot_begin_gives_its_lease_back(scene: Callable[[int], S
 
 def test_walk_that_never_began_takes_no_lease(scene: Callable[[int], Scene]) -> None:
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     walk(here.pool, unanswered, here.observer).close()
     assert here.keys_tried(100) == {"k0": 1, "k1": 99}
 
 
-def rest_others(here: Scene) -> None:
-    here.rest(1, 2, seconds=3600)
+def cool_others(here: Scene) -> None:
+    here.cool(1, 2, seconds=3600)
 
 
 def retire_others(here: Scene) -> None:
@@ -275,31 +276,31 @@ def disable_others(here: Scene) -> None:
         here.pool.disable(key)
 
 
-@pytest.mark.parametrize("others", [rest_others, retire_others, disable_others])
+@pytest.mark.parametrize("others", [cool_others, retire_others, disable_others])
 def test_without_another_key_all_use_the_one_on_trial(
     scene: Callable[[int], Scene], others: Callable[[Scene], None]
 ) -> None:
     """Given a key on trial that a probe tries, when no other is valid, then all use it and none is turned away."""
     here = scene(3)
     others(here)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     assert here.keys_tried(1000) == {"k0": 1000}
     assert here.observer.exhaustions == []
 
 
 def test_single_key_on_trial_is_used_by_all(scene: Callable[[int], Scene]) -> None:
     here = scene(1)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     assert here.keys_tried(1000) == {"k0": 1000}
 
 
 def test_walk_comes_back_to_the_key_on_trial_when_the_others_fail(scene: Callable[[int], Scene]) -> None:
     """Given a request that passed over the key on trial, when the next key is limited, then it uses the first."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     prober, other = here.walking(), here.walking()
     assert (prober.key, other.key) == ("k0", "k1")
     assert other.answered(LIMITED) == "k0"
@@ -309,8 +310,8 @@ def test_walk_comes_back_to_the_key_on_trial_when_the_others_fail(scene: Callabl
 
 def test_exhaustion_is_told_when_the_key_on_trial_fails_as_well(scene: Callable[[int], Scene]) -> None:
     here = scene(1)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     first, second = here.walking(), here.walking()
     for walking in (first, second):
         with pytest.raises(RateLimited) as caught:
@@ -321,16 +322,16 @@ def test_exhaustion_is_told_when_the_key_on_trial_fails_as_well(scene: Callable[
 
 def test_several_keys_on_trial_are_tried_by_one_request_each(scene: Callable[[int], Scene]) -> None:
     here = scene(3)
-    here.rest(0, 1)
-    here.end_rest()
+    here.cool(0, 1)
+    here.end_cooldown()
     assert here.keys_tried(100) == {"k0": 1, "k1": 1, "k2": 98}
 
 
 def test_key_enabled_in_the_middle_of_a_trial_is_used_by_all(scene: Callable[[int], Scene]) -> None:
     """Given a probe under way, when the operator enables the key, then all use it, and the probe's refusal is old."""
     here = scene(2)
-    here.rest(0)
-    here.end_rest()
+    here.cool(0)
+    here.end_cooldown()
     prober = here.walking()
     here.pool.enable(here.pool.keys[0])
     assert here.keys_tried(100) == {"k0": 100}
@@ -389,8 +390,8 @@ def test_one_of_a_thousand_walks_in_threads_tries_a_rested_key(scene: Callable[[
     """Given a hundred threads that begin at once, when they walk a thousand times, then one walk tries the key."""
     here = scene(2)
     for _ in range(rounds):
-        here.rest(0)
-        here.end_rest()
+        here.cool(0)
+        here.end_cooldown()
         may_answer = threading.Event()
         crowd = Crowd(here.pool, Countdown(999, may_answer), may_answer)
         barrier = threading.Barrier(100)
@@ -416,8 +417,8 @@ def test_one_of_a_thousand_walks_in_processes_tries_a_rested_key(tmp_path: Path,
     store = FileStore(tmp_path, PATIENCE_SECONDS)
     here = Scene(store, 2)
     for _ in range(rounds):
-        here.rest(0)
-        here.end_rest()
+        here.cool(0)
+        here.end_cooldown()
         barrier, others, may_answer = processes.Barrier(4), processes.Semaphore(0), processes.Event()
         pipes = [processes.Pipe() for _ in range(4)]
         running = [

@@ -209,24 +209,24 @@ def test_joining_tells_why_a_key_is_out_of_use() -> None:
     assert (both.reason, both.status, both.marked_at) == ("refused 401", 401, 5)
 
 
-RESTED = applied([Cool(5, 10)])  # on trial from 10 on
-TRIED = leased(RESTED, 40, 10)  # one request tries it until 40
-CONFIRMED = confirmed(RESTED, 0, 11)
+COOLED_DOWN = applied([Cool(5, 10)])  # on trial from 10 on
+TRIED = leased(COOLED_DOWN, 40, 10)  # one request tries it until 40
+CONFIRMED = confirmed(COOLED_DOWN, 0, 11)
 
 
 @pytest.mark.parametrize(
     ("record", "now", "is_given"),
     [
         pytest.param(NEVER_SEEN, 10, False, id="never limited"),
-        pytest.param(RESTED, 9.9, False, id="still resting"),
-        pytest.param(RESTED, 10, True, id="rest just over"),
+        pytest.param(COOLED_DOWN, 9.9, False, id="still cooling down"),
+        pytest.param(COOLED_DOWN, 10, True, id="cooldown just over"),
         pytest.param(TRIED, 39.9, False, id="another tries it"),
         pytest.param(TRIED, 40, True, id="the other's turn is over"),
         pytest.param(CONFIRMED, 12, False, id="confirmed"),
         pytest.param(cooled(CONFIRMED, 20, 0, LIMITED), 20, True, id="limited again after that"),
-        pytest.param(retired(RESTED, 0, REFUSED), 10, False, id="retired"),
-        pytest.param(disabled(RESTED, BY_HAND), 10, False, id="disabled"),
-        pytest.param(enabled(RESTED), 10, False, id="enabled"),
+        pytest.param(retired(COOLED_DOWN, 0, REFUSED), 10, False, id="retired"),
+        pytest.param(disabled(COOLED_DOWN, BY_HAND), 10, False, id="disabled"),
+        pytest.param(enabled(COOLED_DOWN), 10, False, id="enabled"),
     ],
 )
 def test_lease_is_given_to_one_request_at_a_time(record: Record, now: float, is_given: bool) -> None:
@@ -261,11 +261,11 @@ def test_giving_back_a_lease_twice_changes_nothing() -> None:
     assert released(again, 40) is again
 
 
-def test_confirmation_ends_the_trial_and_no_rest() -> None:
-    assert RESTED.is_on_trial(10)
+def test_confirmation_ends_the_trial_and_no_cooldown() -> None:
+    assert COOLED_DOWN.is_on_trial(10)
     assert not CONFIRMED.is_on_trial(12)
     assert not CONFIRMED.is_unconfirmed
-    limited_meanwhile = confirmed(cooled(RESTED, 60, 0, LIMITED), 0, 11)
+    limited_meanwhile = confirmed(cooled(COOLED_DOWN, 60, 0, LIMITED), 0, 11)
     assert limited_meanwhile.is_cooling(11)
     assert limited_meanwhile.is_on_trial(60)
 
@@ -278,9 +278,9 @@ REFUSED_KEY = retired(NEVER_SEEN, 0, REFUSED)
     [
         pytest.param(NEVER_SEEN, False, False, False, id="never seen"),
         pytest.param(REFUSED_KEY, True, False, False, id="refused"),
-        pytest.param(cooled(REFUSED_KEY, 60, 0, LIMITED), False, True, False, id="refused while resting"),
-        pytest.param(cooled(NEVER_SEEN, 60, 0, LIMITED), False, True, False, id="resting"),
-        pytest.param(RESTED, True, False, False, id="rested"),
+        pytest.param(cooled(REFUSED_KEY, 60, 0, LIMITED), False, True, False, id="refused while cooling down"),
+        pytest.param(cooled(NEVER_SEEN, 60, 0, LIMITED), False, True, False, id="cooling"),
+        pytest.param(COOLED_DOWN, True, False, False, id="cooled-down"),
         pytest.param(CONFIRMED, False, False, False, id="confirmed"),
         pytest.param(disabled(NEVER_SEEN, BY_HAND), False, False, True, id="disabled"),
         pytest.param(disabled(REFUSED_KEY, BY_HAND), False, False, True, id="refused and disabled"),

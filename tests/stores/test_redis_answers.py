@@ -111,7 +111,7 @@ def test_what_nobody_asked_for_is_noticed(wire: Wire) -> None:
 
 
 def test_answer_has_one_deadline(wire: Wire) -> None:
-    """Given a part of an answer, then the rest is waited for no longer than the whole may take."""
+    """Given a part of an answer, then the cooldown is waited for no longer than the whole may take."""
     wire.reader.answer_seconds = 0.05
     wire.server.sendall(b"*2\r\n:1\r\n")
     with pytest.raises(redis.TimeoutError):

@@ -26,7 +26,7 @@ KEY, OTHER = "11" * 32, "22" * 32
 SOON_SECONDS = 1.0  # within which a mark is everywhere
 BACK_SECONDS = 4.0  # after which a server that is back has been noticed and everything merged: an answer's time and
 # the longest pause, and some
-# A request may wait 5 ms for a lease, and for nothing else; the rest is for a busy machine's scheduler.
+# A request may wait 5 ms for a lease, and for nothing else; the cooldown is for a busy machine's scheduler.
 LEASE_TIMEOUT_SECONDS = 0.005
 LONGEST_CALL_SECONDS = 0.02
 
@@ -83,7 +83,7 @@ def everywhere(stores: list[RedisStore], holds: Callable[[Record], bool], second
     return wait_until(lambda: all(holds(known(store)) for store in stores), seconds)
 
 
-def rest_then_trial(stores: list[RedisStore]) -> None:
+def end_cooldown(stores: list[RedisStore]) -> None:
     """Bring the key on trial everywhere."""
     until_at = machine_time() + 0.3
     stores[0].cool(KEY, until_at, known(stores[0]).generation, limited())
@@ -216,7 +216,7 @@ def test_deadlines_do_not_creep(server: RedisServer, make: Maker) -> None:
 
 
 def test_replicas_with_wrong_clocks_agree_on_what_remains(make: Maker) -> None:
-    """Given clocks a minute fast and a minute slow, then each sees the same rest, and the same end of it."""
+    """Given clocks a minute fast and a minute slow, then each sees the same cooldown, and the same end of it."""
     clocks = [Skewed(0.0), Skewed(60.0), Skewed(-60.0)]
     stores = [make(clock=clock) for clock in clocks]
     for marker, fingerprint in ((1, KEY), (2, OTHER)):
@@ -238,7 +238,7 @@ def test_replicas_with_wrong_clocks_agree_on_what_remains(make: Maker) -> None:
 
 
 def test_the_later_deadline_wins_whatever_the_clocks_say(make: Maker) -> None:
-    """Given a long rest marked by a slow clock and a short one by a fast one, then the long one counts."""
+    """Given a long cooldown marked by a slow clock and a short one by a fast one, then the long one counts."""
     slow, fast = Skewed(-60.0), Skewed(60.0)
     stores = [make(clock=slow), make(clock=fast)]
     stores[0].cool(KEY, slow() + 30.0, 0, limited(slow()))
@@ -278,7 +278,7 @@ def set_server_clock(server: RedisServer, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR, -2000 * 86400.0, 2000 * 86400.0, -0.4], ids=str)
 def test_servers_clock_that_is_set_moves_no_deadline(server: RedisServer, make: Maker, seconds: float) -> None:
-    """Given a resting key, when the server's clock is set, then what remains is the same for all that know of it and
+    """Given a cooling key, when the server's clock is set, then what remains is the same for all that know of it and
     for one that comes later; new marks travel, whatever older ones say."""
     set_server_clock(server, _AHEAD_AT_FIRST / 1e6)
     stores = [make() for _ in range(2)]
@@ -303,12 +303,12 @@ def test_servers_clock_that_is_set_moves_no_deadline(server: RedisServer, make: 
 
 
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR], ids=str)
-def test_short_rest_and_its_trial_end_in_time_though_the_servers_clock_is_set(
+def test_short_cooldown_and_its_trial_end_in_time_though_the_servers_clock_is_set(
     server: RedisServer, make: Maker, seconds: float
 ) -> None:
-    """Given a key that rests for a second and one that is being tried, when the server's clock is set, then the rest
-    ends after that second, one process tries the key, and its confirmation ends the trial for all; a lost prober's
-    lease ends, too."""
+    """Given a key that cools down for a second and one that is being tried, when the server's clock is set, then the
+    cooldown ends after that second, one process tries the key, and its confirmation ends the trial for all; a lost
+    prober's lease ends, too."""
     set_server_clock(server, _AHEAD_AT_FIRST / 1e6)
     stores = [make() for _ in range(3)]
     until_at = machine_time() + 1.0
@@ -331,7 +331,7 @@ def test_short_rest_and_its_trial_end_in_time_though_the_servers_clock_is_set(
 def test_lease_that_outlives_its_time_on_the_server_is_none(server: RedisServer, make: Maker) -> None:
     """Given a lease that the server, whose clock was set back, would keep for an hour, then another may try the key."""
     stores = [make() for _ in range(2)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
     with server.client() as client:
@@ -540,7 +540,7 @@ def test_going_down_and_coming_back_are_said_once(
 def test_one_probe_among_a_hundred_threads_on_three_replicas(make: Maker) -> None:
     """Given a key on trial, then one of 300 threads gets the lease; after its confirmation nobody does."""
     stores = [make() for _ in range(3)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     barrier = threading.Barrier(300)
 
     def ask(number: int) -> float | None:
@@ -579,7 +579,7 @@ def test_a_confirmation_that_was_not_heard_yet_prevents_a_second_probe(make: Mak
 def test_a_lease_given_back_may_be_taken_elsewhere(make: Maker) -> None:
     """Given a prober that found nothing out, then another replica may probe within a second, and only one does."""
     stores = [make() for _ in range(3)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
     assert not stores[1].lease(KEY, now + LEASE_SECONDS, now)
@@ -599,7 +599,7 @@ def test_a_lease_given_back_may_be_taken_elsewhere(make: Maker) -> None:
 def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
     """Given a prober that never returns, then its lease ends on the server when it said it would."""
     stores = [make() for _ in range(2)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     now = machine_time()
     assert stores[0].lease(KEY, now + 0.8, now)
 
@@ -612,9 +612,9 @@ def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
 
 
 def test_a_mark_ends_a_lease(make: Maker) -> None:
-    """Given a prober that is limited again, then after that rest another replica may probe at once."""
+    """Given a prober that is limited again, then after that cooldown another replica may probe at once."""
     stores = [make() for _ in range(2)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     now = machine_time()
     assert stores[0].lease(KEY, now + LEASE_SECONDS, now)
     stores[0].cool(KEY, machine_time() + 0.3, 0, limited())
@@ -627,7 +627,7 @@ def test_a_mark_ends_a_lease(make: Maker) -> None:
 def test_without_a_server_there_is_one_probe_in_each_process(server: RedisServer, make: Maker) -> None:
     """Given a dead server, then a key's trial goes on, one request at a time in each process."""
     stores = [make() for _ in range(2)]
-    rest_then_trial(stores)
+    end_cooldown(stores)
     server.kill()
     assert wait_until(lambda: not any(store.is_up for store in stores), 2.0)
     now = machine_time()
@@ -640,7 +640,7 @@ def test_a_slow_server_is_not_waited_for_and_keeps_no_key_from_its_trial(server:
     line = SlowLine(server.port, delay_seconds=0.02)
     try:
         stores = [make(f"redis://127.0.0.1:{line.port}", lease_timeout_seconds=LEASE_TIMEOUT_SECONDS) for _ in range(2)]
-        rest_then_trial(stores)
+        end_cooldown(stores)
         took = []
 
         def lease(store: RedisStore) -> bool:
@@ -666,7 +666,7 @@ def test_a_slow_server_is_not_waited_for_and_keeps_no_key_from_its_trial(server:
 def test_the_server_holds_neither_secrets_nor_fingerprints(server: RedisServer, make: Maker) -> None:
     """Given marks, a lease and counts, then nothing there can be matched with a key but by a gateway."""
     store = make()
-    rest_then_trial([store])
+    end_cooldown([store])
     now = machine_time()
     assert store.lease(KEY, now + LEASE_SECONDS, now)
     assert store.flush(1.0)
@@ -739,7 +739,7 @@ def test_tls_serves_alike(tmp_path: object) -> None:
     stores = [RedisStore(url, lease_timeout_seconds=0.5) for _ in range(2)]
     try:
         assert wait_until(lambda: all(store.is_up for store in stores), BACK_SECONDS)
-        rest_then_trial(stores)
+        end_cooldown(stores)
         now = machine_time()
         assert [store.lease(KEY, now + LEASE_SECONDS, now) for store in stores] == [True, False]
     finally:

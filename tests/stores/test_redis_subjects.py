@@ -60,9 +60,9 @@ def make(server: RedisServer, client: redis.Redis) -> Iterator[Maker]:
         store.close()
 
 
-def cool(store: RedisStore, subject: str, rest_seconds: float = 50.0) -> None:
+def cool(store: RedisStore, subject: str, cooldown_seconds: float = 50.0) -> None:
     now = machine_time()
-    store.cool(subject, now + rest_seconds, 0, Cause("rate_limited", 429, now))
+    store.cool(subject, now + cooldown_seconds, 0, Cause("rate_limited", 429, now))
 
 
 def known(store: RedisStore, subject: str) -> Record:
@@ -161,11 +161,11 @@ def test_idle_pull_is_one_small_round_trip(server: RedisServer, client: redis.Re
 
 
 def test_records_with_details_expire_and_others_do_not(client: redis.Redis, make: Maker) -> None:
-    """Given a key and details that rest, rest for long, and are permanent, then details expire a day after their rest,
-    later with each new mark, and the permanent one and the key never."""
+    """Given a key and details that cool down, cool down for long, and are permanent, then details expire a day after
+    their cooldown, later with each new mark, and the permanent one and the key never."""
     store = make()
-    for subject, rest_seconds in ((KEY, 50.0), (SCOPE, 50.0), (f"{KEY}/files", 10 * DAY_SECONDS)):
-        cool(store, subject, rest_seconds)
+    for subject, cooldown_seconds in ((KEY, 50.0), (SCOPE, 50.0), (f"{KEY}/files", 10 * DAY_SECONDS)):
+        cool(store, subject, cooldown_seconds)
     store.disable(f"{KEY}/skills", Cause("operator", 0, machine_time()))
     flushed(store)
 

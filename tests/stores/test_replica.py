@@ -25,7 +25,7 @@ def retiring(record: Record) -> Record:
 
 @pytest.fixture
 def replica() -> Replica:
-    """One that was told of a key's rest, and has nothing untold."""
+    """One that was told of a key's cooldown, and has nothing untold."""
     made = Replica(lambda: NOW)
     made.mark("name", cooling(200.0))
     told = made.tell(["name"])
@@ -129,20 +129,20 @@ def test_a_key_never_seen_is_not_told(replica: Replica) -> None:
 
 def test_details_that_had_their_time_are_not_told_again() -> None:
     """Given a server that forgot details, then one that was spent, or that says nothing of when, is forgotten here as
-    well, in doubt neither is told, and one that still rests is."""
+    well, in doubt neither is told, and one that still cools down is."""
     day_seconds = 86400.0
     now = 10 * day_seconds
     replica = Replica(lambda: now)
-    names = ["base/spent", "base/enabled", "base/resting", "base"]
+    names = ["base/spent", "base/enabled", "base/cooling", "base"]
     replica.mark("base/spent", lambda record: replace(record, cooling_until_at=now - 2 * day_seconds))
     replica.mark("base/enabled", lambda record: replace(record, generation=1))
-    replica.mark("base/resting", lambda record: replace(record, cooling_until_at=now - day_seconds / 2))
+    replica.mark("base/cooling", lambda record: replace(record, cooling_until_at=now - day_seconds / 2))
     replica.mark("base", lambda record: replace(record, cooling_until_at=1.0))
     told = replica.tell(names)
-    assert [name for name, what in told.items() if what.is_news] == ["base/enabled", "base/resting", "base"]
+    assert [name for name, what in told.items() if what.is_news] == ["base/enabled", "base/cooling", "base"]
     replica.learn(told, {name: what.record for name, what in told.items() if what.is_news}, now)
     assert news(replica) == []
     replica.doubt()
-    assert news(replica) == ["base", "base/resting"]
+    assert news(replica) == ["base", "base/cooling"]
     replica.learn(replica.tell(["base/enabled"]), {"base/enabled": None}, now)
-    assert replica.details("base") == ["resting"]
+    assert replica.details("base") == ["cooling"]

@@ -192,7 +192,7 @@ def test_glance_tells_of_what_others_did(shared: Rig) -> None:
 
 def test_spent_details_are_forgotten_and_the_others_kept(rig: Rig) -> None:
     """Given details whose times lie a day back, then they leave when more is marked and the file is begun anew; one
-    that rests for longer stays, a permanent one, and every key."""
+    that cools down for longer stays, a permanent one, and every key."""
     store = rig.another()
     lasting = f"{KEY}/files"
     for subject in (SCOPE, KEY):

@@ -11,7 +11,7 @@ from gateway.access.credential import Key, Secret
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore
 from gateway.pricing.prices import known_prices
-from gateway.records.record_builder import Chronicle
+from gateway.records.record_builder import RecordBuilder
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
@@ -49,12 +49,12 @@ def retire(pool: Pool, number: int) -> bool:
     return pool.retire(pool.statuses()[number], "unauthorized", 401)
 
 
-def chronicle_of(
+def builder_of(
     id: str = "req_gw_1", route: str = "messages", caller: Caller | None = None, clock: FakeClock | None = None
-) -> Chronicle:
-    """The chronicle of a request by nobody in particular."""
+) -> RecordBuilder:
+    """The builder of a request by nobody in particular."""
     clock = clock or FakeClock()
-    return Chronicle(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock, known_prices())
+    return RecordBuilder(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock, known_prices())
 
 
 class FakeAnswer:

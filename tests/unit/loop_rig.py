@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from gateway.access.authentication import Caller
-from gateway.keys.classification import Rests
+from gateway.keys.classification import Cooldowns
 from gateway.keys.failover import Course
 from gateway.protocol.messages import read_request
-from gateway.relay.conversation import Dialogue, OneTurn
+from gateway.protocol.outcomes import ToolOutcome
+from gateway.relay.conversation import Conversation, OneTurn
 from gateway.relay.interception import Interception
 from gateway.relay.pace import Head, Output, Pace
 from gateway.relay.tool_loop import ToolLoop, ToolPolicy
@@ -24,12 +25,12 @@ from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import Pause
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.telemetry.spans import NOT_TRACED, Trace
-from gateway.tools.toolbox import InjectedTool, ToolCall, ToolOutcome, ToolResult
+from gateway.tools.toolbox import InjectedTool, ToolCall, ToolResult
 from gateway.upstream import Call, Reply, Upstream
 from gateway.upstream.watch import Watch
-from tests.unit.fakes import FakeClock, chronicle_of, pool_of
+from tests.unit.fakes import FakeClock, builder_of, pool_of
 from tests.unit.messages_api import Answer, event
 
 Cut = Callable[[bytes], Sequence[bytes]]
@@ -233,7 +234,7 @@ class Rig:
         self.clock = FakeClock(0.0)
         self.pool = pool_of(count)
         self.metrics = Metrics()
-        self.chronicle = chronicle_of(clock=self.clock)
+        self.builder = builder_of(clock=self.clock)
         self.policy = policy or ToolPolicy()
         self.lifecycle = Lifecycle()
         self.settled = 0  # how often the request was settled
@@ -245,21 +246,29 @@ class Rig:
             document["stream"] = True
         call = Call("POST", "/v1/messages", list(self.headers.items()), json.dumps(document).encode(), may_stream=True)
         watch = Watch(None, self.lifecycle)
-        narrator = Narrator(self.metrics, self.chronicle, self.trace)
+        observer = Observer(self.metrics, self.builder, self.trace)
         upstream = cast(Upstream, self.upstream)
         turns = TurnMaker(
-            upstream, self.pool, Caller(None, False), watch, narrator, Course(), Rests(60.0, 3600.0), 180.0, self.clock
+            upstream,
+            self.pool,
+            Caller(None, False),
+            watch,
+            observer,
+            Course(),
+            Cooldowns(60.0, 3600.0),
+            180.0,
+            self.clock,
         )
         request = self.policy.inject(call.body, read_request(call.body).model, self.toolbox.tools())
-        dialogue: Dialogue = OneTurn(call)
+        conversation: Conversation = OneTurn(call)
         if request is not None:
-            dialogue = ToolLoop(call, request, self.toolbox, self.policy, is_streaming, watch, narrator, self.clock)
+            conversation = ToolLoop(call, request, self.toolbox, self.policy, is_streaming, watch, observer, self.clock)
         pace = Pace("req_gw_1", 10.0, self.clock)
 
         def settle() -> None:
-            self.settled += dialogue.is_last
+            self.settled += conversation.is_last
 
-        return Interception(dialogue, turns, pace, self.metrics, self.chronicle, 0.0, self.clock, settle=settle)
+        return Interception(conversation, turns, pace, self.metrics, self.builder, 0.0, self.clock, settle=settle)
 
     def outputs(self, is_streaming: bool, **members: object) -> Generator[Output, None, None]:
         """What the interception of one request gives its client. Nothing is to be waited for: upstreams answer at once,

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.access.authentication import ByokMode
 from gateway.access.credential import Key, Secret
-from gateway.cli.timeline import ENDINGS
 from gateway.config.limit_rules import LimitRules
 from gateway.config.settings import Settings, setting_specs
+from gateway.protocol.outcomes import Ending, Exhaustion
 from gateway.records.interception_record import InterceptionRecord, TurnUsage
 from gateway.telemetry.access_log import fields_of
 from gateway.telemetry.metrics import Metrics
@@ -97,7 +97,7 @@ def test_every_metric_is_documented_with_its_labels() -> None:
 def test_every_field_of_the_status_as_data_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the data of a gateway with some of everything; then the table has each field, in order, and those in it."""
     gateway = Gateway(Settings(keys=(Key("a", Secret("sk-a")),)))
-    gateway.metrics.count_exhaustion("rate_limited")
+    gateway.metrics.count_exhaustion(Exhaustion.RATE_LIMITED)
     monkeypatch.setattr(gateway, "limit_uses", uses_of_ann)
     data = as_data(status_of(gateway))
     table = rows(section("observability.md", "The status page").split("### The same as data", 1)[1])
@@ -117,10 +117,11 @@ def test_every_field_of_the_access_log_is_documented() -> None:
 
 
 def test_every_outcome_of_a_request_is_described() -> None:
-    """Given the ends that a story can have; then the access log's table and docs/records.md have each."""
+    """Given the ends that an interception can have; then the access log's table and docs/records.md have each."""
     [described] = [cells[1] for cells in access_log() if cells[0] == "outcome"]
+    known = {ending.value for ending in Ending}
     table = (DOCS / "records.md").read_text().split("| outcome |", 1)[1].split("\n\n", 1)[0]
-    assert set(re.findall(r"(\w+)`", described)) == set(ENDINGS) == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    assert set(re.findall(r"(\w+)`", described)) == known == set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
 
 
 def test_every_route_is_documented() -> None:

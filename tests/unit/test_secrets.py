@@ -18,26 +18,27 @@ from gateway.access.credential import AuthHeader, Key, Secret, key_headers
 from gateway.config.loader import load_settings
 from gateway.config.settings import SettingsError
 from gateway.config.upstream_proxy import proxy_url
-from gateway.keys.classification import Rests
+from gateway.keys.classification import Cooldowns
 from gateway.keys.failover import Course, walk
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError, UpstreamError
 from gateway.protocol.messages import read_request
+from gateway.protocol.outcomes import Outcome
 from gateway.relay.pace import Pace
 from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.upstream import Call, Upstream
 from gateway.upstream.connections import Connections
 from gateway.upstream.dialer import Dialer, Route
 from gateway.upstream.watch import Watch
 from gateway.web.app import create_app
 from gateway.web.service import Gateway, route_of
-from tests.unit.fakes import FakeClock, chronicle_of
+from tests.unit.fakes import FakeClock, builder_of
 
 PLANTED = "sk-ant-api03-PLANTED-0123456789-abcdefghijklmnopqrstuvwxyz"
 LOGIN = "PLANTED-0123456789-uvwxyz"
@@ -82,7 +83,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
     route = route_of(gateway.configuration.settings)
     proxy = route.proxy
     assert proxy is not None
-    narrator = Narrator(gateway.metrics, chronicle_of())
+    observer = Observer(gateway.metrics, builder_of())
     return {
         "secret": KEY.secret,
         "key": KEY,
@@ -99,9 +100,9 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
         "summary": read_request(call.body),
         "upstream": upstream,
         "turn-maker": TurnMaker(
-            upstream, pool, caller, Watch(None, lifecycle), narrator, Course(), Rests(60.0, 3600.0), 180.0
+            upstream, pool, caller, Watch(None, lifecycle), observer, Course(), Cooldowns(60.0, 3600.0), 180.0
         ),
-        "narrator": narrator,
+        "observer": observer,
         "route": route,
         "proxy": proxy,
         "proxy-login": proxy.login,
@@ -114,7 +115,7 @@ def holders(gateway: Gateway, lifecycle: Lifecycle) -> dict[str, object]:
 
 NAMES = [
     *("secret", "key", "keys", "auth-header", "bearer", "caller", "settings", "configuration", "gateway", "pool"),
-    *("status", "call", "summary", "upstream", "turn-maker", "narrator", "route", "proxy", "proxy-login", "dialer"),
+    *("status", "call", "summary", "upstream", "turn-maker", "observer", "route", "proxy", "proxy-login", "dialer"),
     *("connections", "pace", "namespace"),
 ]
 
@@ -169,14 +170,14 @@ def test_no_traceback_shows_a_secret(gateway, lifecycle, scheme):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         proxy = proxy_url(f"{scheme}://{LOGIN}:{LOGIN}@127.0.0.1:{unused.getsockname()[1]}")
     upper = Upstream(Route("http://127.0.0.1:9", 5.0, 30.0, proxy=proxy), 30.0)
-    narrator = Narrator(Metrics(), chronicle_of())
+    observer = Observer(Metrics(), builder_of())
 
     def attempt(key):
         yield
         upper.send(Call("POST", "/v1/messages", [], b"{}"), key_headers(key), Watch(None, lifecycle))
 
     with pytest.raises(UpstreamError) as raised:
-        list(walk(pool, attempt, narrator))
+        list(walk(pool, attempt, observer))
     assert_clean("".join(traceback.format_exception(raised.value)))
     error = raised.value
     while error is not None:
@@ -206,16 +207,16 @@ def test_no_complaint_shows_a_secret(environ):
     assert_clean(repr(raised.value.complaints))
 
 
-def test_narrator_tells_names_and_hints(caplog):
+def test_observer_tells_names_and_hints(caplog):
     """Given marks and attempts, when told at the lowest level, then the lines name key and hint and no secret."""
     metrics = Metrics()
-    narrator = Narrator(metrics, chronicle_of())
+    observer = Observer(metrics, builder_of())
     with caplog.at_level(logging.DEBUG, logger="gateway"):
         for outcome in Outcome:
-            narrator.attempted(KEY, Verdict(outcome, 5.0))
-            narrator.failed_over(KEY, Verdict(outcome, 5.0))
-        narrator.transitioned(KEY, KeyState.TEMPORARY, Verdict(Outcome.RATE_LIMITED, 5.0))
-        narrator.transitioned(KEY, KeyState.PERMANENT, Verdict(Outcome.FORBIDDEN))
+            observer.attempted(KEY, Verdict(outcome, 5.0))
+            observer.failed_over(KEY, Verdict(outcome, 5.0))
+        observer.transitioned(KEY, KeyState.TEMPORARY, Verdict(Outcome.RATE_LIMITED, 5.0))
+        observer.transitioned(KEY, KeyState.PERMANENT, Verdict(Outcome.FORBIDDEN))
     assert "primary (sk-ant-...wxyz)" in caplog.text
     assert_clean(caplog.text)
     assert_clean(metrics.render().decode())

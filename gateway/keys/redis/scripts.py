@@ -12,8 +12,8 @@ Earlier gateways know of no details and share the server with later ones. So nam
 own, `details`, sorted by the number that `version` showed when the record was last changed: what has changed since a
 number that a process has seen is a range of it. Records of bases are few, and earlier gateways change them without
 counting: whether they have changed shows in a digest of them all, which is made on the server. Records of subjects with
-details expire a day after they were written, or after their rest, whatever is later; permanent ones do not. Each look
-takes some names whose records are gone out of `details`.
+details expire a day after they were written, or after their cooldown, whatever is later; permanent ones do not. Each
+look takes some names whose records are gone out of `details`.
 
 The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
 from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
@@ -233,8 +233,8 @@ local function keep_name(name, key, record, is_changed, kept_ms)
     if is_permanent(record) then
       redis.call('PERSIST', key)
     else
-      local rest_ms = math.max(0, tonumber(record[COOLING]) - clock.at) / 1000
-      redis.call('PEXPIRE', key, string.format('%.0f', rest_ms + kept_ms))
+      local left_ms = math.max(0, tonumber(record[COOLING]) - clock.at) / 1000
+      redis.call('PEXPIRE', key, string.format('%.0f', left_ms + kept_ms))
     end
   end
   if is_changed or not redis.call('ZSCORE', KEYS[5], name) then

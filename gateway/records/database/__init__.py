@@ -1,11 +1,11 @@
 """The database of records: its schema, writing to it, and asking it.
 
-`database` opens one by its URL, `schema` says what is in it, `writing` is the recorder's Ledger, `reading` answers
+`opening` opens one by its URL, `schema` says what is in it, `writing` is the recorder's Writer, `reading` answers
 the operator's commands. SQLAlchemy is known here alone.
 """
 
-from gateway.records.database.database import Database
+from gateway.records.database.opening import Database
 from gateway.records.database.reading import Reader
-from gateway.records.database.writing import DatabaseLedger
+from gateway.records.database.writing import DatabaseWriter
 
-__all__ = ["Database", "DatabaseLedger", "Reader"]
+__all__ = ["Database", "DatabaseWriter", "Reader"]

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.abc import RV, PQGen
 from sqlalchemy import Engine, event
 
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 
 # One address; and all of them, with the finding of them.
 _ADDRESS_SECONDS = 5
@@ -93,7 +93,7 @@ def _connect(dialect: object, record: object, arguments: Any, parameters: Any) -
         else:  # nobody waits for it any more
             connection.close()
 
-    threading.Thread(target=connect, name="ledger-connect", daemon=True).start()
+    threading.Thread(target=connect, name="database-connect", daemon=True).start()
     try:
         connection = made.result(CONNECT_SECONDS)
     except NotInTime:
@@ -102,7 +102,7 @@ def _connect(dialect: object, record: object, arguments: Any, parameters: Any) -
         connection = made.result()
     try:
         _refuse_unfit(connection)
-    except LedgerUnavailable:
+    except DatabaseUnavailable:
         connection.close()
         raise
     return connection
@@ -110,7 +110,7 @@ def _connect(dialect: object, record: object, arguments: Any, parameters: Any) -
 
 def _refuse_unfit(connection: BoundedConnection) -> None:
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-        raise LedgerUnavailable(
+        raise DatabaseUnavailable(
             f"the database {connection.info.dbname} has the encoding SQL_ASCII, in which texts are bytes of any kind; "
             "it needs one that was made with ENCODING 'UTF8' TEMPLATE template0"
         )

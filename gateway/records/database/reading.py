@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, literal, not_, or_, select
 
-from gateway.records.database.database import Database
+from gateway.protocol.outcomes import Ending
+from gateway.records.database.opening import Database
 from gateway.records.database.schema import PARTS, attempts, interceptions, usage
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.reconciliation import Spent
@@ -66,7 +67,7 @@ _WRITE_5M = case(  # tokens of which no lifetime was said were written for five 
 
 
 class Reader:
-    """Reads a database that `Database.prepare_to_read` has found in order. Methods raise LedgerUnavailable."""
+    """Reads a database that `Database.prepare_to_read` has found in order. Methods raise DatabaseUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -135,7 +136,7 @@ def _summed(
     query = select(
         *groups,
         func.count(ids.distinct()),
-        func.count(case((interceptions.c.outcome != "completed", ids)).distinct()),
+        func.count(case((interceptions.c.outcome != Ending.COMPLETED.value, ids)).distinct()),
         func.count(case((usage.c.certainty != "exact", ids)).distinct()),
         func.count(case((or_(usage.c.is_cost_estimated, _IS_UNCOSTED), ids)).distinct()),
         *_COST,

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from gateway.records.forwarder import LedgerUnavailable
+from gateway.records.forwarder import DatabaseUnavailable
 
 metadata = MetaData()
 
@@ -175,12 +175,12 @@ SCHEMA_VERSION = len(_STEPS)
 
 
 def version_of(connection: Connection) -> int:
-    """The version of a database's schema; 0 when it has none. Raises LedgerUnavailable if nobody can tell."""
+    """The version of a database's schema; 0 when it has none. Raises DatabaseUnavailable if nobody can tell."""
     if not inspect(connection).has_table(schema_version.name):
         return 0
     rows = connection.scalars(select(schema_version.c.version).limit(2)).all()
     if len(rows) != 1 or rows[0] < 1:
-        raise LedgerUnavailable(
+        raise DatabaseUnavailable(
             f"the database's table {schema_version.name} must hold one row, the schema's version, and "
             f"{'does not' if rows else 'is empty'}: put back what its gateway had there (this one has {SCHEMA_VERSION})"
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
-from gateway.records.forwarder import LedgerLost, LedgerUnavailable
+from gateway.records.forwarder import ConnectionLost, DatabaseUnavailable
 
 # How long others that use the database are waited for, at each step.
 BUSY_SECONDS = 10.0
@@ -42,35 +42,35 @@ class SqliteFile:
         event.listen(engine, "begin", self._begin)
 
     def make_private(self) -> None:
-        """Make it, for its owner alone, if there is none. Raises LedgerUnavailable."""
+        """Make it, for its owner alone, if there is none. Raises DatabaseUnavailable."""
         # One that is there is not even opened: closing it would take back every lock that this process has on it.
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             pass
         except OSError as error:
-            raise LedgerUnavailable(f"{self.path} cannot be written: {error.strerror}") from error
+            raise DatabaseUnavailable(f"{self.path} cannot be written: {error.strerror}") from error
 
     def refuse_unwritable(self) -> None:
-        """Raise LedgerUnavailable if a writer could not use it, or not make it, and leave everything as it is."""
+        """Raise DatabaseUnavailable if a writer could not use it, or not make it, and leave everything as it is."""
         folder = self.path.parent
         if not folder.is_dir():
-            raise LedgerUnavailable(f"there is no folder {folder}")
+            raise DatabaseUnavailable(f"there is no folder {folder}")
         for path in (folder, self.path):
             if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-                raise LedgerUnavailable(f"{path} may not be read and written")
+                raise DatabaseUnavailable(f"{path} may not be read and written")
         if self.path.is_dir():
-            raise LedgerUnavailable(f"{self.path} is a folder")
+            raise DatabaseUnavailable(f"{self.path} is a folder")
 
     def see(self) -> None:
-        """Raise LedgerLost if the connection leads to a file that has been removed or replaced since."""
+        """Raise ConnectionLost if the connection leads to a file that has been removed or replaced since."""
         if self._opened is not None and not _is_same(self._opened, self._status()):
             self._opened = None
-            raise LedgerLost(f"{self.path} was removed or replaced while it was in use")
+            raise ConnectionLost(f"{self.path} was removed or replaced while it was in use")
 
     def _refuse_other_than(self, before: os.stat_result | None) -> None:
         if before is None or not _is_same(before, self._status()):
-            raise LedgerLost(f"{self.path} was replaced while it was opened")
+            raise ConnectionLost(f"{self.path} was replaced while it was opened")
 
     def _status(self) -> os.stat_result | None:
         try:

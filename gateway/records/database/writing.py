@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.dialects import postgresql
 
-from gateway.records.database.database import Database, RecordRefused
+from gateway.records.database.opening import Database, RecordRefused
 from gateway.records.database.schema import PARTS, interceptions
 from gateway.records.interception_record import InterceptionRecord
 
@@ -33,8 +33,8 @@ _UNFIT = (RecordRefused, ValueError, OverflowError)
 _MOST_VALUES = 999
 
 
-class DatabaseLedger:
-    """The recorder's Ledger over a database. Records older than `retention_days` are forgotten.
+class DatabaseWriter:
+    """The recorder's Writer over a database. Records older than `retention_days` are forgotten.
 
     A row that is there already is left as it is, so a batch whose commit nobody can be sure of is simply sent again.
     """
@@ -46,11 +46,11 @@ class DatabaseLedger:
         self._insert = _insert_by_many if database.is_sqlite else _insert_by_driver
 
     def prepare(self) -> None:
-        """Connect, and bring the schema up to date. Raises LedgerUnavailable."""
+        """Connect, and bring the schema up to date. Raises DatabaseUnavailable."""
         self._database.prepare()
 
     def write(self, records: Sequence[InterceptionRecord]) -> int:
-        """Store records in one transaction; how many of them are refused for good. Raises LedgerUnavailable."""
+        """Store records in one transaction; how many of them are refused for good. Raises DatabaseUnavailable."""
         try:
             self._store(records)
         except _UNFIT as error:

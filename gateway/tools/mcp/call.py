@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Callable
 
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.tools.tool_results import UNREADABLE, text_content
-from gateway.tools.toolbox import ToolOutcome, ToolResult
+from gateway.tools.toolbox import ToolResult
 
 log = logging.getLogger(__name__)
 

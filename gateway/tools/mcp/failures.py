@@ -6,8 +6,8 @@ arguments or headers, so they stand in no log and in no `str`.
 
 from __future__ import annotations
 
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.protocol.safe_text import safe_text
-from gateway.tools.toolbox import ToolOutcome
 
 
 class ServerTrouble(Exception):

@@ -16,6 +16,7 @@ from typing import Any
 from mcp_types import CallToolResult
 
 from gateway.config.mcp_servers import McpServer
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.runtime.background import Troubles
 from gateway.tools.mcp.budget import NOTHING, Listing, ToolLimits
 from gateway.tools.mcp.failures import CallFailed, NotExecuted, ServerTrouble
@@ -23,7 +24,6 @@ from gateway.tools.mcp.listing import listing
 from gateway.tools.mcp.meter import ServerMetrics
 from gateway.tools.mcp.session import Session
 from gateway.tools.mcp.teller import Teller
-from gateway.tools.toolbox import ToolOutcome
 
 log = logging.getLogger(__name__)
 

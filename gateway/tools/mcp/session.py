@@ -32,11 +32,11 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from gateway.config.mcp_servers import McpServer
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.tools.mcp import wire
 from gateway.tools.mcp.failures import CallFailed, NotExecuted, ServerTrouble
 from gateway.tools.mcp.sifting import ListedTool, Sifter
 from gateway.tools.tool_results import UNREADABLE
-from gateway.tools.toolbox import ToolOutcome
 
 if TYPE_CHECKING:
     from mcp_types import RequestParamsMeta

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.config.mcp_servers import McpServer
 from gateway.protocol.json_values import is_unicode
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.runtime.background import BackgroundThread, GrowingPause
 from gateway.tools.mcp.budget import ToolLimits, within_total
 from gateway.tools.mcp.call import Call, failed
@@ -25,7 +26,7 @@ from gateway.tools.mcp.failures import CallFailed
 from gateway.tools.mcp.meter import ServerMetrics
 from gateway.tools.mcp.teller import Teller
 from gateway.tools.tool_results import converted
-from gateway.tools.toolbox import InjectedTool, ToolOutcome, ToolResult
+from gateway.tools.toolbox import InjectedTool, ToolResult
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult

@@ -98,12 +98,12 @@ def keys(tmp_path, capsys, monkeypatch) -> Keys:
     return Keys(tmp_path / "data", capsys)
 
 
-def cool(name: str, rest_seconds: float, ago_seconds: float = 0.0) -> Callable[[FileStore], object]:
-    """A 429 so long before the mark is made, with a rest from then on."""
+def cool(name: str, cooldown_seconds: float, ago_seconds: float = 0.0) -> Callable[[FileStore], object]:
+    """A 429 so long before the mark is made, with a cooldown from then on."""
 
     def mark(store: FileStore) -> object:
         at = machine_time() - ago_seconds
-        return store.cool(FINGERPRINTS[name], at + rest_seconds, 0, Cause("rate_limited", LIMITED_STATUS, at))
+        return store.cool(FINGERPRINTS[name], at + cooldown_seconds, 0, Cause("rate_limited", LIMITED_STATUS, at))
 
     return mark
 
@@ -122,9 +122,9 @@ def disable(name: str) -> Callable[[FileStore], object]:
     return lambda store: store.disable(FINGERPRINTS[name], Cause(BY_OPERATOR, 0, machine_time()))
 
 
-def limit(name: str, scope: str, rest_seconds: float) -> Callable[[FileStore], object]:
+def limit(name: str, scope: str, cooldown_seconds: float) -> Callable[[FileStore], object]:
     """A 429 for one scope."""
-    until_at, cause = machine_time() + rest_seconds, Cause("rate_limited", LIMITED_STATUS, machine_time())
+    until_at, cause = machine_time() + cooldown_seconds, Cause("rate_limited", LIMITED_STATUS, machine_time())
     return lambda store: store.cool(f"{FINGERPRINTS[name]}/{scope}", until_at, 0, cause)
 
 
@@ -163,7 +163,7 @@ def test_keys_are_listed_in_failover_order(keys, arguments):
     ("marks", "state", "why", "is_until_given", "limited", "refused"),
     [
         pytest.param([], "valid", "", False, 0, 0, id="valid"),
-        pytest.param([cool("second", 600, 60)], "cooling down", "rate_limited (429)", True, 1, 0, id="resting"),
+        pytest.param([cool("second", 600, 60)], "cooling down", "rate_limited (429)", True, 1, 0, id="cooling"),
         pytest.param([cool("second", 30, 60)], "on trial", "rate_limited (429)", False, 1, 0, id="on-trial"),
         pytest.param([cool("second", 30, 60), confirm("second")], "valid", "", False, 1, 0, id="confirmed"),
         pytest.param([retire("second", 60)], "retired", "unauthorized (401)", False, 0, 1, id="retired"),
@@ -227,7 +227,7 @@ def test_scopes_are_told_with_what_remains_of_each(keys):
     assert scope["remaining_seconds"] == pytest.approx(600, abs=30)
 
 
-def test_place_and_the_organisations_rest_are_told(keys):
+def test_place_and_the_organisations_cooldown_are_told(keys):
     """Given a key whose organisation has no credit, then JSON has its place whole, the cause and what to do."""
     organisation = f"organisation/{ORGANISATION}"
     cause = Cause("out_of_credit", 400, machine_time())
@@ -251,7 +251,7 @@ def test_enabled_key_is_valid_whatever_was_held_against_it(keys, marks):
     assert (record.generation, record.is_permanent, record.is_unconfirmed) == (1, False, False)
 
 
-@pytest.mark.parametrize("marks", [[cool("second", 600)], [retire("second")], []], ids=["resting", "retired", "valid"])
+@pytest.mark.parametrize("marks", [[cool("second", 600)], [retire("second")], []], ids=["cooling", "retired", "valid"])
 def test_disabled_key_is_out_of_use_until_it_is_enabled(keys, marks):
     """Given a key, when it is disabled, then it is out of use, over a restart too, until it is enabled."""
     keys.known(*marks)
@@ -264,8 +264,9 @@ def test_disabled_key_is_out_of_use_until_it_is_enabled(keys, marks):
 
 
 @pytest.mark.parametrize("seconds", ["90", "90.5", "0.9e2"])
-def test_cooled_key_rests_for_that_long(keys, seconds):
-    """Given a valid key, when it is cooled by hand, then it rests so many seconds from now; the operator is why."""
+def test_cooled_key_cools_for_that_long(keys, seconds):
+    """Given a valid key, when it is cooled by hand, then it cools down so many seconds from now; the operator is
+    why."""
     keys.known()
     before = machine_time()
     assert keys.run("cool", "second", seconds) == 0
@@ -281,10 +282,10 @@ def test_cooled_key_rests_for_that_long(keys, seconds):
 @pytest.mark.parametrize(
     ("marks", "state"),
     [([retire("second")], "retired"), ([disable("second")], "disabled"), ([cool("second", 600)], "cooling down")],
-    ids=["retired", "disabled", "resting-longer"],
+    ids=["retired", "disabled", "cooling-longer"],
 )
 def test_cooling_makes_no_key_more_usable(keys, marks, state):
-    """Given a key that is out of use, or rests for longer, when it is cooled by hand, then that stands."""
+    """Given a key that is out of use, or cools down for longer, when it is cooled by hand, then that stands."""
     keys.known(*marks)
     until_at = keys.records()["second"].cooling_until_at
     assert keys.run("cool", "second", "5") == 0
@@ -316,7 +317,7 @@ def test_unknown_name_changes_nothing(keys, arguments):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
-def test_no_time_to_rest_is_refused(keys, seconds):
+def test_no_time_to_cool_is_refused(keys, seconds):
     """Given a number of seconds that is none, then one line says so, and the key is as it was."""
     keys.known()
     assert keys.run("cool", "second", seconds) == 1

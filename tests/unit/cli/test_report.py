@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.records.database import Database, DatabaseLedger
-from gateway.records.spool import FileJournal
+from gateway.records.database import Database, DatabaseWriter
+from gateway.records.spool import FileSpool
 from gateway.records.usage_report import DIMENSIONS, MEASURES
-from gateway.runtime.data_folder import journal_folder
+from gateway.runtime.data_folder import spool_folder
 from tests.record_samples import NOW, record_of, usage_of
 from tests.stores.odd_entries import put_all
 
@@ -50,10 +50,10 @@ def command(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture
 def recorded(data_dir: Path) -> None:
     """Three interceptions on two days, of two tokens."""
-    ledger = DatabaseLedger(Database(f"sqlite:///{data_dir / 'records.db'}"), 30, lambda: NOW)
-    with closing(ledger):
-        ledger.prepare()
-        ledger.write(
+    writer = DatabaseWriter(Database(f"sqlite:///{data_dir / 'records.db'}"), 30, lambda: NOW)
+    with closing(writer):
+        writer.prepare()
+        writer.write(
             [
                 record_of(1),
                 record_of(2, token="bob", outcome="truncated", usage=(usage_of(**ESTIMATED),)),
@@ -135,19 +135,19 @@ def test_a_wrong_command_line_is_told(command: Command, words: tuple[str, ...]) 
 
 def test_records_that_wait_are_mentioned(command: Command, recorded: None, data_dir: Path) -> None:
     """Given records that the database has not got yet; then the report says how many it lacks."""
-    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
-        journal.append([record_of(8), record_of(9)])
+    with closing(FileSpool(spool_folder(str(data_dir)))) as spool:
+        spool.append([record_of(8), record_of(9)])
     status, _, err = command("report")
-    assert (status, err) == (0, "gateway: records that wait in the journal, and are not in this report yet: 2\n")
+    assert (status, err) == (0, "gateway: records that wait in the spool, and are not in this report yet: 2\n")
 
 
 @pytest.mark.parametrize("words", [("report",), ("explain", "req_gw_1")])
 def test_a_gateway_that_has_recorded_nothing_says_so(command: Command, words: tuple[str, ...], data_dir: Path) -> None:
-    """Given no database; then the words say so, and where it and the journal were looked for; none is made."""
+    """Given no database; then the words say so, and where it and the spool were looked for; none is made."""
     status, out, err = command(*words)
     assert (status, out) == (1, "")
     assert f"nothing has been recorded yet: there is no {data_dir}/records.db" in err
-    assert f"the journal in {data_dir}/journal" in err
+    assert f"the spool in {data_dir}/journal" in err
     assert list(data_dir.iterdir()) == []
 
 
@@ -171,29 +171,29 @@ def test_a_file_that_is_no_database_is_told(command: Command, words: tuple[str, 
     assert "file is not a database" in err
 
 
-def test_what_cannot_be_read_of_the_journal_keeps_no_report_back(
+def test_what_cannot_be_read_of_the_spool_keeps_no_report_back(
     command: Command, recorded: None, data_dir: Path
 ) -> None:
-    """Given all that may lie in a journal, beside a segment; then the report is there, and each is named."""
-    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
-        journal.append([record_of(8)])
-    names = put_all(journal_folder(str(data_dir)))
+    """Given all that may lie in a spool, beside a segment; then the report is there, and each is named."""
+    with closing(FileSpool(spool_folder(str(data_dir)))) as spool:
+        spool.append([record_of(8)])
+    names = put_all(spool_folder(str(data_dir)))
     status, out, err = command("report", "--by", "token")
     assert (status, out.splitlines()[0].split()[0]) == (0, "token")
-    assert "records that wait in the journal, and are not in this report yet: 1" in err
-    assert err.count(" in the journal is skipped") == len(names)
+    assert "records that wait in the spool, and are not in this report yet: 1" in err
+    assert err.count(" in the spool is skipped") == len(names)
     status, out, err = command("explain", "req_up_8")
     assert (status, "How it ended" in out) == (0, True)
-    assert all(f"{name!r} in the journal is skipped" in err for name in names)
+    assert all(f"{name!r} in the spool is skipped" in err for name in names)
     assert "no record of req_unknown in what could be read" in command("explain", "req_unknown")[2]
 
 
-def test_a_journal_that_is_no_folder_keeps_no_report_back(command: Command, recorded: None, data_dir: Path) -> None:
-    """Given a journal that this user may not read; then the report is there, and a line tells what may be missing."""
-    journal_folder(str(data_dir)).write_text("no folder")
+def test_a_spool_that_is_no_folder_keeps_no_report_back(command: Command, recorded: None, data_dir: Path) -> None:
+    """Given a spool that this user may not read; then the report is there, and a line tells what may be missing."""
+    spool_folder(str(data_dir)).write_text("no folder")
     status, out, err = command("report", "--by", "token")
     assert (status, out.splitlines()[0].split()[0]) == (0, "token")
-    assert "the journal cannot be read" in err
+    assert "the spool cannot be read" in err
     assert "How it ended" in command("explain", "req_up_1")[1]
 
 
@@ -208,8 +208,8 @@ def test_a_database_that_cannot_be_read_says_nothing_of_what_it_has(
     assert (status, out) == (1, "")
     assert "onnection" in err
     assert "no record" not in err
-    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
-        journal.append([record_of(7)])
+    with closing(FileSpool(spool_folder(str(data_dir)))) as spool:
+        spool.append([record_of(7)])
     status, out, err = command("explain", "req_gw_7")
     assert (status, "How it ended" in out) == (0, True)
     assert "onnection" in err
@@ -241,10 +241,10 @@ def test_a_report_of_a_database_without_records_is_empty(command: Command, recor
 
 def test_a_cost_is_a_plain_decimal_to_the_microdollar(command: Command, data_dir: Path) -> None:
     """Given costs small and large; then CSV and JSON have dollars with six decimals, and nothing else."""
-    with closing(DatabaseLedger(Database(f"sqlite:///{data_dir / 'records.db'}"), 30, lambda: NOW)) as ledger:
-        ledger.prepare()
+    with closing(DatabaseWriter(Database(f"sqlite:///{data_dir / 'records.db'}"), 30, lambda: NOW)) as writer:
+        writer.prepare()
         small, large = usage_of(cost_picodollars=499_999), usage_of(cost_picodollars=1_234_567_000_000_500_000)
-        ledger.write([record_of(1, usage=(small,)), record_of(2, usage=(large,), token_group=None)])
+        writer.write([record_of(1, usage=(small,)), record_of(2, usage=(large,), token_group=None)])
     out = command("report", "--by", "group,day", "--format", "csv")[1]
     assert out.splitlines()[0] == ",".join(["group", "day", *MEASURES])
     assert [(row["group"], row["day"], row["cost"]) for row in csv.DictReader(io.StringIO(out))] == [
@@ -363,7 +363,7 @@ def test_nothing_to_compare_with_is_no_difference(command: Command, tmp_path: Pa
 
 @pytest.mark.parametrize("asked", ["req_gw_1", "req_up_1", "req_first_1"])
 def test_explain_tells_the_story_by_any_id(command: Command, recorded: None, asked: str) -> None:
-    """Given an id that the client, the gateway or an upstream gave; then the story."""
+    """Given an id that the client, the gateway or an upstream gave; then the timeline."""
     status, out, err = command("explain", asked)
     assert (status, err) == (0, "")
     assert out.startswith("req_up_1 (in the gateway: req_gw_1)\n")
@@ -371,17 +371,17 @@ def test_explain_tells_the_story_by_any_id(command: Command, recorded: None, ask
 
 
 def test_explain_finds_what_still_waits(command: Command, recorded: None, data_dir: Path) -> None:
-    """Given a record in the journal, and one in both; then each is told once."""
-    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
-        journal.append([record_of(7), record_of(1)])
+    """Given a record in the spool, and one in both; then each is told once."""
+    with closing(FileSpool(spool_folder(str(data_dir)))) as spool:
+        spool.append([record_of(7), record_of(1)])
     assert command("explain", "req_first_7")[1].startswith("req_up_7")
     assert command("explain", "req_up_1")[1].count("How it ended") == 1
 
 
 def test_explain_tells_all_that_share_an_id(command: Command, data_dir: Path) -> None:
     """Given an upstream that gave one id twice; then both are told, the older first."""
-    with closing(FileJournal(journal_folder(str(data_dir)))) as journal:
-        journal.append([record_of(2, started_at=NOW + 1), record_of(1, attempts=record_of(2).attempts)])
+    with closing(FileSpool(spool_folder(str(data_dir)))) as spool:
+        spool.append([record_of(2, started_at=NOW + 1), record_of(1, attempts=record_of(2).attempts)])
     out = command("explain", "req_up_2")[1]
     assert [line for line in out.splitlines() if line.startswith("req_")] == [
         "req_up_1 (in the gateway: req_gw_1)",
@@ -394,6 +394,6 @@ def test_explain_says_when_there_is_nothing(command: Command, recorded: None, da
     assert command("explain", "req_unknown") == (
         1,
         "",
-        f"gateway: no record of req_unknown: searched {data_dir}/records.db and the journal in "
+        f"gateway: no record of req_unknown: searched {data_dir}/records.db and the spool in "
         f"{data_dir}/journal; records are kept for 90 days\n",
     )

@@ -1,20 +1,17 @@
-"""The story that `gateway explain` tells: every fact of a record, in words."""
+"""The timeline that `gateway explain` tells: every fact of a record, in words."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from gateway.cli import timeline
 from gateway.cli.timeline import tell
-from gateway.keys.failover import Outcome
 from gateway.protocol import iterations
+from gateway.protocol.outcomes import ABANDONED, Ending, Outcome
 from gateway.protocol.usage import Certainty
-from gateway.records import record_words
 from gateway.records.interception_record import Attempt, PassedOver, ToolCall
-from gateway.relay.interception import StreamOutcome
 from tests.record_samples import PLAIN, record_of, usage_of
 
 
@@ -34,8 +31,8 @@ def test_a_full_record_is_told_whole() -> None:
         "cost 0.001235 dollars",
         "trace 0af7651916cd43dd8448eb211c80319c",
         "What happened",
-        "key k9 was skipped: resting for another 12 s; it had been rate limited (429)",
-        "0.001 s key k0: rate limited (429) after 0.200 s, and rests for 30 s [req_first_1]",
+        "key k9 was skipped: cooling down for another 12 s; it had been rate limited (429)",
+        "0.001 s key k0: rate limited (429) after 0.200 s, and cools down for 30 s [req_first_1]",
         "0.201 s key k1: answered (200) after 0.300 s [req_up_1]",
         "usage: claude-a-1, 10 input, 3 read from cache, 9 written to it (4 for 5 min, 5 for 1 h), 20 output tokens, "
         "2 web_search_requests, tier standard, speed fast, geo us; final counts; "
@@ -89,11 +86,11 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         ),
         (
             {"passed_over": (PassedOver(0, "k9", "temporary", "rate_limited", 429, 12.0, "scope"),)},
-            "resting for requests of this kind for another 12 s; it had been rate limited (429)",
+            "cooling down for requests of this kind for another 12 s; it had been rate limited (429)",
         ),
         (
             {"passed_over": (PassedOver(0, "k9", "temporary", "out_of_credit", 400, 12.0, "organisation"),)},
-            "resting with its organisation for another 12 s; they had been out of credit (400)",
+            "cooling down with its organisation for another 12 s; they had been out of credit (400)",
         ),
         ({"passed_over": (PassedOver(0, "k9", "doubtful_workspace", "", 0, 0.0, "key"),)}, "a key of its workspace"),
         (
@@ -112,7 +109,7 @@ def test_a_bare_record_is_told_without_gaps() -> None:
     ],
 )
 def test_each_peculiarity_has_its_words(changes: dict[str, object], expected: str) -> None:
-    """Given a record that differs in one thing; then the story says so."""
+    """Given a record that differs in one thing; then the timeline says so."""
     assert expected in "\n".join(lines(tell(record_of(1, **changes))))
 
 
@@ -157,9 +154,7 @@ def test_what_a_client_s_own_credential_pays_has_no_cost() -> None:
 
 def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     """Given all outcomes and certainties; then each has words of its own."""
-    ends = {outcome.value for outcome in StreamOutcome}
-    source = set(re.findall(r'return "(\w+)"', Path(record_words.__file__).read_text()))
-    assert ends | source | {"rejected", "gateway_error"} <= set(timeline.ENDINGS)
-    assert {outcome.value for outcome in Outcome} | {"abandoned"} == set(timeline._OUTCOMES)
+    assert {ending.value for ending in Ending} == set(timeline._ENDINGS)
+    assert {outcome.value for outcome in Outcome} | {ABANDONED} == set(timeline._OUTCOMES)
     assert {certainty.value for certainty in Certainty} == set(timeline._CERTAINTIES)
     assert {*iterations._KINDS, iterations.OTHER_KIND} == set(timeline._KINDS)

@@ -17,8 +17,9 @@ from gateway.keys.key_record import Cause
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import RateLimited
+from gateway.protocol.outcomes import Outcome
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
 from tests.unit.fakes import FakeAnswer, FakeClock, RecordingObserver, keys_of
@@ -96,7 +97,7 @@ class Scene:
                 return stop.value.key.name
 
     def displaced(self, **given: object) -> None:
-        """A session is answered by k1, because k0 rests for a minute, which is over then."""
+        """A session is answered by k1, because k0 cools down for a minute, which is over then."""
         assert self.asks(k0=60.0, **given) == "k1"
         self.clock.advance(60)
         # Others end the trial of k0, beginning with the first.
@@ -132,8 +133,8 @@ def test_displaced_session_stays_although_the_earlier_key_has_come_back():
     assert scene.asks("s2") == "k0"
 
 
-def test_session_that_comes_while_the_earlier_key_rests_is_pinned_too():
-    """Given a key that rests already when a session first comes, then the session stays where it was answered."""
+def test_session_that_comes_while_the_earlier_key_cools_is_pinned_too():
+    """Given a key that cools down already when a session first comes, then the session stays where it was answered."""
     scene = Scene(A1, B1)
     scene.asks("other", k0=60.0)
     assert scene.asks("s1") == "k1"

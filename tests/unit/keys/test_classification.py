@@ -7,11 +7,11 @@ import json
 import pytest
 from anthropic import _error_classes
 
-from gateway.keys.classification import CAUSES, LARGEST_JUDGED_BYTES, Rests, judge, status_of_kind
-from gateway.keys.verdict import Outcome
+from gateway.keys.classification import CAUSES, LARGEST_JUDGED_BYTES, Cooldowns, judge, status_of_kind
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW
 
-RESTS = Rests(default_seconds=60.0, longest_for_money_seconds=3600.0)
+RESTS = Cooldowns(default_seconds=60.0, longest_for_money_seconds=3600.0)
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error"}
 KINDS |= {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error"}
 # Every code that the SDK knows, with its status.
@@ -156,11 +156,11 @@ def test_a_429_that_no_waiting_mends_is_no_limit(headers, expected):
         (refusal(429, code="ramp_limit_exceeded"), 60),
     ],
 )  # fmt: skip
-def test_a_rest_is_as_long_as_its_cause_says(body, seconds):
-    """Given a refusal that rests a key, then until the date in its message, but at most an hour for money."""
+def test_a_cooldown_is_as_long_as_its_cause_says(body, seconds):
+    """Given a refusal that cools a key down, then until the date in its message, but at most an hour for money."""
     status = 429 if b"rate_limit_error" in body else 400
     verdict = judge(status, {}, body, NOW, RESTS)
-    assert verdict.outcome.cools
+    assert verdict.cools
     assert verdict.cooldown_seconds == pytest.approx(seconds)
 
 

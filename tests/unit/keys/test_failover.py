@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator
 import pytest
 
 from gateway.access.credential import Key
-from gateway.keys.classification import Rests, judge
+from gateway.keys.classification import Cooldowns, judge
 from gateway.keys.failover import Course, walk
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import COOLING, Verdict
 from gateway.protocol.errors import (
     AuthenticationExhausted,
     ClientGone,
@@ -24,6 +24,7 @@ from gateway.protocol.errors import (
     RateLimited,
     UpstreamError,
 )
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW, FakeAnswer, FakeClock, RecordingObserver, cool, keys_of, pool_of, race, retire
 
 VALID, TEMPORARY, PERMANENT = KeyState.VALID, KeyState.TEMPORARY, KeyState.PERMANENT
@@ -50,8 +51,8 @@ class Upstream:
             raise told
         status, headers = (told[0], {"retry-after": told[1]}) if isinstance(told, tuple) else (told, {})
         if isinstance(status, Outcome):
-            return answer, Verdict(status, 60.0 if status.cools else 0.0, 400)
-        return answer, judge(status, headers, b"", NOW, Rests(60.0, 3600.0))
+            return answer, Verdict(status, 60.0 if status in COOLING else 0.0, 400)
+        return answer, judge(status, headers, b"", NOW, Cooldowns(60.0, 3600.0))
 
     @property
     def called(self) -> list[str]:
@@ -72,7 +73,7 @@ def states(pool: Pool) -> str:
     return "".join(status.state.value[0] for status in pool.statuses())
 
 
-def resting(seconds):
+def cooling(seconds):
     return lambda pool, number: cool(pool, number, seconds)
 
 
@@ -108,17 +109,17 @@ def resting(seconds):
             3, {0: retire}, {"k1": (429, "7"), "k2": (429, "9")}, "k1 k2", (RateLimited, LIMITED, 7), "ptt", id="mixed"
         ),
         pytest.param(
-            3, {0: retire, 1: resting(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"
+            3, {0: retire, 1: cooling(4)}, {"k2": 401}, "k2", (RateLimited, LIMITED, 4), "ptp", id="mixed-401"
         ),
-        pytest.param(2, {0: resting(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
+        pytest.param(2, {0: cooling(30)}, {}, "k1", None, "tv", id="cooling-from-earlier"),
         pytest.param(2, {0: retire}, {}, "k1", None, "pv", id="retired-earlier"),
-        pytest.param(3, {0: resting(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
-        pytest.param(2, {0: resting(30), 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "tt", id="all-cooling"),
+        pytest.param(3, {0: cooling(30), 1: retire}, {"k2": 500}, "k2", None, "tpv", id="500-of-the-last"),
+        pytest.param(2, {0: cooling(30), 1: cooling(20)}, {}, "", (RateLimited, LIMITED, 20), "tt", id="all-cooling"),
         pytest.param(
             2, {0: retire, 1: retire}, {}, "", (AuthenticationExhausted, REFUSED, None), "pp", id="all-retired"
         ),
         pytest.param(
-            2, {0: retire, 1: resting(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"
+            2, {0: retire, 1: cooling(20)}, {}, "", (RateLimited, LIMITED, 20), "pt", id="retired-and-cooling"
         ),
         pytest.param(
             5,
@@ -237,7 +238,8 @@ def test_when_nobody_pays_and_none_is_asked_the_gateway_says_so():
 
 
 def test_what_costs_nothing_does_not_show_that_there_is_money_again():
-    """Given a key whose rest for money is over, when a free request succeeds, then it stays on trial for paid ones."""
+    """Given a key whose cooldown for money is over, when a free request succeeds, then it stays on trial for paid
+    ones."""
     clock = FakeClock()
     pool = pool_of(1, clock)
     finish(walk(pool, Upstream(k0=BROKE), RecordingObserver()))
@@ -274,7 +276,7 @@ def test_exhaustion_has_its_status(kind, status, retry_after):
 
 
 @pytest.mark.parametrize(
-    ("rests", "retry_after_seconds"),
+    ("cooldowns", "retry_after_seconds"),
     [
         ([0.001], 1),
         ([0.4, 0.3], 1),
@@ -286,10 +288,10 @@ def test_exhaustion_has_its_status(kind, status, retry_after):
     ],
     ids=str,
 )
-def test_retry_after_is_the_smallest_rest_rounded_up(rests, retry_after_seconds):
-    """Given cooling keys, then Retry-After is the smallest remaining rest, rounded up, at least one second."""
-    pool = pool_of(len(rests))
-    for number, seconds in enumerate(rests):
+def test_retry_after_is_the_smallest_cooldown_rounded_up(cooldowns, retry_after_seconds):
+    """Given cooling keys, then Retry-After is the smallest remaining cooldown, rounded up, at least one second."""
+    pool = pool_of(len(cooldowns))
+    for number, seconds in enumerate(cooldowns):
         cool(pool, number, seconds)
     with pytest.raises(RateLimited) as raised:
         finish(walk(pool, Upstream(), RecordingObserver()))
@@ -297,7 +299,7 @@ def test_retry_after_is_the_smallest_rest_rounded_up(rests, retry_after_seconds)
 
 
 def test_retry_after_is_what_remains_not_what_was_given():
-    """Given a key that has rested for a part of its time, then Retry-After is the rest."""
+    """Given a key that has cooled down for a part of its time, then Retry-After is the rest."""
     clock = FakeClock()
     pool = pool_of(1, clock)
     cool(pool, 0, 30)
@@ -308,7 +310,7 @@ def test_retry_after_is_what_remains_not_what_was_given():
 
 
 def test_a_key_that_recovers_during_the_walk_is_found():
-    """Given k0 cooling when the walk begins, when its rest ends while k1 is tried and limited, then k0 answers."""
+    """Given k0 cooling when the walk begins, when its cooldown ends while k1 is tried and limited, then k0 answers."""
     clock = FakeClock()
     pool, upstream = pool_of(2, clock), Upstream(k1=(429, "60"))
     cool(pool, 0, 5)
@@ -326,7 +328,7 @@ def test_a_key_that_is_marked_by_others_during_the_walk_is_skipped():
 
 
 def test_no_key_is_tried_twice_even_if_it_recovers():
-    """Given a key whose rest is over before the next key has answered, then it is not tried again in this walk."""
+    """Given a key whose cooldown is over before the next key has answered, then it is not tried again in this walk."""
     clock = FakeClock()
     pool, upstream = pool_of(2, clock), Upstream(k0=(429, "1"), k1=(429, "1"))
     upstream.during = lambda key: clock.advance(10)
@@ -337,7 +339,7 @@ def test_no_key_is_tried_twice_even_if_it_recovers():
 
 
 def test_every_walk_starts_at_the_first_key():
-    """Given a key whose rest is over, then the next walk begins with it again."""
+    """Given a key whose cooldown is over, then the next walk begins with it again."""
     clock = FakeClock()
     pool = pool_of(2, clock)
     finish(walk(pool, Upstream(k0=(429, "5")), RecordingObserver()))
@@ -448,7 +450,7 @@ def test_a_key_that_needs_no_trial_costs_the_store_one_reading(status):
     ],
 )
 def test_trial_ends_with_the_upstream_s_word(answer, state, is_on_trial):
-    """Given a key whose rest is over, when a request tries it, then an answer that accepts the key confirms it,
+    """Given a key whose cooldown is over, when a request tries it, then an answer that accepts the key confirms it,
     a refusal marks it again, and what says nothing of the key leaves it on trial; in every case the lease is over."""
     clock = FakeClock()
     pool, upstream = pool_of(2, clock), Upstream(k0=answer)
@@ -590,9 +592,9 @@ class Storm:
         return Verdict(Outcome.OK)
 
 
-def test_rest_that_ends_while_the_walk_gives_up_is_no_failed_authentication():
-    """Given a key that rests and one that is retired, when the rest is over just as the walk finds no other key, then
-    that key is tried."""
+def test_cooldown_that_ends_while_the_walk_gives_up_is_no_failed_authentication():
+    """Given a key that cools down and one that is retired, when the cooldown is over just as the walk finds no other
+    key, then that key is tried."""
     pool = Pool(keys_of(2), MemoryStore(), clock := FakeClock())
     retire(pool, 1)
     cool(pool, 0, 5)

@@ -121,7 +121,7 @@ def test_marks_of_this_gateways_other_workers_are_told_by_them_alone(scene: Scen
     assert scene.told(40.0) == [f"key k0 is back for {SCOPE}: its cooldown is over; one request tries it first"]
 
 
-def test_own_marks_are_left_to_the_narrator(scene: Scene) -> None:
+def test_own_marks_are_left_to_the_observer(scene: Scene) -> None:
     """Given marks of this process, and a key that it found to be accepted again, then nothing is told twice."""
     scene.cool(scene.pool, 0, 41.0, concern=Concern.SCOPE)
     assert scene.told() == []

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from gateway.keys.classification import CAUSES, Cause
-from gateway.keys.verdict import Outcome
+from gateway.keys.verdict import Verdict
+from gateway.protocol.outcomes import Outcome
 from tests.harness import ROOT
 
 PAGE = (ROOT / "docs" / "keys.md").read_text()
@@ -37,4 +38,4 @@ def test_what_moves_on_to_another_key_is_the_code_s() -> None:
     """Given a row; then it says whether another key is tried as the outcome does."""
     for row in ROWS:
         for name in re.findall(r"`(\w+)`", row[1]):
-            assert row[3].startswith("no") == (Outcome(name).next.value == "none"), row
+            assert row[3].startswith("no") == (Verdict(Outcome(name)).next.value == "none"), row

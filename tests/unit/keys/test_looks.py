@@ -170,9 +170,9 @@ def scene(tmp_path: Path) -> Scene:
 # What is forbidden
 
 
-def test_forbidden_key_that_is_accepted_rests_for_what_another_key_answered(scene: Scene) -> None:
-    """Given a key that was forbidden what another key answered, when it is looked at and accepted, then it rests an
-    hour for that scope alone; and until then it was the last resort."""
+def test_forbidden_key_that_is_accepted_cools_for_what_another_key_answered(scene: Scene) -> None:
+    """Given a key that was forbidden what another key answered, when it is looked at and accepted, then it cools down
+    an hour for that scope alone; and until then it was the last resort."""
     scene.forbid(0, was_answered=True)
     assert scene.states(SCOPE) == [PERMANENT, VALID]
     assert scene.status(0, SCOPE).is_last_resort
@@ -181,9 +181,9 @@ def test_forbidden_key_that_is_accepted_rests_for_what_another_key_answered(scen
     assert scene.upstream.targets == {"GET /v1/models?limit=1"}
     assert scene.states(SCOPE) == [TEMPORARY, VALID]
     assert scene.states(OTHER_SCOPE) == [VALID, VALID]
-    resting = scene.status(0, SCOPE)
-    assert (resting.concern, resting.remaining_seconds) == (Concern.SCOPE, HOUR)
-    assert (resting.record.reason, resting.record.status) == ("forbidden", 403)
+    cooling = scene.status(0, SCOPE)
+    assert (cooling.concern, cooling.remaining_seconds) == (Concern.SCOPE, HOUR)
+    assert (cooling.record.reason, cooling.record.status) == ("forbidden", 403)
     assert not scene.pool.is_forgiven(scene.keys[0])
     assert scene.counted("k0", "accepted") == 1
 
@@ -378,9 +378,9 @@ def test_while_no_key_is_usable_all_are_looked_at_often(scene: Scene) -> None:
     assert scene.states() == [VALID, VALID]
 
 
-def test_key_that_rests_for_some_scope_is_usable(scene: Scene) -> None:
-    """Given a retired key, and another that rests for one scope, then there is no hurry; if it rests as a whole, there
-    is."""
+def test_key_that_cools_for_some_scope_is_usable(scene: Scene) -> None:
+    """Given a retired key, and another that cools down for one scope, then there is no hurry; if it cools down as a
+    whole, there is."""
     retire(scene.pool, 0)
     scene.upstream.answer = refused
     scene.pool.cool(scene.status(1, SCOPE), HOUR, "rate_limited", 429, Concern.SCOPE)
@@ -401,7 +401,7 @@ def test_disabled_keys_are_never_looked_at(scene: Scene) -> None:
 
 
 def test_without_a_first_interval_retired_keys_are_not_looked_at(tmp_path: Path) -> None:
-    """Given a first interval of 0, when all keys are retired, then nobody looks at them, and the thread rests; one that
+    """Given a first interval of 0, when all keys are retired, then nobody looks at them, and the thread waits; one that
     was forbidden something is retired as the others are."""
     scene = Scene(tmp_path, first_seconds=0)
     retire(scene.pool, 0)

@@ -32,7 +32,7 @@ def limit(number: int, scope: str, seconds: float = 30.0, reason: str = "rate_li
     return lambda pool: pool.cool(pool.statuses(scope)[number], seconds, reason, 429, Concern.SCOPE)
 
 
-def rest(concern: Concern, reason: str, status: int = 429) -> Mark:
+def cooled(concern: Concern, reason: str, status: int = 429) -> Mark:
     return lambda pool: pool.cool(pool.statuses(OPUS)[0], 60.0, reason, status, concern)
 
 
@@ -57,30 +57,30 @@ def views_after(*marks: Mark) -> list[KeyView]:
         (
             2,
             [limit(0, OPUS), limit(1, OPUS)],
-            "rests with 2 others of its workspace, limited for messages/opus-4",
+            "cools down with 2 others of its workspace, limited for messages/opus-4",
             "wait",
         ),
         (1, [limit(0, OPUS)], "tried late for messages/opus-4 (its workspace has a limited key)", ""),
         (3, [limit(0, OPUS)], "tried late for messages/opus-4 (its organisation has a limited key)", ""),
         (
             3,
-            [rest(ORGANISATION, "out_of_credit", 400)],
+            [cooled(ORGANISATION, "out_of_credit", 400)],
             "its organisation is out of credit",
             "top up credit, then: gateway keys enable k3",
         ),
         (
             1,
-            [rest(WORKSPACE, "spend_limited", 400)],
+            [cooled(WORKSPACE, "spend_limited", 400)],
             "its workspace is over its spending limit",
             "raise the spending limit, then: gateway keys enable k1",
         ),
         (
             1,
-            [rest(WORKSPACE, "workspace_unusable", 400)],
+            [cooled(WORKSPACE, "workspace_unusable", 400)],
             "its workspace cannot be used",
             "see to the workspace's encryption key, then: gateway keys enable k1",
         ),
-        (0, [rest(Concern.KEY, BY_OPERATOR, 0)], "put aside by the operator", "wait"),
+        (0, [cooled(Concern.KEY, BY_OPERATOR, 0)], "put aside by the operator", "wait"),
         (0, [retire("unauthorized", 401)], "refused (401)", "replace or enable it: gateway keys enable k0"),
         (0, [retire("forbidden", 403)], "forbidden something (403)", "replace or enable it: gateway keys enable k0"),
         (
@@ -110,21 +110,21 @@ def test_cause_and_advice_say_what_is_wrong_with_whom(number, marks, cause, advi
 
 
 def test_scopes_tell_what_remains_of_each():
-    """Given a key that rests for one scope and is on trial for another, then each has its own line."""
+    """Given a key that cools down for one scope and is on trial for another, then each has its own line."""
     clock = FakeClock()
     pool = placed_pool(clock)
     limit(0, OPUS, 30)(pool)
     limit(0, SONNET, 5)(pool)
     clock.advance(10)
     view = overview(pool.statuses)[0]
-    assert [(scope.scope, scope.word, scope.remaining_seconds, scope.rest_seconds) for scope in view.scopes] == [
+    assert [(scope.scope, scope.word, scope.remaining_seconds, scope.cooldown_seconds) for scope in view.scopes] == [
         (OPUS, "cooling down", 20, 30),
         (SONNET, "on trial", 0, 5),
     ]
 
 
 def test_key_on_trial_for_a_scope_is_on_trial():
-    """Given a key whose rest for a scope is over, then that is its word, and the cause names the scope."""
+    """Given a key whose cooldown for a scope is over, then that is its word, and the cause names the scope."""
     clock = FakeClock()
     pool = placed_pool(clock)
     limit(0, OPUS, 5)(pool)
@@ -133,8 +133,9 @@ def test_key_on_trial_for_a_scope_is_on_trial():
     assert (view.status.state, view.word, view.cause) == (KeyState.VALID, "on trial", "on trial for messages/opus-4")
 
 
-def test_key_that_rests_with_others_is_temporary_as_a_whole():
-    """Given two limited keys of a workspace, then its third rests until the earlier deadline; others are in doubt."""
+def test_key_that_cools_with_others_is_temporary_as_a_whole():
+    """Given two limited keys of a workspace, then its third cools down until the earlier deadline; others are in
+    doubt."""
     views = views_after(limit(0, OPUS, 30), limit(1, OPUS, 20))
     third, other = views[2], views[3]
     assert (third.status.state, third.status.remaining_seconds) == (KeyState.TEMPORARY, 20)

@@ -51,7 +51,7 @@ def wait(seconds):
         pytest.param([cooled(5), cooled(3)], TEMPORARY, 5, "rate_limited", id="later-deadline-wins"),
         pytest.param([cooled(3), wait(1), cooled(5)], TEMPORARY, 5, "rate_limited", id="deadline-is-extended"),
         pytest.param([cooled(5), wait(5), cooled(5)], TEMPORARY, 5, "rate_limited", id="limited-again"),
-        pytest.param([cooled(5), confirmed], TEMPORARY, 5, "rate_limited", id="rests-though-another-answered"),
+        pytest.param([cooled(5), confirmed], TEMPORARY, 5, "rate_limited", id="cools-though-another-answered"),
         pytest.param([retired], PERMANENT, 0, "unauthorized", id="retired"),
         pytest.param([retired, wait(1e9)], PERMANENT, 0, "unauthorized", id="retired-for-good"),
         pytest.param([retired, confirmed], PERMANENT, 0, "unauthorized", id="retired-though-another-answered"),
@@ -61,7 +61,7 @@ def wait(seconds):
         pytest.param([disabled], PERMANENT, 0, BY_OPERATOR, id="disabled"),
         pytest.param([disabled, wait(1e9)], PERMANENT, 0, BY_OPERATOR, id="disabled-for-good"),
         pytest.param([retired, disabled], PERMANENT, 0, BY_OPERATOR, id="disabled-when-retired"),
-        pytest.param([cooled(5), enabled], VALID, 0, BY_OPERATOR, id="enabled-while-it-rests"),
+        pytest.param([cooled(5), enabled], VALID, 0, BY_OPERATOR, id="enabled-while-it-cools"),
         pytest.param([retired, enabled], VALID, 0, BY_OPERATOR, id="enabled-when-retired"),
         pytest.param([disabled, enabled], VALID, 0, BY_OPERATOR, id="enabled-when-disabled"),
         pytest.param([retired, enabled, retired], PERMANENT, 0, "unauthorized", id="refused-after-it-was-enabled"),
@@ -83,10 +83,10 @@ def test_state_follows_marks_and_the_clock(steps, state, remaining, reason):
     ("steps", "is_on_trial"),
     [
         pytest.param([], False, id="fresh"),
-        pytest.param([cooled(5)], False, id="resting"),
-        pytest.param([cooled(5), wait(5)], True, id="rested"),
+        pytest.param([cooled(5)], False, id="cooling"),
+        pytest.param([cooled(5), wait(5)], True, id="cooled-down"),
         pytest.param([cooled(5), wait(5), confirmed], False, id="confirmed"),
-        pytest.param([cooled(5), wait(5), confirmed, wait(1), cooled(5), wait(5)], True, id="rested-again"),
+        pytest.param([cooled(5), wait(5), confirmed, wait(1), cooled(5), wait(5)], True, id="cooled-down-again"),
         pytest.param([cooled(5), wait(5), retired], False, id="retired"),
         pytest.param([cooled(5), wait(5), disabled], False, id="disabled"),
         pytest.param([cooled(5), wait(5), enabled], False, id="enabled"),
@@ -111,7 +111,7 @@ def test_lease_is_one_request_s_until_it_is_given_back_or_over():
 
     assert lease() is None, "there is nothing to try"
     cool(pool, 0, 5)
-    assert lease() is None, "it rests"
+    assert lease() is None, "it cools down"
     clock.advance(5)
     first = lease()
     assert first == clock.now + LEASE_SECONDS

@@ -20,14 +20,15 @@ from itertools import count
 import pytest
 
 from gateway.access.credential import Key, Secret
-from gateway.keys.classification import Rests, judge
+from gateway.keys.classification import Cooldowns, judge
 from gateway.keys.failover import Course, walk
 from gateway.keys.places import place_of
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError, RateLimited
+from gateway.protocol.outcomes import Outcome
 from gateway.simulator import Asked
 from gateway.simulator.world import Cause
 from tests.pool_storm import (
@@ -49,7 +50,7 @@ REQUESTS, ALL_REQUESTS = 2_000, 10_000
 REQUESTS_A_SECOND = 120.0
 ANSWER_SECONDS = 0.2  # at most: an answer's; a refusal comes within a tenth of it
 MOST_ATTEMPTS = 1.2
-RESTS = Rests(default_seconds=60.0, longest_for_money_seconds=3600.0)
+RESTS = Cooldowns(default_seconds=60.0, longest_for_money_seconds=3600.0)
 CAUSES = {
     Outcome.RATE_LIMITED: Cause.RATE_LIMITED,
     Outcome.UNAUTHORIZED: Cause.REVOKED,
@@ -82,7 +83,7 @@ class FaultFinder(RecordingObserver):
         if state is KeyState.PERMANENT:
             assert secret in self._told.revoked
         else:
-            assert (secret, self._scope) in self._told.rests or self._told.is_troubled(secret)
+            assert (secret, self._scope) in self._told.cooldowns or self._told.is_troubled(secret)
 
 
 class Storm:
@@ -207,8 +208,8 @@ def _assert_states(storm: Storm) -> None:
                 assert secret in storm.told.revoked
             elif storm.told.is_troubled(secret):
                 assert status.state is KeyState.TEMPORARY
-            elif status.is_shared_rest:
+            elif status.is_shared_cooldown:
                 assert storm.told.excuses(secret, scope, now, now)
             else:
-                until_at = storm.told.rests_until(secret, scope)
+                until_at = storm.told.cools_until(secret, scope)
                 assert (status.state is KeyState.TEMPORARY) == (until_at > now)

@@ -12,8 +12,9 @@ from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import Doubt, KeyState
 from gateway.keys.store import MemoryStore
-from gateway.keys.verdict import Concern, Outcome, Verdict
+from gateway.keys.verdict import COOLING, Concern, Verdict
 from gateway.protocol.errors import AuthenticationExhausted, OutOfMoney, RateLimited
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import FakeAnswer, FakeClock, RecordingObserver, keys_of
 
 OPUS, SONNET = Course("messages/opus-4"), Course("messages/sonnet-4")
@@ -64,10 +65,10 @@ class Scene:
 
 
 def verdict_of(told: object) -> Verdict:
-    """By an outcome, or an outcome with the seconds that a key rests and whom it speaks of."""
+    """By an outcome, or an outcome with the seconds that a key cools down and whom it speaks of."""
     outcome, seconds, concern = told if isinstance(told, tuple) else (told, 60.0, None)
     assert isinstance(outcome, Outcome)
-    return Verdict(outcome, seconds if outcome.cools else 0.0, 429, concern)
+    return Verdict(outcome, seconds if outcome in COOLING else 0.0, 429, concern)
 
 
 def limited(seconds: float) -> tuple[Outcome, float, None]:
@@ -91,7 +92,8 @@ def test_limit_of_one_class_leaves_the_key_to_all_else():
 
 
 def test_all_limited_for_one_class_alone_are_refused_for_it():
-    """Given all keys limited for a class, then a request of it is refused with the smallest rest, others are served."""
+    """Given all keys limited for a class, then a request of it is refused with the smallest cooldown, others are
+    served."""
     scene = Scene(None, None)
     error = scene.refuses(OPUS, k0=limited(41), k1=limited(17))
     assert isinstance(error, RateLimited)
@@ -101,8 +103,9 @@ def test_all_limited_for_one_class_alone_are_refused_for_it():
 
 
 @pytest.mark.parametrize("other", [limited(0), Outcome.UNAUTHORIZED], ids=["limited", "unauthorized"])
-def test_rest_that_is_over_when_the_walk_ends_is_still_a_limit(other):
-    """Given a key whose rest is over before the last one has answered, then the client is told to come back soon."""
+def test_cooldown_that_is_over_when_the_walk_ends_is_still_a_limit(other):
+    """Given a key whose cooldown is over before the last one has answered, then the client is told to come back
+    soon."""
     scene = Scene(None, None)
     error = scene.refuses(k0=limited(0), k1=other)
     assert isinstance(error, RateLimited)
@@ -110,7 +113,7 @@ def test_rest_that_is_over_when_the_walk_ends_is_still_a_limit(other):
 
 
 def test_key_is_on_trial_for_the_scope_that_it_was_limited_for():
-    """Given a key whose rest for a class is over, then one request of that class tries it; others go on."""
+    """Given a key whose cooldown for a class is over, then one request of that class tries it; others go on."""
     scene = Scene(None, None)
     scene.ask(OPUS, k0=limited(5))
     scene.clock.advance(5)
@@ -129,7 +132,7 @@ def test_key_as_a_whole_is_permanent_before_temporary_before_valid():
     scene.refuses(OPUS, k0=limited(41))
     (status,) = scene.pool.statuses()
     assert (status.state, status.remaining_seconds) == (TEMPORARY, 41)
-    assert [(rest.scope, rest.remaining_seconds) for rest in status.scopes] == [("messages/opus-4", 41)]
+    assert [(cooldown.scope, cooldown.remaining_seconds) for cooldown in status.scopes] == [("messages/opus-4", 41)]
     scene.refuses(SONNET, k0=Outcome.UNAUTHORIZED)
     assert scene.pool.statuses()[0].state is PERMANENT
     scene.pool.enable(scene.pool.keys[0])
@@ -157,8 +160,8 @@ def test_two_of_a_workspace_speak_for_the_rest():
     assert scene.called == ["k0", "k3"]
     error = scene.refuses(k1=limited(30), k2=limited(20), k3=limited(50))
     assert scene.called == ["k3", "k1"]
-    assert scene.states() == "tttt", "the third rests with the others"
-    assert scene.pool.statuses(OPUS.scope)[2].is_shared_rest
+    assert scene.states() == "tttt", "the third cools down with the others"
+    assert scene.pool.statuses(OPUS.scope)[2].is_shared_cooldown
     assert isinstance(error, RateLimited)
     assert error.retry_after_seconds == 30, "until the earlier deadline"
     scene.refuses()
@@ -212,8 +215,8 @@ def test_places_are_learned_by_other_processes_and_kept():
 
 @pytest.mark.parametrize("outcome", [Outcome.OUT_OF_CREDIT, Outcome.SPEND_LIMITED])
 def test_money_is_the_organisations(outcome):
-    """Given an organisation without money, then all of its keys rest, of every workspace, also one that is learned of
-    later; enabling one of them lifts it."""
+    """Given an organisation without money, then all of its keys cool down, of every workspace, also one that is learned
+    of later; enabling one of them lifts it."""
     scene = Scene(A1, A2, B1, None)
     scene.ask(k0=outcome)
     assert scene.called == ["k0", "k2"]
@@ -225,14 +228,14 @@ def test_money_is_the_organisations(outcome):
 
 
 def test_workspaces_own_limit_leaves_its_organisation_alone():
-    """Given a workspace that has spent its limit, then the keys of that workspace rest, and no others."""
+    """Given a workspace that has spent its limit, then the keys of that workspace cool down, and no others."""
     scene = Scene(A1, A1, A2)
     scene.ask(k0=(Outcome.SPEND_LIMITED, 60.0, Concern.WORKSPACE))
     assert scene.states() == "ttv"
 
 
 def test_one_request_that_costs_tries_whether_there_is_money_again():
-    """Given an organisation whose rest for money is over, then what costs nothing confirms nothing, and one request
+    """Given an organisation whose cooldown for money is over, then what costs nothing confirms nothing, and one request
     that costs tries it for all its keys."""
     scene = Scene(A1, A1, B1)
     scene.ask(k0=Outcome.OUT_OF_CREDIT)
@@ -296,8 +299,8 @@ def test_what_one_key_was_forbidden_does_not_hide_what_an_organisation_is_not_en
 
 
 def test_right_that_a_key_lacks_says_nothing_of_others_and_is_no_limit():
-    """Given a key that rests for a scope because it lacks a right, then its siblings are in no doubt; and when no other
-    key is left, that is no rate limit."""
+    """Given a key that cools down for a scope because it lacks a right, then its siblings are in no doubt; and when no
+    other key is left, that is no rate limit."""
     scene = Scene(A1, A1, A1, B1)
     for status in scene.pool.statuses(OPUS.scope)[:2]:
         scene.pool.cool(status, 3600, "forbidden", 403, Concern.SCOPE)

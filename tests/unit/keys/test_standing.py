@@ -69,7 +69,7 @@ def standing(
         pytest.param(standing(RETIRED, organisation=UNPAID), PERMANENT, 0, KEY, "retired", id="retired-before-money"),
         pytest.param(standing(cooling(9)), TEMPORARY, 9, KEY, "cooling down", id="cools-whole"),
         pytest.param(standing(scope=cooling(9)), TEMPORARY, 9, SCOPE, "cooling down", id="cools-for-the-scope"),
-        pytest.param(standing(workspace=cooling(9)), TEMPORARY, 9, WORKSPACE, "cooling down", id="workspace-rests"),
+        pytest.param(standing(workspace=cooling(9)), TEMPORARY, 9, WORKSPACE, "cooling down", id="workspace-cools"),
         pytest.param(standing(organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "cooling down", id="no-money"),
         pytest.param(
             standing(scope=cooling(9), organisation=UNPAID), TEMPORARY, 600, ORGANISATION, "cooling down", id="longest"
@@ -147,7 +147,7 @@ def pool(*rows: tuple[Place, Record]) -> list[KeyStatus]:
         pytest.param([(A1, cooling(9)), (NOWHERE, NEVER_SEEN)], [0, 0], id="nobody-knows"),
         pytest.param([(NOWHERE, cooling(9)), (NOWHERE, NEVER_SEEN)], [0, 0], id="nothing-is-known"),
         pytest.param([(Place("orgA"), cooling(9)), (Place("orgA"), NEVER_SEEN)], [0, 1], id="workspaces-unknown"),
-        pytest.param([(A1, ON_TRIAL), (A1, NEVER_SEEN)], [0, 0], id="its-rest-is-over"),
+        pytest.param([(A1, ON_TRIAL), (A1, NEVER_SEEN)], [0, 0], id="its-cooldown-is-over"),
         pytest.param([(A1, NEVER_SEEN), (A1, cooling(9)), (A2, cooling(9))], [2, 0, 0], id="the-nearer"),
         pytest.param([(A2, cooling(9)), (A2, cooling(9)), (A1, NEVER_SEEN)], [0, 0, 1], id="two-of-another-workspace"),
     ],
@@ -158,7 +158,7 @@ def test_doubt(rows, doubts):
 
 
 def test_what_concerns_a_key_whole_puts_no_other_in_doubt():
-    """Given a key that rests whole, or is retired, then its siblings are in no doubt for a scope."""
+    """Given a key that cools down whole, or is retired, then its siblings are in no doubt for a scope."""
     for whole in (cooling(9), RETIRED):
         known = [standing(whole, place=A1, name="k0"), standing(place=A1, name="k1")]
         assert [status.doubt for status in statuses_at(known, NOW)] == [Doubt.NONE, Doubt.NONE]
@@ -172,18 +172,19 @@ def test_organisation_that_lost_a_key_puts_its_keys_in_doubt_for_a_while():
 
 
 def test_two_of_a_workspace_let_the_rest_of_it_rest_until_the_earlier_deadline():
-    """Given two keys of a workspace that cool, then its other keys rest until the earlier deadline; others do not."""
+    """Given two keys of a workspace that cool, then its other keys cool down until the earlier deadline; others do
+    not."""
     statuses = pool((A1, cooling(40)), (A1, cooling(30)), (A1, ON_TRIAL), (A2, NEVER_SEEN))
     third = statuses[2]
-    assert (third.state, third.remaining_seconds, third.is_shared_rest) == (TEMPORARY, 30, True)
+    assert (third.state, third.remaining_seconds, third.is_shared_cooldown) == (TEMPORARY, 30, True)
     assert (third.concern, third.why, third.is_leased) == (SCOPE, "rate_limited (429)", False)
-    assert [status.is_shared_rest for status in statuses] == [False, False, True, False]
+    assert [status.is_shared_cooldown for status in statuses] == [False, False, True, False]
     assert statuses[3].doubt is Doubt.ORGANISATION
     assert [s.remaining_seconds for s in statuses[:2]] == [40, 30]
 
 
 def test_permanent_key_stays_so_beside_others():
-    """Given a retired key whose siblings cool, then it is permanent, and in no shared rest."""
+    """Given a retired key whose siblings cool, then it is permanent, and in no shared cooldown."""
     known = [standing(RETIRED, place=A1, name="k0"), *(standing(scope=cooling(9), place=A1, name=n) for n in "ab")]
     assert [status.state for status in statuses_at(known, NOW)] == [PERMANENT, TEMPORARY, TEMPORARY]
 
@@ -226,7 +227,7 @@ def pools(draw: st.DrawFn) -> list[Standing]:
 @given(pools())
 def test_whatever_is_known_states_agree_with_it(known):
     """Given any knowledge of keys, then each has one state, in order; permanent is what is marked so as a whole, valid
-    is no key that anything of its cools, and rests are never negative."""
+    is no key that anything of its cools, and cooldowns are never negative."""
     statuses = statuses_at(known, NOW)
     assert [status.key for status in statuses] == [one.key for one in known]
     for one, status in zip(known, statuses, strict=True):
@@ -237,7 +238,7 @@ def test_whatever_is_known_states_agree_with_it(known):
         if status.state is VALID:
             assert not is_cooling
         if status.state is TEMPORARY:
-            assert is_cooling or status.is_shared_rest
+            assert is_cooling or status.is_shared_cooldown
         if status.doubt is not Doubt.NONE or status.is_on_trial:
             assert status.state is VALID
         assert not status.is_last_resort or status.state is PERMANENT
@@ -245,11 +246,12 @@ def test_whatever_is_known_states_agree_with_it(known):
 
 @given(pools())
 def test_others_only_ever_hold_a_key_back(known):
-    """Given any knowledge of keys, then beside the others a key is what it is by itself, or rests, or is in doubt."""
+    """Given any knowledge of keys, then beside the others a key is what it is by itself, or cools down, or is in
+    doubt."""
     for one, beside in zip(known, statuses_at(known, NOW), strict=True):
         alone = status_at(one, NOW)
         if beside.state is not alone.state:
-            assert (alone.state, beside.state, beside.is_shared_rest) == (VALID, TEMPORARY, True)
+            assert (alone.state, beside.state, beside.is_shared_cooldown) == (VALID, TEMPORARY, True)
         assert beside.is_last_resort == alone.is_last_resort
 
 

@@ -30,7 +30,7 @@ def fresh(store):
     """Nothing is known of the key."""
 
 
-def resting(store):
+def cooling(store):
     store.cool(KEY, NOW + 5, 0, LIMITED)
 
 
@@ -51,7 +51,7 @@ def disabled(store):
     store.disable(KEY, BY_HAND)
 
 
-HISTORIES = [fresh, resting, on_trial, leased, retired, disabled]
+HISTORIES = [fresh, cooling, on_trial, leased, retired, disabled]
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
@@ -106,7 +106,7 @@ def test_method_applies_its_rule(history, call, rule):
     ("history", "is_told_cool", "is_told_retire", "is_given_lease"),
     [
         pytest.param(fresh, True, True, False, id="fresh"),
-        pytest.param(resting, False, True, False, id="resting"),
+        pytest.param(cooling, False, True, False, id="cooling"),
         pytest.param(on_trial, True, True, True, id="on-trial"),
         pytest.param(leased, True, True, False, id="leased"),
         pytest.param(retired, False, False, False, id="retired"),
@@ -131,21 +131,21 @@ def test_what_is_told_depends_on_what_was(history, is_told_cool, is_told_retire,
 
 @dataclass(frozen=True)
 class Mark:
-    """One mark at a moment: a rest of so many seconds, or a retirement when there is none."""
+    """One mark at a moment: a cooldown of so many seconds, or a retirement when there is none."""
 
-    rest_seconds: int | None
+    cooldown_seconds: int | None
     at: float
     generation: int
 
     def apply(self, store: MemoryStore) -> bool:
-        if self.rest_seconds is None:
+        if self.cooldown_seconds is None:
             return store.retire(KEY, self.generation, Cause("unauthorized", 401, self.at))
-        return store.cool(KEY, self.at + self.rest_seconds, self.generation, Cause("rate_limited", 429, self.at))
+        return store.cool(KEY, self.at + self.cooldown_seconds, self.generation, Cause("rate_limited", 429, self.at))
 
 
 marks = st.builds(
     Mark,
-    rest_seconds=st.one_of(st.none(), st.integers(1, 50)),
+    cooldown_seconds=st.one_of(st.none(), st.integers(1, 50)),
     at=st.integers(0, 60).map(lambda seconds: NOW + seconds),
     generation=st.sampled_from([0, 0, 0, 1]),
 )
@@ -159,19 +159,19 @@ def test_a_mark_tells_a_change_exactly_when_it_made_one(some):
         before = record_of(store)
         told = mark.apply(store)
         after = record_of(store)
-        if mark.rest_seconds is None:
+        if mark.cooldown_seconds is None:
             assert told == (after.is_retired and not before.is_retired)
         else:
             was_usable = not before.is_permanent and not before.is_cooling(mark.at)
             assert told == (was_usable and after.is_cooling(mark.at))
 
 
-@pytest.mark.parametrize("rest_seconds", [60, None], ids=["cool", "retire"])
-def test_a_race_of_marks_tells_one_change(rest_seconds):
+@pytest.mark.parametrize("cooldown_seconds", [60, None], ids=["cool", "retire"])
+def test_a_race_of_marks_tells_one_change(cooldown_seconds):
     """Given 64 threads at a barrier, when all mark one key, then exactly one is told, and all are counted."""
     for _ in range(20):
         store = MemoryStore()
-        told = race(64, lambda _, store=store: Mark(rest_seconds, NOW, 0).apply(store))
+        told = race(64, lambda _, store=store: Mark(cooldown_seconds, NOW, 0).apply(store))
         assert sum(told) == 1
         record = record_of(store)
         assert record.limited_count + record.refused_count == 64
@@ -211,7 +211,7 @@ def test_records_come_in_the_order_asked_for():
 def test_a_process_alone_has_no_server_to_lose():
     """Given a store in memory, then it is always up, and a process that ends has nothing to hand on."""
     store = MemoryStore()
-    resting(store)
+    cooling(store)
     before = record_of(store)
     store.flush()
     assert store.is_up

@@ -1,4 +1,4 @@
-"""What a status says about a key, and how long each form of header lets it rest."""
+"""What a status says about a key, and how long each form of header lets it cool down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Next, Outcome, cooldown_seconds
+from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Next, Verdict, cooldown_seconds
+from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW
 
 DAY = 24 * 3600.0
@@ -30,10 +31,11 @@ def test_outcomes_are_the_labels_that_the_design_names():
 @pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.value)
 def test_another_key_is_tried_only_after_a_refusal(outcome):
     """Given an outcome, then the next key is tried if and only if this one cools, is retired, or is not entitled."""
-    marks = outcome.cools or outcome.retires
-    assert (outcome.next is Next.ANY) is marks
-    assert not (outcome.cools and outcome.retires)
-    assert not (outcome.vouches and marks)
+    verdict = Verdict(outcome)
+    marks = verdict.cools or verdict.retires
+    assert (verdict.next is Next.ANY) is marks
+    assert not (verdict.cools and verdict.retires)
+    assert not (verdict.vouches and marks)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +95,12 @@ def test_another_key_is_tried_only_after_a_refusal(outcome):
     ],
 )
 def test_cooldown_comes_from_the_headers(headers, seconds):
-    """Given the headers of a 429, then the key rests for what the table says."""
+    """Given the headers of a 429, then the key cools down for what the table says."""
     assert cooldown_seconds(headers, NOW, 60.0) == pytest.approx(seconds, abs=1e-6)
 
 
 def test_http_date_counts_from_the_clock():
-    """Given a frozen clock, when an HTTP-date lies 75 seconds ahead of it, then the key rests for 75 seconds."""
+    """Given a frozen clock, when an HTTP-date lies 75 seconds ahead of it, then the key cools down for 75 seconds."""
     with freeze_time("2026-11-22 23:59:00"):
         assert cooldown_seconds({RA: "Mon, 23 Nov 2026 00:00:15 GMT"}, time.time(), 60.0) == 75.0
 
@@ -115,7 +117,7 @@ def test_default_is_a_setting(default, seconds):
     )
 )
 def test_no_header_can_break_or_unbound_a_cooldown(headers):
-    """Given any texts in the headers, then the rest is positive and at most a day."""
+    """Given any texts in the headers, then the cooldown is positive and at most a day."""
     assert 0 < cooldown_seconds(headers, NOW, 60.0) <= LONGEST_COOLDOWN_SECONDS == DAY
 
 
@@ -125,5 +127,5 @@ def test_no_header_can_break_or_unbound_a_cooldown(headers):
     )
 )
 def test_nothing_that_looks_like_a_date_breaks_a_cooldown(text):
-    """Given anything of a date's shape, then the rest is positive and at most a day."""
+    """Given anything of a date's shape, then the cooldown is positive and at most a day."""
     assert 0 < cooldown_seconds({RA: text}, NOW, 60.0) <= DAY

@@ -60,7 +60,7 @@ def test_an_answer_with_an_odd_count_is_relayed_and_counts_nothing(count: object
     rig = Rig([Streamed(odd) if is_streaming else body], FakeToolbox())
     ran = rig.run(is_streaming)
     assert ran.stream == b"".join(odd) if is_streaming else ran.head.body == body
-    record = rig.chronicle.finished(200)
+    record = rig.builder.finished(200)
     rig.metrics.usage.count(record)
     counted = {
         sample.labels["type"]: sample.value

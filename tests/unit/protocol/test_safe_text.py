@@ -13,6 +13,7 @@ from gateway.cli.timeline import tell
 from gateway.config.loader import load_settings
 from gateway.config.settings import SettingsError
 from gateway.protocol.errors import UpstreamError, error_body
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.protocol.safe_text import safe_lines, safe_text
 from gateway.records.record_words import plain
 from gateway.telemetry.metrics import Metrics
@@ -123,7 +124,7 @@ def test_what_a_command_did_not_foresee_is_printed_safely(
 def test_tools_name_is_safe_as_a_label() -> None:
     """Given a tool whose server calls it so as to forge a line, then the metric's label is visible."""
     metrics = Metrics()
-    metrics.count_tool_call("notes", FORGED, "ok", 0.1)
+    metrics.count_tool_call("notes", FORGED, ToolOutcome.OK, 0.1)
     assert is_safe(metrics.render().decode().replace("\n", ""))
 
 

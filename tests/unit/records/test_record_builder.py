@@ -1,4 +1,4 @@
-"""What a chronicle makes of the facts that it is told: the record of an interception."""
+"""What a builder makes of the facts that it is told: the record of an interception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from gateway.access.authentication import Caller
 from gateway.access.client_info import Client
 from gateway.access.credential import AuthHeader, Key, Secret
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.pricing.prices import known_prices
 from gateway.protocol.errors import (
     AuthenticationExhausted,
@@ -24,9 +24,10 @@ from gateway.protocol.errors import (
     UpstreamTimedOut,
 )
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Ending, Outcome, stream_ending_of
 from gateway.records.interception_record import Attempt, PassedOver, ToolCall, decode_record, encode_record
-from gateway.records.record_builder import Chronicle
-from tests.unit.fakes import FakeClock, chronicle_of, cool, pool_of, retire
+from gateway.records.record_builder import RecordBuilder
+from tests.unit.fakes import FakeClock, builder_of, cool, pool_of, retire
 
 CLIENT = Client("claude-code", "2.1.0", "session-in-header", "0af7651916cd43dd8448eb211c80319c")
 OWN = AuthHeader("x-api-key", "", Secret("sk-ant-api03-planted-planted-9876"))
@@ -50,32 +51,32 @@ def test_a_request_s_whole_story_is_in_its_record() -> None:
     cool(pool, 0, 30.0)
     keys = pool.keys
     caller = Caller("alice", is_operator=False)
-    chronicle = Chronicle("req_gw_1", "messages", caller, CLIENT, clock, clock, known_prices())
-    chronicle.asked("claude-a", True, "session-in-body")
+    builder = RecordBuilder("req_gw_1", "messages", caller, CLIENT, clock, clock, known_prices())
+    builder.asked("claude-a", True, "session-in-body")
     clock.advance(1)
-    chronicle.passed_over(pool.statuses()[0])
-    chronicle.passed_over(pool.statuses()[0])
-    chronicle.attempt_began(keys[1])
+    builder.passed_over(pool.statuses()[0])
+    builder.passed_over(pool.statuses()[0])
+    builder.attempt_began(keys[1])
     clock.advance(2)
-    chronicle.answered(429, "req_up_1")
-    chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 12.0, 429))
-    chronicle.attempt_began(keys[2])
+    builder.answered(429, "req_up_1")
+    builder.attempt_ended(Verdict(Outcome.RATE_LIMITED, 12.0, 429))
+    builder.attempt_began(keys[2])
     clock.advance(3)
-    chronicle.answered(200, "req_up_2")
-    chronicle.attempt_ended(OK)
-    chronicle.turn_obtained(tally_of(10, tools=(("t1", "bmcp_time_now"), ("t2", "Bash"))))
-    chronicle.head_sent("req_up_2")
-    chronicle.first_event()
-    chronicle.tool_called("t1", "cancelled")
-    chronicle.tool_called("t1", "ok", 40, 0.5)
+    builder.answered(200, "req_up_2")
+    builder.attempt_ended(OK)
+    builder.turn_obtained(tally_of(10, tools=(("t1", "bmcp_time_now"), ("t2", "Bash"))))
+    builder.head_sent("req_up_2")
+    builder.first_event()
+    builder.tool_called("t1", "cancelled")
+    builder.tool_called("t1", "ok", 40, 0.5)
     clock.advance(4)
-    chronicle.first_event()
-    chronicle.attempt_began(keys[2])
-    chronicle.answered(200, "req_up_3")
-    chronicle.attempt_ended(OK)
-    chronicle.turn_obtained(tally_of(20, has_stopped=False))
-    chronicle.stream_ended("truncated")
-    record = chronicle.finished(200)
+    builder.first_event()
+    builder.attempt_began(keys[2])
+    builder.answered(200, "req_up_3")
+    builder.attempt_ended(OK)
+    builder.turn_obtained(tally_of(20, has_stopped=False))
+    builder.stream_ended(Ending.TRUNCATED)
+    record = builder.finished(200)
     assert (record.id, record.request_id, record.route, record.status) == ("req_gw_1", "req_up_2", "messages", 200)
     assert (record.started_at, record.day, record.duration_seconds) == (1_800_000_000.0, "2027-01-15", 10.0)
     assert (record.outcome, record.error, record.first_event_seconds) == ("truncated", None, 6.0)
@@ -101,28 +102,28 @@ def test_a_request_s_whole_story_is_in_its_record() -> None:
 
 def test_a_client_s_own_credential_shows_its_hint_alone() -> None:
     """Given a request that the client pays; then the record names no key, and masks the credential."""
-    chronicle = chronicle_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
-    chronicle.attempt_began(None)
-    chronicle.answered(401, None)
-    chronicle.attempt_ended(Verdict(Outcome.UNAUTHORIZED, 0.0, 401))
-    record = chronicle.finished(401)
+    builder = builder_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
+    builder.attempt_began(None)
+    builder.answered(401, None)
+    builder.attempt_ended(Verdict(Outcome.UNAUTHORIZED, 0.0, 401))
+    record = builder.finished(401)
     assert (record.credential, record.key, record.hint) == ("byok", None, "sk-ant-...9876")
     assert record.attempts[0].key is None
     assert record.outcome == "upstream_error"
     assert "planted" not in encode_record(record).decode()
 
 
-def test_a_client_s_own_credential_never_rests() -> None:
+def test_a_client_s_own_credential_never_cools_down() -> None:
     """Given a request that the client pays, when its credential is limited, then the record tells of no rest."""
-    chronicle = chronicle_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
-    chronicle.attempt_began(None)
-    chronicle.answered(429, None)
-    chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 60.0, 429))
-    assert chronicle.finished(429).attempts[0].cooldown_seconds == 0.0
+    builder = builder_of(caller=Caller("alice", is_operator=False, own=(OWN,)))
+    builder.attempt_began(None)
+    builder.answered(429, None)
+    builder.attempt_ended(Verdict(Outcome.RATE_LIMITED, 60.0, 429))
+    assert builder.finished(429).attempts[0].cooldown_seconds == 0.0
 
 
 def test_every_state_of_a_key_that_was_not_tried_is_told() -> None:
-    """Given keys that rest, are retired, disabled, or tried by another request; then each has its word."""
+    """Given keys that cooldown, are retired, disabled, or tried by another request; then each has its word."""
     clock = FakeClock()
     pool = pool_of(4, clock)
     cool(pool, 3, 1.0)
@@ -130,10 +131,10 @@ def test_every_state_of_a_key_that_was_not_tried_is_told() -> None:
     cool(pool, 0, 30.0)
     retire(pool, 1)
     pool.disable(pool.keys[2])
-    chronicle = chronicle_of(clock=clock)
+    builder = builder_of(clock=clock)
     for status in pool.statuses():
-        chronicle.passed_over(status)
-    assert [(skipped.key, skipped.state, skipped.reason) for skipped in chronicle.finished(429).passed_over] == [
+        builder.passed_over(status)
+    assert [(skipped.key, skipped.state, skipped.reason) for skipped in builder.finished(429).passed_over] == [
         ("k0", "temporary", "rate_limited"),
         ("k1", "permanent", "unauthorized"),
         ("k2", "disabled", "operator"),
@@ -144,11 +145,11 @@ def test_every_state_of_a_key_that_was_not_tried_is_told() -> None:
 def test_an_attempt_that_nobody_ended_was_abandoned() -> None:
     """Given a client that hangs up while an upstream is silent; then the attempt is in the record all the same."""
     clock = FakeClock()
-    chronicle = chronicle_of(clock=clock)
-    chronicle.attempt_began(Key("k0", Secret("s")))
+    builder = builder_of(clock=clock)
+    builder.attempt_began(Key("k0", Secret("s")))
     clock.advance(7)
-    chronicle.failed(ClientGone())
-    record = chronicle.finished(499)
+    builder.failed(ClientGone())
+    record = builder.finished(499)
     assert (record.outcome, record.error) == ("client_disconnected", None)
     assert record.attempts == (Attempt(0, "k0", "abandoned", 0, 0.0, 0.0, 7.0, None),)
 
@@ -169,46 +170,44 @@ ENDS = [
 @pytest.mark.parametrize(("error", "outcome", "words"), ENDS, ids=[type(row[0]).__name__ for row in ENDS])
 def test_an_error_ends_an_interception_in_a_word(error: GatewayError, outcome: str, words: str) -> None:
     """Given a request that ends with an error of the gateway's; then its word, and what the client was told."""
-    chronicle = chronicle_of()
-    chronicle.failed(error)
-    record = chronicle.finished(error.status)
+    builder = builder_of()
+    builder.failed(error)
+    record = builder.finished(error.status)
     assert (record.outcome, record.error) == (outcome, words)
 
 
 @pytest.mark.parametrize(
-    ("error", "stream", "outcome"),
+    ("error", "outcome"),
     [
-        pytest.param(RateLimited("all"), "upstream_error", "exhausted", id="no-key-left"),
-        pytest.param(TurnLimitReached("on"), "upstream_error", "turn_limit", id="turn-limit"),
-        pytest.param(UpstreamError("broke"), "truncated", "truncated", id="truncated"),
-        pytest.param(UpstreamSilent("silent"), "idle_timeout", "idle_timeout", id="silent"),
-        pytest.param(Stopping("stop"), "drained", "drained", id="drained"),
-        pytest.param(GatewayError("bug"), "truncated", "gateway_error", id="fault-of-the-gateway"),
+        pytest.param(RateLimited("all"), "exhausted", id="no-key-left"),
+        pytest.param(TurnLimitReached("on"), "turn_limit", id="turn-limit"),
+        pytest.param(UpstreamError("broke"), "truncated", id="truncated"),
+        pytest.param(UpstreamSilent("silent"), "idle_timeout", id="silent"),
+        pytest.param(Stopping("stop"), "drained", id="drained"),
+        pytest.param(GatewayError("bug"), "gateway_error", id="fault-of-the-gateway"),
     ],
 )
-def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(
-    error: GatewayError, stream: str, outcome: str
-) -> None:
+def test_an_error_of_the_gateway_s_in_mid_stream_is_in_the_record(error: GatewayError, outcome: str) -> None:
     """Given a stream that the gateway ends with an error; then the record says why, and what the client was told."""
-    chronicle = chronicle_of()
-    chronicle.stream_ended(stream, error)
-    record = chronicle.finished(200)
+    builder = builder_of()
+    builder.stream_ended(stream_ending_of(error), error)
+    record = builder.finished(200)
     assert (record.outcome, record.error) == (outcome, f"{error.kind}: {error.message}")
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(200, "completed"), (307, "completed"), (404, "upstream_error")])
 def test_an_answer_that_was_relayed_whole_ends_by_its_status(status: int, outcome: str) -> None:
     """Given nothing went wrong in the gateway; then the upstream's status says how it ended."""
-    assert chronicle_of().finished(status).outcome == outcome
+    assert builder_of().finished(status).outcome == outcome
 
 
 def test_a_200_that_holds_an_error_is_an_error() -> None:
     """Given a whole answer of status 200 whose body is an error; then its type is in the record."""
-    chronicle = chronicle_of()
+    builder = builder_of()
     tally = Tally()
     tally.observe_whole(b'{"type":"error","error":{"type":"overloaded_error","message":"Planted"}}')
-    chronicle.turn_obtained(tally)
-    record = chronicle.finished(200)
+    builder.turn_obtained(tally)
+    record = builder.finished(200)
     assert (record.outcome, record.error, record.usage) == ("upstream_error", "overloaded_error", ())
 
 
@@ -218,14 +217,14 @@ def test_what_does_not_look_like_a_name_is_not_kept() -> None:
     tally = tally_of(1, tools=(("t", prose),))
     tally.model = prose
     tally.usage.take({"service_tier": prose, "server_tool_use": {prose: 3}})
-    chronicle = chronicle_of()
-    chronicle.asked(prose, False, None)
-    chronicle.attempt_began(Key("k0", Secret("s")))
-    chronicle.answered(200, prose)
-    chronicle.attempt_ended(OK)
-    chronicle.turn_obtained(tally)
-    chronicle.head_sent(prose)
-    record = chronicle.finished(200)
+    builder = builder_of()
+    builder.asked(prose, False, None)
+    builder.attempt_began(Key("k0", Secret("s")))
+    builder.answered(200, prose)
+    builder.attempt_ended(OK)
+    builder.turn_obtained(tally)
+    builder.head_sent(prose)
+    record = builder.finished(200)
     assert "Planted" not in encode_record(record).decode()
     assert record.model == record.tool_calls[0].name == "unexpected"
     assert record.usage[0].server_tool_uses == 3
@@ -235,8 +234,8 @@ BODY = b'{"model":"claude-opus-5","messages":[{"role":"user","content":"' + b"wo
 IMAGE = b'{"data":"' + b"QUJD" * 5000 + b'"}'
 
 
-def lost_rows(chronicle: Chronicle) -> list[tuple[str, int, str | None, str, bool]]:
-    rows = chronicle.finished(499).usage
+def lost_rows(builder: RecordBuilder) -> list[tuple[str, int, str | None, str, bool]]:
+    rows = builder.finished(499).usage
     return [(row.kind, row.input_tokens, row.key, row.certainty, row.is_cost_estimated) for row in rows]
 
 
@@ -248,49 +247,49 @@ def lost_rows(chronicle: Chronicle) -> list[tuple[str, int, str | None, str, boo
 @pytest.mark.parametrize(
     "end",
     [
-        lambda chronicle: chronicle.failed(ClientGone()),
-        lambda chronicle: (chronicle.answered(200, None), chronicle.failed(ClientGone())),
+        lambda builder: builder.failed(ClientGone()),
+        lambda builder: (builder.answered(200, None), builder.failed(ClientGone())),
     ],
     ids=["client left", "client left while it came"],
 )
 def test_client_that_leaves_before_its_answer_pays_for_the_prompt(
-    end: Callable[[Chronicle], object], body: bytes, tokens: int
+    end: Callable[[RecordBuilder], object], body: bytes, tokens: int
 ) -> None:
     """Given a client that leaves while the upstream is at work; then the prompt is billed by size, as an estimate."""
-    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
-    chronicle.asked("claude-opus-5", False, None, body)
-    chronicle.attempt_began(keys[0])
-    end(chronicle)
-    assert lost_rows(chronicle) == [("lost", 0, "k0", "estimated", True)]
-    (row,) = chronicle.settled()
+    builder, keys = builder_of(), pool_of(1, FakeClock()).keys
+    builder.asked("claude-opus-5", False, None, body)
+    builder.attempt_began(keys[0])
+    end(builder)
+    assert lost_rows(builder) == [("lost", 0, "k0", "estimated", True)]
+    (row,) = builder.settled()
     assert row.cost_picodollars == tokens * 5_000_000
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR)),
-        lambda chronicle: chronicle.attempt_ended(Verdict(Outcome.RATE_LIMITED, 5.0, 429)),
-        lambda chronicle: (chronicle.answered(200, None), chronicle.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
-        lambda chronicle: (chronicle.answered(500, None), chronicle.attempt_ended(Verdict(Outcome.SERVER_ERROR))),
+        lambda builder: builder.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR)),
+        lambda builder: builder.attempt_ended(Verdict(Outcome.RATE_LIMITED, 5.0, 429)),
+        lambda builder: (builder.answered(200, None), builder.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))),
+        lambda builder: (builder.answered(500, None), builder.attempt_ended(Verdict(Outcome.SERVER_ERROR))),
     ],
     ids=["no connection", "limited", "broken answer", "error"],
 )
 def test_what_the_upstream_did_not_answer_costs_nothing(
-    end: Callable[[Chronicle], object],
+    end: Callable[[RecordBuilder], object],
 ) -> None:
     """Given a refusal, a broken answer or no connection; then nothing is billed: the upstream has failed."""
-    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
-    chronicle.asked("claude-opus-5", False, None, BODY)
-    chronicle.attempt_began(keys[0])
-    end(chronicle)
-    assert lost_rows(chronicle) == []
+    builder, keys = builder_of(), pool_of(1, FakeClock()).keys
+    builder.asked("claude-opus-5", False, None, BODY)
+    builder.attempt_began(keys[0])
+    end(builder)
+    assert lost_rows(builder) == []
 
 
 def test_count_of_tokens_that_never_came_costs_nothing() -> None:
     """Given a route that costs nothing, whose client leaves; then nothing is billed."""
-    chronicle, keys = chronicle_of(), pool_of(1, FakeClock()).keys
-    chronicle.asked("claude-opus-5", False, None)
-    chronicle.attempt_began(keys[0])
-    chronicle.failed(ClientGone())
-    assert lost_rows(chronicle) == []
+    builder, keys = builder_of(), pool_of(1, FakeClock()).keys
+    builder.asked("claude-opus-5", False, None)
+    builder.attempt_began(keys[0])
+    builder.failed(ClientGone())
+    assert lost_rows(builder) == []

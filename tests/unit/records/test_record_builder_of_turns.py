@@ -22,7 +22,7 @@ def test_every_turn_has_its_attempts_its_usage_and_its_calls(is_streaming: bool)
     """Given a tool's call, a limited key and a call of the client's tool; then each is in the record, in its turn."""
     rig = Rig([CALL, LIMITED, OWN_CALL], FakeToolbox("now", run=lambda tool, arguments: said("noon")), count=2)
     rig.run(is_streaming)
-    record = rig.chronicle.finished(200)
+    record = rig.builder.finished(200)
     assert [(each.turn, each.key, each.outcome, each.request_id) for each in record.attempts] == [
         (0, "k0", "ok", "req_1"),
         (1, "k0", "rate_limited", "req_2"),
@@ -60,8 +60,8 @@ def test_a_later_turn_s_end_is_told_alike_in_both_modes(
     else:
         with pytest.raises(GatewayError) as info:
             rig.run(is_streaming)
-        rig.chronicle.failed(info.value)  # as the route does
-    record = rig.chronicle.finished(200 if is_streaming else 502)
+        rig.builder.failed(info.value)  # as the route does
+    record = rig.builder.finished(200 if is_streaming else 502)
     assert record.outcome == outcome
     assert error in str(record.error)
     assert [(call.turn, call.outcome) for call in record.tool_calls] == [(0, "ok"), (1, "not_made")][
@@ -75,7 +75,7 @@ def test_a_call_that_was_cut_short_was_cancelled() -> None:
     rig = Rig([CALL], FakeToolbox("now", run=lambda tool, arguments: None))
     _, running = rig.until_called()
     running.close()
-    record = rig.chronicle.finished(200)
+    record = rig.builder.finished(200)
     [call] = record.tool_calls
     assert call == ToolCall(0, "bmcp_box_now", True, call.input_bytes, None, "cancelled", 100.0)
     assert record.outcome == "client_disconnected"
@@ -88,7 +88,7 @@ def test_a_call_beside_the_client_s_own_is_not_made(is_streaming: bool) -> None:
     both = Answer([tool_use("bmcp_box_now", "t1"), tool_use("Bash", "t2")], "tool_use")
     rig = Rig([both], FakeToolbox("now"))
     rig.run(is_streaming)
-    assert [(call.name, call.is_injected, call.outcome) for call in rig.chronicle.finished(200).tool_calls] == [
+    assert [(call.name, call.is_injected, call.outcome) for call in rig.builder.finished(200).tool_calls] == [
         ("bmcp_box_now", True, "not_made"),
         ("Bash", False, None),
     ]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.records.forwarder import LedgerLost, LedgerUnavailable
+from gateway.records.forwarder import ConnectionLost, DatabaseUnavailable
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.recorder import NoRecorder, Recorder
 from tests.harness import wait_until
@@ -35,8 +35,8 @@ class FakeSegment:
         return [(self.records, self.damaged)]
 
 
-class FakeJournal:
-    """A journal in memory; `room` is how many records it takes, `failure` what its disk says."""
+class FakeSpool:
+    """A spool in memory; `room` is how many records it takes, `failure` what its disk says."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what follows
@@ -78,7 +78,7 @@ class FakeJournal:
         self.is_closed = True
 
 
-class FakeLedger:
+class FakeWriter:
     """A database in memory; while `failure` is set it is down."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class FakeLedger:
         self.gate.wait(60)
         if self.losses:
             self.losses -= 1
-            raise LedgerLost("cut")
+            raise ConnectionLost("cut")
         if self.failure is not None:
             raise self.failure
 
@@ -143,15 +143,15 @@ class Stage:
     """A recorder and what is around it."""
 
     def __init__(self, queue_limit: int = 1000, stop_seconds: float = 5.0) -> None:
-        self.journal, self.ledger, self.meter = FakeJournal(), FakeLedger(), FakeMeter()
-        self.recorder = Recorder(self.journal, lambda: self.ledger, self.meter, queue_limit, stop_seconds)
+        self.spool, self.writer, self.meter = FakeSpool(), FakeWriter(), FakeMeter()
+        self.recorder = Recorder(self.spool, lambda: self.writer, self.meter, queue_limit, stop_seconds)
 
     def put(self, *numbers: int) -> None:
         for number in numbers:
             self.recorder.put(record_of(number))
 
     def has_stored(self, number: int) -> bool:
-        return wait_until(lambda: len(self.ledger.stored) >= number, SOON_SECONDS)
+        return wait_until(lambda: len(self.writer.stored) >= number, SOON_SECONDS)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def running(**options: int) -> Iterator[Stage]:
     try:
         yield stage
     finally:
-        stage.ledger.gate.set()
+        stage.writer.gate.set()
         stage.recorder.close()
 
 
@@ -171,9 +171,9 @@ def test_records_go_to_the_database_in_order_and_once() -> None:
         stage.put(*range(2000 // 4))
         assert stage.has_stored(500)
         assert wait_until(lambda: stage.meter.queue_length == 0, SOON_SECONDS)
-    assert stage.ledger.stored == [f"req_gw_{number}" for number in range(500)]
+    assert stage.writer.stored == [f"req_gw_{number}" for number in range(500)]
     assert stage.meter.lost == {}
-    assert stage.journal.segments == []
+    assert stage.spool.segments == []
 
 
 def test_records_of_many_threads_all_arrive() -> None:
@@ -181,37 +181,37 @@ def test_records_of_many_threads_all_arrive() -> None:
     with running(queue_limit=100_000) as stage:
         race(8, lambda thread: stage.put(*range(1000 * thread, 1000 * thread + 500)))
         assert stage.has_stored(4000)
-    assert len(set(stage.ledger.stored)) == len(stage.ledger.stored) == 4000
-    assert max(stage.ledger.batches) <= 500
+    assert len(set(stage.writer.stored)) == len(stage.writer.stored) == 4000
+    assert max(stage.writer.batches) <= 500
 
 
 def test_a_database_that_is_down_holds_up_nobody_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Given the database is away; then records wait in the journal, are counted, and are stored when it is back."""
+    """Given the database is away; then records wait in the spool, are counted, and are stored when it is back."""
     with running() as stage, caplog.at_level(logging.INFO, "gateway.shipper"):
-        stage.ledger.failure = LedgerUnavailable("gone")
+        stage.writer.failure = DatabaseUnavailable("gone")
         stage.put(1, 2)
         assert wait_until(lambda: "the record database cannot be used: gone" in caplog.text, SOON_SECONDS)
         stage.put(3)
         assert wait_until(lambda: stage.meter.queue_length == 3, SOON_SECONDS)
         assert stage.meter.is_up is False
-        stage.ledger.failure = None
+        stage.writer.failure = None
         assert stage.has_stored(3)
         assert wait_until(lambda: stage.meter.is_up is True, SOON_SECONDS)
         assert wait_until(lambda: "records are stored again" in caplog.text, SOON_SECONDS)
         assert wait_until(lambda: stage.meter.queue_length == 0, SOON_SECONDS)
     assert caplog.text.count("gone") == 1
-    assert stage.ledger.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
+    assert stage.writer.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
 
 
-def test_a_database_that_hangs_keeps_nothing_from_the_journal() -> None:
+def test_a_database_that_hangs_keeps_nothing_from_the_spool() -> None:
     """Given a database that does not answer; then records are on disk all the same, within a moment."""
     with running() as stage:
-        stage.ledger.gate.clear()
+        stage.writer.gate.clear()
         stage.put(1)
-        assert wait_until(lambda: len(stage.journal.open) == 1, SOON_SECONDS)
+        assert wait_until(lambda: len(stage.spool.open) == 1, SOON_SECONDS)
         stage.put(2)
-        assert wait_until(lambda: len(stage.journal.open) == 2, SOON_SECONDS)
-        assert stage.ledger.stored == []
+        assert wait_until(lambda: len(stage.spool.open) == 2, SOON_SECONDS)
+        assert stage.writer.stored == []
 
 
 def test_a_lost_connection_is_no_outage_yet(caplog: pytest.LogCaptureFixture) -> None:
@@ -219,7 +219,7 @@ def test_a_lost_connection_is_no_outage_yet(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO)
     with running() as stage:
         for number in range(3):
-            stage.ledger.losses = 1
+            stage.writer.losses = 1
             stage.put(number)
             assert stage.has_stored(number + 1)
     assert [record.getMessage() for record in caplog.records] == []
@@ -229,7 +229,7 @@ def test_a_connection_that_is_lost_again_at_once_is_an_outage(caplog: pytest.Log
     """Given a new connection that is cut, too; then that is told when it begins and when it ends."""
     caplog.set_level(logging.INFO)
     with running() as stage:
-        stage.ledger.losses = 2
+        stage.writer.losses = 2
         stage.put(1)
         assert stage.has_stored(1)
         assert wait_until(lambda: "records are stored again" in caplog.text, SOON_SECONDS)
@@ -240,21 +240,21 @@ def test_a_segment_that_cannot_be_read_holds_up_no_other() -> None:
     """Given a disk that fails under one segment; then that is given up, and all others are stored."""
     stage = Stage()
     bad = FakeSegment([record_of(1)], failure=OSError(errno.EIO, "Input/output error"))
-    stage.journal.segments += [bad, FakeSegment([record_of(2)])]
+    stage.spool.segments += [bad, FakeSegment([record_of(2)])]
     stage.recorder.start()
     assert stage.has_stored(1)
     stage.recorder.close()
-    assert stage.ledger.stored == ["req_gw_2"]
-    assert stage.journal.given_up == [bad]
+    assert stage.writer.stored == ["req_gw_2"]
+    assert stage.spool.given_up == [bad]
 
 
 def test_an_unforeseen_failure_does_not_end_the_recording(caplog: pytest.LogCaptureFixture) -> None:
     """Given a bug in the way to the database; then the log has it, and recording goes on."""
     with running() as stage:
-        stage.ledger.failure = RuntimeError("a bug")
+        stage.writer.failure = RuntimeError("a bug")
         stage.put(1)
         assert wait_until(lambda: "a bug" in caplog.text, SOON_SECONDS)
-        stage.ledger.failure = None
+        stage.writer.failure = None
         assert stage.has_stored(1)
 
 
@@ -270,44 +270,44 @@ def test_past_the_queue_s_limit_records_are_dropped_counted_and_told(caplog: pyt
     assert "there is room for records again; 2 were lost" in caplog.text
 
 
-def test_past_the_journal_s_limit_records_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Given a journal that is full; then what finds no room is counted."""
+def test_past_the_spool_s_limit_records_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a spool that is full; then what finds no room is counted."""
     stage = Stage()
-    stage.journal.room = 2
+    stage.spool.room = 2
     stage.put(*range(5))
     stage.recorder.start()
     assert stage.has_stored(2)
     stage.recorder.close()
     assert stage.meter.lost == {"journal_full": 3}
-    assert stage.ledger.stored == ["req_gw_0", "req_gw_1"]
-    assert caplog.text.count("records are lost: the journal is full") == 1
+    assert stage.writer.stored == ["req_gw_0", "req_gw_1"]
+    assert caplog.text.count("records are lost: the spool is full") == 1
 
 
 def test_a_disk_that_fails_keeps_records_in_memory_and_in_order(caplog: pytest.LogCaptureFixture) -> None:
-    """Given a journal that cannot be written; then records wait in memory, and go on when it can be."""
+    """Given a spool that cannot be written; then records wait in memory, and go on when it can be."""
     with running() as stage, caplog.at_level(logging.INFO, "gateway.recorder"):
-        stage.journal.failure = OSError(28, "No space left on device")
+        stage.spool.failure = OSError(28, "No space left on device")
         stage.put(1, 2)
         assert wait_until(lambda: "No space left" in caplog.text, SOON_SECONDS)
         stage.put(3)
-        stage.journal.failure = None
+        stage.spool.failure = None
         assert stage.has_stored(3)
-    assert stage.ledger.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
+    assert stage.writer.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
     assert caplog.text.count("No space left") == 1
     assert "up to 1000 records wait in memory" in caplog.text
-    assert "the journal can be written to again" in caplog.text
+    assert "the spool can be written to again" in caplog.text
 
 
 def test_records_that_cannot_be_written_down_are_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Given a bug in the way to the journal; then the log has it, the records are counted, and recording goes on."""
+    """Given a bug in the way to the spool; then the log has it, the records are counted, and recording goes on."""
     with running() as stage:
-        append = stage.journal.append
-        monkeypatch.setattr(stage.journal, "append", lambda records: 1 // 0)
+        append = stage.spool.append
+        monkeypatch.setattr(stage.spool, "append", lambda records: 1 // 0)
         stage.put(1)
         assert wait_until(lambda: stage.meter.lost == {"refused": 1}, SOON_SECONDS)
-        monkeypatch.setattr(stage.journal, "append", append)
+        monkeypatch.setattr(stage.spool, "append", append)
         stage.put(2)
         assert stage.has_stored(1)
     assert "ZeroDivisionError" in caplog.text
@@ -316,13 +316,13 @@ def test_records_that_cannot_be_written_down_are_counted(
 def test_what_the_database_refuses_and_what_cannot_be_read_is_counted() -> None:
     """Given a record that the database will not have, and damaged lines; then both are counted, and the rest stored."""
     stage = Stage()
-    stage.ledger.refuses = {"req_gw_2"}
-    stage.journal.segments.append(FakeSegment([record_of(1), record_of(2)], damaged=3))
+    stage.writer.refuses = {"req_gw_2"}
+    stage.spool.segments.append(FakeSegment([record_of(1), record_of(2)], damaged=3))
     stage.recorder.start()
     assert stage.has_stored(1)
     stage.recorder.close()
     assert stage.meter.lost == {"damaged": 3, "refused": 1}
-    assert stage.journal.segments == []
+    assert stage.spool.segments == []
 
 
 def test_a_stop_stores_what_there_is() -> None:
@@ -331,29 +331,29 @@ def test_a_stop_stores_what_there_is() -> None:
     stage.recorder.start()
     stage.put(*range(50))
     stage.recorder.close()
-    assert len(stage.ledger.stored) == 50
-    assert stage.journal.is_closed
-    assert stage.ledger.is_closed
+    assert len(stage.writer.stored) == 50
+    assert stage.spool.is_closed
+    assert stage.writer.is_closed
 
 
 def test_a_stop_does_not_wait_for_a_database_that_hangs() -> None:
     """Given a database that does not answer; when the worker stops; then it ends in time, its records on disk."""
     stage = Stage(stop_seconds=0.3)
-    stage.ledger.gate.clear()
+    stage.writer.gate.clear()
     stage.recorder.start()
     stage.put(1)
     stage.recorder.close()
-    assert [record.id for record in stage.journal.open] == ["req_gw_1"]
-    stage.ledger.gate.set()
+    assert [record.id for record in stage.spool.open] == ["req_gw_1"]
+    stage.writer.gate.set()
 
 
-def test_a_straggler_behind_the_stop_is_in_the_journal() -> None:
+def test_a_straggler_behind_the_stop_is_in_the_spool() -> None:
     """Given a request that ends while the worker already stops; then its record is written at once."""
     stage = Stage()
     stage.recorder.start()
     stage.recorder.close()
     stage.put(1)
-    assert [record.id for record in stage.journal.open] == ["req_gw_1"]
+    assert [record.id for record in stage.spool.open] == ["req_gw_1"]
 
 
 def test_a_straggler_that_finds_no_room_is_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -361,7 +361,7 @@ def test_a_straggler_that_finds_no_room_is_counted(caplog: pytest.LogCaptureFixt
     stage = Stage()
     stage.recorder.start()
     stage.recorder.close()
-    stage.journal.failure = OSError(errno.ENOSPC, "No space left on device")
+    stage.spool.failure = OSError(errno.ENOSPC, "No space left on device")
     stage.put(1)
     assert stage.meter.lost == {"journal_full": 1}
     assert "1 records are lost" in caplog.text
@@ -370,23 +370,23 @@ def test_a_straggler_that_finds_no_room_is_counted(caplog: pytest.LogCaptureFixt
 def test_a_stop_does_not_wait_for_a_disk_that_hangs() -> None:
     """Given a disk that takes a write and does not end it; when the worker stops; then it ends in time, and counts."""
     stage = Stage(stop_seconds=0.3)
-    stage.journal.gate.clear()
+    stage.spool.gate.clear()
     stage.recorder.start()
     stage.put(1)
     assert wait_until(lambda: not stage.recorder._queue, SOON_SECONDS)
     stage.put(2)
     stage.recorder.close()
     assert stage.meter.lost == {"journal_full": 1}
-    stage.journal.gate.set()
+    stage.spool.gate.set()
 
 
 def test_old_records_are_forgotten_in_batches() -> None:
     """Given more expired records than one batch; then all are forgotten, in several."""
     stage = Stage()
-    stage.ledger.expired = 1200
+    stage.writer.expired = 1200
     stage.recorder.start()
     stage.put(1)
-    assert wait_until(lambda: stage.ledger.forgotten == 1200, SOON_SECONDS)
+    assert wait_until(lambda: stage.writer.forgotten == 1200, SOON_SECONDS)
     stage.recorder.close()
 
 
@@ -400,13 +400,13 @@ def test_no_recorder_records_nothing() -> None:
 def test_what_a_full_disk_leaves_at_the_end_is_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Given a disk that takes nothing up to the end; then what is lost with the process is not lost in silence."""
     with running() as stage:
-        stage.journal.failure = OSError(errno.ENOSPC, "No space left on device")
+        stage.spool.failure = OSError(errno.ENOSPC, "No space left on device")
         stage.put(1, 2, 3)
     assert stage.meter.lost == {"journal_full": 3}
     assert "3 records are lost" in caplog.text
 
 
-def test_what_lies_in_the_journal_is_counted() -> None:
+def test_what_lies_in_the_spool_is_counted() -> None:
     """Given records, then each is counted when it is written down, and not before."""
     with running() as stage:
         stage.put(*range(5))

@@ -15,7 +15,7 @@ from collections.abc import Generator
 import trustme
 
 from gateway.access.authentication import Caller
-from gateway.keys.classification import Rests
+from gateway.keys.classification import Cooldowns
 from gateway.keys.failover import Course
 from gateway.relay.conversation import OneTurn
 from gateway.relay.interception import Interception
@@ -24,11 +24,11 @@ from gateway.relay.turn import TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import Pause, wait
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
 from gateway.upstream.watch import Watch
-from tests.unit.fakes import chronicle_of, pool_of
+from tests.unit.fakes import builder_of, pool_of
 from tests.unit.tiny_server import TinyServer, pem_of, server_tls, take_request
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -103,21 +103,21 @@ class Relayed:
     ) -> None:
         self._ours, self.their = socket.socketpair()
         self._upstream = Upstream(Route(upper.url, 5.0, 30.0, ca_pem=upper.ca_pem), read_idle_seconds)
-        watch, metrics, chronicle = Watch(self._ours, lifecycle), Metrics(), chronicle_of()
+        watch, metrics, builder = Watch(self._ours, lifecycle), Metrics(), builder_of()
         self.pace = Pace("req_gw_1", ping_seconds)
         turns = TurnMaker(
             self._upstream,
             pool_of(1),
             Caller(None, False),
             watch,
-            Narrator(metrics, chronicle),
+            Observer(metrics, builder),
             Course(),
-            Rests(60.0, 3600.0),
+            Cooldowns(60.0, 3600.0),
             read_idle_seconds,
         )
         call = Call("POST", "/v1/messages", [], b"{}", may_stream=True)
         self._running: Generator[Output, None, None] = Interception(
-            OneTurn(call), turns, self.pace, metrics, chronicle, 0.0
+            OneTurn(call), turns, self.pace, metrics, builder, 0.0
         ).run()
         self.is_over = False
         self.written: list[bytes] = []

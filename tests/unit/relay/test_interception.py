@@ -23,7 +23,7 @@ from gateway.upstream import Call, Reply
 from gateway.upstream.event_stream import EventStream
 from gateway.web.app import create_app
 from gateway.web.service import Gateway
-from tests.unit.fakes import FakeClock, chronicle_of
+from tests.unit.fakes import FakeClock, builder_of
 from tests.unit.loop_rig import FakeToolbox, Refusal, Rig, Streamed
 from tests.unit.messages_api import Answer, tool_use
 from tests.unit.tiny_server import Recorder, TinyServer
@@ -86,7 +86,7 @@ def interception_of(turns: FakeTurnMaker, metrics: Metrics) -> Interception:
     clock = FakeClock(0.0)
     call = Call("POST", "/v1/messages", [], b"{}", may_stream=True)
     pace = Pace("req_gw_1", 10.0, clock)
-    return Interception(OneTurn(call), cast(TurnMaker, turns), pace, metrics, chronicle_of(), 0.0, clock)
+    return Interception(OneTurn(call), cast(TurnMaker, turns), pace, metrics, builder_of(), 0.0, clock)
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_head_that_the_server_refuses_gives_its_place_back(answer: bytes) -> Non
 
 
 def test_stream_that_the_server_closes_unread_gives_its_place_back(gateway: Gateway) -> None:
-    """Given a stream whose head was taken, when the server closes it without reading any, then its place is free."""
+    """Given a stream whose head was taken, when the server closes it without reading any, then its slot is free."""
     answer = (
         create_app(gateway=gateway)
         .test_client()

@@ -114,7 +114,7 @@ def test_stream_that_makes_no_turn_ends_with_one_error(turn: int, change: Change
     assert words in error["message"]
     assert len(rig.toolbox.made) == turn
     assert rig.tool_calls().get(("now", "not_made"), 0) == ("never begun" not in words)
-    calls = rig.chronicle.finished(200).tool_calls
+    calls = rig.builder.finished(200).tool_calls
     assert [call.is_injected for call in calls] == [True] * len(calls), "the client was asked to call none"
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.access.authentication import Caller
 from gateway.access.credential import AuthHeader, Secret
-from gateway.keys.classification import LARGEST_JUDGED_BYTES, Rests
+from gateway.keys.classification import LARGEST_JUDGED_BYTES, Cooldowns
 from gateway.keys.failover import Course
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState
@@ -27,11 +27,11 @@ from gateway.relay.turn import Turn, TurnMaker
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import Pause, complete
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Narrator
+from gateway.telemetry.observer import Observer
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
 from gateway.upstream.watch import Watch
-from tests.unit.fakes import FakeClock, chronicle_of, pool_of
+from tests.unit.fakes import FakeClock, builder_of, pool_of
 from tests.unit.tiny_server import Recorder, TinyServer, take_request
 
 MESSAGE = b'{"type":"message","content":[]}'
@@ -80,9 +80,9 @@ def obtain(
     with TinyServer(script, Recorder(GOOD)) as server:
         upstream = Upstream(Route(server.url, 10.0, 30.0), 20.0)
         with closing(upstream):
-            narrator = Narrator(Metrics(), chronicle_of(caller=caller))
+            observer = Observer(Metrics(), builder_of(caller=caller))
             watch = Watch(None, lifecycle)
-            turns = TurnMaker(upstream, pool, caller, watch, narrator, Course(), Rests(60.0, 3600.0), 20.0, clock)
+            turns = TurnMaker(upstream, pool, caller, watch, observer, Course(), Cooldowns(60.0, 3600.0), 20.0, clock)
             call = Call("POST", "/v1/messages", [], b"{}", may_stream=may_stream)
             turning = turns.obtain(call, Pace("req_1", 10.0, clock))
             turn = complete(cast("Generator[Pause, None, Turn]", turning))  # nothing is shown
@@ -106,7 +106,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("script", [pytest.param(script, id=name) for name, script in BROKEN.items()])
 def test_a_refusal_whose_body_breaks_is_one_by_its_status(script: Script, lifecycle: Lifecycle) -> None:
-    """Given a 429 whose body cannot be read, then its key rests, and the next key answers."""
+    """Given a 429 whose body cannot be read, then its key cools down, and the next key answers."""
     turn, pool = obtain(script, lifecycle)
     assert turn.body == MESSAGE
     assert states(pool) == [KeyState.TEMPORARY, KeyState.VALID]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gateway.protocol.accumulator import INVALID_INPUT
 from gateway.protocol.errors import AuthenticationExhausted, RateLimited, Stopping, TurnLimitReached, UpstreamError
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.protocol.sse import PING
 from gateway.relay import tool_loop
 from gateway.relay.tool_loop import ToolPolicy
-from gateway.tools.toolbox import ToolOutcome
 from tests.unit.loop_rig import FakeToolbox, Ran, Refusal, Rig, said
 from tests.unit.messages_api import Answer, event, server_tool_use, text, thinking, tool_use
 from tests.unit.protocol.test_accumulator import accumulated, by_the_sdk

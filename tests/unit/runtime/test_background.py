@@ -96,10 +96,10 @@ def test_a_log_that_fails_ends_no_thread(begin, monkeypatch):
     assert wait_until(lambda: steps.count == 2, SOON_SECONDS)
 
 
-@pytest.mark.parametrize("rest_seconds", [None, NEVER_SECONDS], ids=["until-woken", "long"])
-def test_a_rest_ends_when_there_is_work(begin, rest_seconds):
+@pytest.mark.parametrize("pause_seconds", [None, NEVER_SECONDS], ids=["until-woken", "long"])
+def test_a_rest_ends_when_there_is_work(begin, pause_seconds):
     """Given a resting thread, when it is woken, then it takes one step and rests again."""
-    steps = Steps(rest_seconds)
+    steps = Steps(pause_seconds)
     thread = begin(steps)
     for count in (1, 2, 3):
         assert wait_until(lambda count=count: steps.count == count, SOON_SECONDS)

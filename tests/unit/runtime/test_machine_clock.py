@@ -19,7 +19,7 @@ from tests.unit.fakes import NOW, FakeClock, cool, keys_of, retire
 
 
 @pytest.mark.parametrize("set_by_seconds", [-3600, 3600, -2000 * 86400, 2000 * 86400])
-def test_wall_clock_that_is_set_changes_no_rest_and_no_lease(set_by_seconds):
+def test_wall_clock_that_is_set_changes_no_cooldown_and_no_lease(set_by_seconds):
     """Given a cooling, a tried and a retired key, when the wall clock is set, then what is left, and how long ago the
     marks were made, is the same; the page shows the marks' times by the clock that people see now."""
     clock, wall_clock = FakeClock(5000.0), FakeClock(NOW)

@@ -45,15 +45,15 @@ def test_a_worker_that_takes_anothers_place_takes_its_processor(fork):
     assert fork() == 7
 
 
-def test_no_two_workers_that_live_share_a_slot(fork):
-    """Given workers of which one ends, then each has a slot of its own, and the next takes the one that was left."""
+def test_no_two_workers_that_live_share_a_row(fork):
+    """Given workers of which one ends, then each has a row of its own, and the next takes the one that was left."""
     for _ in range(3):
         fork()
-    slots = [worker.slot for worker in fork.running.values()]
-    assert slots == [0, 1, 2]
+    rows = [worker.row for worker in fork.running.values()]
+    assert rows == [0, 1, 2]
     del fork.running[101]
     fork()
-    assert fork.running[102].slot == 1
+    assert fork.running[102].row == 1
 
 
 def test_a_worker_may_be_left_to_the_kernel(fork):

@@ -33,13 +33,18 @@ class Occupied:
         assert self.may_end.wait(SOON_SECONDS)
 
 
+def is_busy(pool: ThreadPool, number: int) -> bool:
+    """Whether so many threads are at work, now or soon."""
+    return wait_until(lambda: f" {number} busy" in repr(pool), SOON_SECONDS)
+
+
 def test_a_task_that_finds_every_thread_busy_has_its_turn_when_one_is_free(pool):
     """Given as many running tasks as threads, then one more waits, and runs once one of them ends, in its thread."""
     busy = [Occupied(), Occupied()]
     for task in busy:
         pool.submit(task)
     assert all(task.begun.wait(SOON_SECONDS) for task in busy)
-    assert pool.spare == 0
+    assert repr(pool) == "<ThreadPool 2 busy of 2>"
     late = Occupied()
     pool.submit(late)
     busy[0].may_end.set()
@@ -50,15 +55,15 @@ def test_a_task_that_finds_every_thread_busy_has_its_turn_when_one_is_free(pool)
     late.may_end.set()
 
 
-def test_the_thread_that_rested_last_goes_first(pool):
-    """Given two resting threads, then the next task is done by the one that was busy last."""
+def test_the_thread_that_was_busy_last_goes_first(pool):
+    """Given two idle threads, then the next task is done by the one that was busy last."""
     first, second = Occupied(), Occupied()
     for task in (first, second):
         pool.submit(task)
         assert task.begun.wait(SOON_SECONDS)
-    for spare, task in enumerate((second, first), start=1):
+    for busy, task in ((1, second), (0, first)):
         task.may_end.set()
-        assert wait_until(lambda spare=spare: pool.spare == spare, SOON_SECONDS)
+        assert is_busy(pool, busy)
     third = Occupied()
     pool.submit(third)
     assert third.begun.wait(SOON_SECONDS)
@@ -71,7 +76,8 @@ def test_tasks_that_do_not_overlap_are_one_thread_s(pool):
     threads = []
     for number in range(1, 4):
         pool.submit(lambda: threads.append(threading.current_thread()))
-        assert wait_until(lambda number=number: len(threads) == number and pool.spare == 2, SOON_SECONDS)
+        assert is_busy(pool, 0)
+        assert len(threads) == number
     assert len(set(threads)) == 1
 
 
@@ -80,7 +86,7 @@ def test_all_threads_begin_with_the_pool():
     before = set(threading.enumerate())
     pool = ThreadPool(3)
     begun = set(threading.enumerate()) - before
-    assert (len(begun), pool.spare) == (3, 3)
+    assert len(begun) == 3
     pool.shutdown()
     for thread in begun:
         thread.join(SOON_SECONDS)
@@ -114,7 +120,8 @@ def test_a_task_that_fails_costs_no_thread(pool, caplog, error):
 
     for _ in range(3):
         pool.submit(fail)
-    assert wait_until(lambda: caplog.text.count("a task failed") == 3 and pool.spare == 2, SOON_SECONDS)
+    assert is_busy(pool, 0)
+    assert caplog.text.count("a task failed") == 3
     task = Occupied()
     pool.submit(task)
     assert task.begun.wait(SOON_SECONDS)
@@ -122,18 +129,18 @@ def test_a_task_that_fails_costs_no_thread(pool, caplog, error):
 
 
 def test_shut_down_the_pool_lets_its_threads_go_and_begins_nothing():
-    """Given a resting and a busy thread, when the pool shuts down, then both end, and later tasks are not begun."""
+    """Given a idle and a busy thread, when the pool shuts down, then both end, and later tasks are not begun."""
     pool = ThreadPool(3)
-    resting, busy, late = Occupied(), Occupied(), Occupied()
-    for task in (resting, busy):
+    idle, busy, late = Occupied(), Occupied(), Occupied()
+    for task in (idle, busy):
         pool.submit(task)
         assert task.begun.wait(SOON_SECONDS)
-    resting.may_end.set()
-    assert wait_until(lambda: pool.spare == 2, SOON_SECONDS)
+    idle.may_end.set()
+    assert is_busy(pool, 1)
     pool.shutdown()
     pool.submit(late)
     busy.may_end.set()
-    for task in (resting, busy):
+    for task in (idle, busy):
         assert task.thread is not None
         task.thread.join(SOON_SECONDS)
         assert not task.thread.is_alive()

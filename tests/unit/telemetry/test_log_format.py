@@ -34,13 +34,13 @@ def record(message: str, *args: object, fields: dict[str, object] | None = None)
 
 def test_json_line_is_one_object_with_time_level_logger_and_process() -> None:
     """Given a record, when it is written as JSON, then time is UTC and the message has its arguments."""
-    line = JsonFormatter().format(record("key %s rests for %.1f s", "k0", 5.0))
+    line = JsonFormatter().format(record("key %s cools down for %.1f s", "k0", 5.0))
     assert json.loads(line) == {
         "time": "2027-01-15T08:00:00.250Z",
         "level": "warning",
         "logger": "gateway.some",
         "pid": 42,
-        "message": "key k0 rests for 5.0 s",
+        "message": "key k0 cools down for 5.0 s",
     }
 
 

@@ -17,7 +17,7 @@ from gateway.config.limit_rules import Limited, Limits, LimitUse
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.verdict import Concern
-from gateway.relay.interception import StreamOutcome
+from gateway.protocol.outcomes import STREAM_ENDINGS, Exhaustion, ToolOutcome
 from gateway.runtime.counts_folder import CountsFolder
 from gateway.server import master
 from gateway.telemetry.instruments import BoundedLabels
@@ -115,7 +115,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.key_transitions.labels("k0", "temporary").inc()
     metrics.key_looks.labels("k0", "accepted").inc()
     metrics.note_asked("messages/opus-4")
-    metrics.count_exhaustion("rate_limited")
+    metrics.count_exhaustion(Exhaustion.RATE_LIMITED)
     metrics.failover_attempts.observe(2)
     metrics.requests.labels("messages", "pooled", 200).inc()
     metrics.requests_inflight.labels("messages").inc()
@@ -125,7 +125,7 @@ def exercised(metrics: Metrics) -> Metrics:
     metrics.rejections.labels("not_found_error").inc()
     metrics.count_limit_refusal("concurrent", "token", "ann")
     metrics.usage.count(record_of(1, usage=(usage_of(price="default"),)))
-    metrics.count_tool_call("time", "now", "ok", 0.5)
+    metrics.count_tool_call("time", "now", ToolOutcome.OK, 0.5)
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-limit": "9"})
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-requests-remaining": "8"})
     metrics.waiting(3)
@@ -194,7 +194,8 @@ def limit(pool: Pool, number: int, scope: str, seconds: float) -> None:
 
 
 def test_cooldowns_are_told_for_each_scope():
-    """Given a key that is limited for one class, and two of a workspace, then rests have scopes, the sibling's too."""
+    """Given a key that is limited for one class, and two of a workspace, then cooldowns have scopes, the sibling's
+    too."""
     metrics, pool = Metrics(), pool_of(3)
     watch(metrics, statuses=pool.statuses)
     for key in pool.keys:
@@ -202,11 +203,11 @@ def test_cooldowns_are_told_for_each_scope():
     limit(pool, 0, "messages/opus-4", 5)
     limit(pool, 1, "messages/opus-4", 9)
 
-    def rest(key: str, scope: str) -> float | None:
+    def cooldown(key: str, scope: str) -> float | None:
         return value(metrics, "gateway_key_cooldown_seconds", key=key, scope=scope)
 
-    assert [rest(key, "messages/opus-4") for key in ("k0", "k1", "k2")] == [5, 9, 5]
-    assert [rest(key, "all") for key in ("k0", "k1", "k2")] == [0, 0, 0]
+    assert [cooldown(key, "messages/opus-4") for key in ("k0", "k1", "k2")] == [5, 9, 5]
+    assert [cooldown(key, "all") for key in ("k0", "k1", "k2")] == [0, 0, 0]
     assert value(metrics, "gateway_key_state", key="k2", state="temporary") == 1
 
 
@@ -343,7 +344,7 @@ def test_what_alerts_wait_for_is_shown_before_it_happens():
     assert value(fresh, "gateway_rejections_total", reason="overloaded_error") == 0
     assert value(fresh, "gateway_recorder_dropped_total", reason="queue_full") == 0
     ends = {dict(labels)["outcome"] for name, labels in samples(fresh) if name == "gateway_streams_ended_total"}
-    assert ends == {outcome.value for outcome in StreamOutcome}
+    assert ends == {ending.value for ending in STREAM_ENDINGS}
 
 
 def test_costs_add_up_by_model_and_by_who_asked():
@@ -371,7 +372,7 @@ def test_what_the_pool_does_not_pay_costs_nothing():
 
 
 def test_tokens_past_the_limit_count_as_other():
-    """Given more tokens than are kept apart, then what the rest uses and costs folds into `other`."""
+    """Given more tokens than are kept apart, then what the cooldown uses and costs folds into `other`."""
     metrics = Metrics()
     for number in range(1010):
         metrics.usage.count(record_of(1, token=f"t{number}", usage=(usage_of(cost_picodollars=10**12),)))
@@ -382,7 +383,7 @@ def test_tokens_past_the_limit_count_as_other():
 
 
 def test_models_past_the_limit_are_other():
-    """Given more models than are kept apart, as a hostile client may name, then the rest folds into `other`."""
+    """Given more models than are kept apart, as a hostile client may name, then the cooldown folds into `other`."""
     metrics = Metrics()
     for number in range(150):
         metrics.usage.count(record_of(number, usage=(usage_of(model=f"m{number}", input_tokens=1),)))
@@ -421,6 +422,7 @@ import sys
 import time
 from pathlib import Path
 from prometheus_client import generate_latest
+from gateway.protocol.outcomes import Exhaustion
 from gateway.telemetry.metrics import Metrics
 from gateway.runtime.shared_counts import SharedCounts
 from tests.unit.telemetry.test_metrics import exercised, watch
@@ -435,11 +437,11 @@ for line in sys.stdin:
 class WorkerProcess:
     """A process with its own Metrics, which it shares as gunicorn's workers do."""
 
-    def __init__(self, folder: Path, slot: int) -> None:
+    def __init__(self, folder: Path, row: int) -> None:
         root = Path(__file__).parents[3]
-        self.slot = slot
+        self.row = row
         self._process = subprocess.Popen(
-            [sys.executable, "-c", OBEY, str(folder), str(slot)],
+            [sys.executable, "-c", OBEY, str(folder), str(row)],
             env=os.environ | {"PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -543,7 +545,7 @@ def test_a_dead_worker_s_counts_are_kept_and_what_it_was_doing_is_not(worker):
             "metrics.settle()",
         )
     dead.kill()
-    worker.folder.forget_moment(dead.slot)
+    worker.folder.forget_moment(dead.row)
     page = alive.page()
     assert value_of(page, "gateway_requests_total", route="messages", credential="pooled", status="200") == 4
     assert value_of(page, "gateway_failover_attempts_count") == 2
@@ -558,7 +560,7 @@ def test_master_goes_on_whatever_has_become_of_the_counts(tmp_path, monkeypatch,
     folder.path.rename(tmp_path / "moved")
     folder.path.touch()
     monkeypatch.setattr(master, "_counts_folder", folder)
-    master.child_exit(None, SimpleNamespace(age=1, slot=0))
+    master.child_exit(None, SimpleNamespace(age=1, row=0))
     folder.end()
     assert "stays in /metrics" in caplog.text
 
@@ -586,7 +588,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     """Given workers that found no key one after the other, the later of which is dead, then the later time stands."""
     alive, dead = worker(), worker()
     for process in (alive, dead):
-        process.do("metrics.count_exhaustion('auth_failed')")
+        process.do("metrics.count_exhaustion(Exhaustion.AUTH_FAILED)")
     name = "gateway_pool_last_exhaustion_timestamp_seconds"
 
     def own(process: WorkerProcess) -> float | None:
@@ -596,7 +598,7 @@ def test_the_last_exhaustion_is_the_last_of_any_worker_dead_ones_included(worker
     earlier, later = own(alive), own(dead)
     assert earlier < later
     dead.kill()
-    worker.folder.forget_moment(dead.slot)
+    worker.folder.forget_moment(dead.row)
     page = alive.page()
     assert value_of(page, name, outcome="auth_failed") == later
     assert value_of(page, name, outcome="rate_limited") is None

@@ -12,11 +12,12 @@ from gateway.keys.failover import Course, walk
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
-from gateway.keys.verdict import Concern, Outcome, Verdict
+from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.outcomes import Outcome
 from gateway.records.interception_record import PassedOver
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Narrator
-from tests.unit.fakes import FakeAnswer, chronicle_of, keys_of, pool_of
+from gateway.telemetry.observer import Observer
+from tests.unit.fakes import FakeAnswer, builder_of, keys_of, pool_of
 
 OPUS = "messages/opus-4"
 LIMITED = Verdict(Outcome.RATE_LIMITED, 41.0, 429)
@@ -25,10 +26,10 @@ A1, A2, B1 = Place("org-a", "ws-1"), Place("org-a", "ws-2"), Place("org-b", "ws-
 TWO_OF_A_WORKSPACE = [("k0", "temporary", "scope"), ("k1", "temporary", "scope"), ("k2", "temporary", "siblings")]
 
 
-def narrator_of(metrics: Metrics | None = None) -> Narrator:
-    narrator = Narrator(metrics or Metrics(), chronicle_of())
-    narrator.walk_began(OPUS)
-    return narrator
+def observer_of(metrics: Metrics | None = None) -> Observer:
+    observer = Observer(metrics or Metrics(), builder_of())
+    observer.walk_began(OPUS)
+    return observer
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_line_of_a_mark_says_whom_it_concerns(state, verdict, said, caplog):
     """Given a mark, then its line in the log names the scope, or says that the workspace or organisation is meant."""
     (key,) = keys_of(1)
     with caplog.at_level(logging.INFO, "gateway.narrator"):
-        narrator_of().transitioned(key, state, verdict)
+        observer_of().transitioned(key, state, verdict)
     then = {
         KeyState.TEMPORARY: "then one request tries it",
         KeyState.PERMANENT: "it gets no requests until the upstream accepts it again or the operator enables it",
@@ -76,15 +77,15 @@ class StayingSession:
 
 def told_of(pool: Pool, course: Course, answers: Mapping[str, Verdict]) -> list[tuple[str, str, str]]:
     """The keys that a walk passes over: name, state, and whom the mark concerns."""
-    narrator = narrator_of()
+    observer = observer_of()
 
     def attempt(key: Key) -> Generator[None, None, tuple[FakeAnswer, Verdict]]:
         yield
         return FakeAnswer(key), answers.get(key.name, OK)
 
-    for _ in walk(pool, attempt, narrator, course):
+    for _ in walk(pool, attempt, observer, course):
         pass
-    passed_over: tuple[PassedOver, ...] = narrator.chronicle.finished(200).passed_over
+    passed_over: tuple[PassedOver, ...] = observer.builder.finished(200).passed_over
     return [(each.key, each.state, each.concern) for each in passed_over]
 
 
@@ -120,7 +121,7 @@ def test_limits_are_those_of_the_scope_and_the_scope_was_asked_for():
     """Given a walk's answer, then what it says of limits has the walk's scope, which counts as asked for."""
     metrics = Metrics()
     (key,) = keys_of(1)
-    narrator_of(metrics).answered(key, 200, {"anthropic-ratelimit-requests-limit": "9"})
+    observer_of(metrics).answered(key, 200, {"anthropic-ratelimit-requests-limit": "9"})
     page = metrics.render().decode()
     assert 'gateway_key_ratelimit_limit{key="k0",limit="requests",scope="messages/opus-4"} 9.0' in page
     assert 'gateway_scope_last_asked_timestamp_seconds{scope="messages/opus-4"}' in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.protocol.outcomes import Exhaustion
 from gateway.records.interception_record import Attempt, InterceptionRecord
 from gateway.telemetry.recent import MOST_EVENTS, NO_TOKEN, WINDOW_SECONDS, Event, Recent, RecentBoard, Traffic
 from tests.record_samples import record_of
@@ -121,7 +122,7 @@ def test_events_of_all_parts_are_told_latest_first(workers: Workers) -> None:
     workers.two.happened("is back", "k1")
     Recent(workers.board, 2, workers.clock).happened("the configuration was reloaded")
     workers.clock.advance(1)
-    workers.two.exhausted("rate_limited")
+    workers.two.exhausted(Exhaustion.RATE_LIMITED)
     assert [(event.at - NOW, event.key, event.what) for event in workers.one.events()] == [
         (1, "", "no key left: all cool down"),
         (0, "k1", "is back"),
@@ -134,22 +135,22 @@ def test_the_same_again_is_counted_instead_of_told_again(workers: Workers) -> No
     """Given a hundred requests without a key in two workers within a minute, then they are one event; later ones
     another."""
     for _ in range(50):
-        workers.one.exhausted("rate_limited")
-        workers.two.exhausted("rate_limited")
+        workers.one.exhausted(Exhaustion.RATE_LIMITED)
+        workers.two.exhausted(Exhaustion.RATE_LIMITED)
         workers.clock.advance(0.5)
     (event,) = workers.one.events()
     assert event == Event(NOW + 24.5, "no key left: all cool down", "", 100, NOW)
     workers.clock.advance(100)
-    workers.one.exhausted("rate_limited")
+    workers.one.exhausted(Exhaustion.RATE_LIMITED)
     assert [event.times for event in workers.one.events()] == [1, 100]
 
 
 def test_the_same_over_a_long_time_is_one_event_whoever_it_happened_to(workers: Workers) -> None:
     """Given a worker without a key for two minutes, and another that was just before, then they are one event."""
-    workers.one.exhausted("rate_limited")
+    workers.one.exhausted(Exhaustion.RATE_LIMITED)
     for _ in range(12):
         workers.clock.advance(10)
-        workers.two.exhausted("rate_limited")
+        workers.two.exhausted(Exhaustion.RATE_LIMITED)
     (event,) = workers.one.events()
     assert (event.times, event.first_at, event.at) == (13, NOW, NOW + 120)
 

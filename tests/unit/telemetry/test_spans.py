@@ -14,14 +14,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gateway.keys.verdict import Outcome, Verdict
+from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import ClientGone, Stopping, UpstreamError, UpstreamTimedOut
 from gateway.protocol.headers import Headers
 from gateway.protocol.messages import Tally
+from gateway.protocol.outcomes import Outcome, ToolOutcome
 from gateway.records.interception_record import Attempt, InterceptionRecord
 from gateway.telemetry.spans import NOT_TRACED, RequestTrace
 from gateway.telemetry.tracing import SpanTracing, Tracing
-from gateway.tools.toolbox import ToolOutcome
 from gateway.upstream import Call
 from tests.unit.loop_rig import FakeToolbox, Rig, said
 from tests.unit.messages_api import Answer, text, tool_use

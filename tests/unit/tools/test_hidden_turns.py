@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from gateway.protocol.outcomes import ToolOutcome
 from gateway.tools.splicer import Splicer
-from gateway.tools.toolbox import ToolOutcome
 from tests.unit.loop_rig import FakeToolbox, Rig, Streamed
 from tests.unit.messages_api import (
     Answer,

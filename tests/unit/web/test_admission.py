@@ -1,4 +1,4 @@
-"""Places for interceptions: never more than the limit, never lost; and what workers know of each other's."""
+"""Slots for interceptions: never more than the limit, never lost; and what workers know of each other's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.unit.fakes import FakeClock, race
 
 
 def test_places_are_given_up_to_the_limit_and_given_back():
-    """Given two places, when both are taken, then the third is refused until one is given back."""
+    """Given two slots, when both are taken, then the third is refused until one is given back."""
     admission = Admission(2)
     assert [admission.enter() for _ in range(3)] == [True, True, False]
     assert repr(admission) == "<Admission 2/2>"
@@ -22,12 +22,12 @@ def test_places_are_given_up_to_the_limit_and_given_back():
 
 
 def test_no_limit_no_place():
-    """Given no places at all, then everyone is refused."""
+    """Given no slots at all, then everyone is refused."""
     assert not Admission(0).enter()
 
 
 def test_a_rush_gets_exactly_the_places_there_are():
-    """Given 64 threads at a barrier and 10 places, then 10 enter."""
+    """Given 64 threads at a barrier and 10 slots, then 10 enter."""
     admission = Admission(10)
     assert sum(race(64, lambda _: admission.enter())) == 10
     assert admission.taken == 10
@@ -54,11 +54,11 @@ def test_storm_of_comings_and_goings_loses_no_place():
     assert admission.taken == 0
 
 
-def worker(board: Board, slot: int, limit: int, places: int = 0) -> Admission:
-    """A worker that accepts connections and has given so many of its places."""
-    admission = Admission(limit, board, slot)
+def worker(board: Board, row: int, limit: int, slots: int = 0) -> Admission:
+    """A worker that accepts connections and has given so many of its slots."""
+    admission = Admission(limit, board, row)
     admission.announce(True)
-    for _ in range(places):
+    for _ in range(slots):
         assert admission.enter()
     return admission
 
@@ -75,17 +75,17 @@ def worker(board: Board, slot: int, limit: int, places: int = 0) -> Admission:
     ],
 )
 def test_a_full_worker_yields_while_another_has_room(own, others, should_yield):
-    """Given workers with two places each, then one leaves new connections to others only if it is full and they are
+    """Given workers with two slots each, then one leaves new connections to others only if it is full and they are
     not: a refusal must come from somebody."""
     board = Board()
     admission = worker(board, 1, 2, own)
-    for slot, places in enumerate(others, start=2):
-        worker(board, slot, 2, places)
+    for row, slots in enumerate(others, start=2):
+        worker(board, row, 2, slots)
     assert admission.should_yield(0) is should_yield
 
 
 def test_a_worker_s_own_places_are_nobody_else_s():
-    """Given one worker with places left, then others see room and it does not."""
+    """Given one worker with slots left, then others see room and it does not."""
     board = Board()
     worker(board, 1, 2)
     assert not board.others_have_room(1)
@@ -93,7 +93,7 @@ def test_a_worker_s_own_places_are_nobody_else_s():
 
 
 def test_room_comes_and_goes_with_the_places():
-    """Given a full worker, then it yields from when another has a place given back, until that is taken again."""
+    """Given a full worker, then it yields from when another has a slot given back, until that is taken again."""
     board = Board()
     full, other = worker(board, 1, 1, 1), worker(board, 2, 1, 1)
     assert not full.should_yield(0)
@@ -130,7 +130,7 @@ def test_a_worker_that_accepts_nobody_has_no_room():
 
 
 def test_a_dead_worker_s_places_are_no_room():
-    """Given a worker with places left, when the master notes that it has ended, then nobody yields to it."""
+    """Given a worker with slots left, when the master notes that it has ended, then nobody yields to it."""
     board = Board()
     full = worker(board, 1, 1, 1)
     worker(board, 2, 1)
@@ -140,7 +140,7 @@ def test_a_dead_worker_s_places_are_no_room():
 
 
 def test_a_worker_whose_main_loop_stands_still_has_no_room():
-    """Given a worker that is stopped (SIGSTOP) with places left, when some seconds have gone by, then nobody yields to
+    """Given a worker that is stopped (SIGSTOP) with slots left, when some seconds have gone by, then nobody yields to
     it; when it goes on, it has room again."""
     clock = FakeClock()
     board = Board(clock)
@@ -157,7 +157,7 @@ def test_a_worker_whose_main_loop_stands_still_has_no_room():
 
 
 def test_workers_that_are_forked_see_each_other_s_places():
-    """Given a board made before the fork, when another process notes its places, then this one sees them."""
+    """Given a board made before the fork, when another process notes its slots, then this one sees them."""
     board = Board()
     full = worker(board, 1, 1, 1)
     assert not full.should_yield(0)
@@ -174,12 +174,12 @@ def test_workers_that_are_forked_see_each_other_s_places():
     ("taken", "at_hand", "should_yield"),
     [
         pytest.param(1, 3, True, id="those-on-their-way-fill-it"),
-        pytest.param(1, 2, False, id="one-place-is-left"),
+        pytest.param(1, 2, False, id="one-slot-is-left"),
         pytest.param(3, 0, True, id="it-is-full"),
     ],
 )
 def test_requests_on_their_way_to_a_place_count(taken, at_hand, should_yield):
-    """Given requests that have come and have no place yet, then they count as if they had one."""
+    """Given requests that have come and have no slot yet, then they count as if they had one."""
     board = Board()
     admission = worker(board, 1, 3, taken)
     worker(board, 2, 3)

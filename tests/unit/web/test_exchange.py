@@ -174,7 +174,7 @@ def test_what_fails_upstream_is_settled_too(tmp_path: Path, path: str, own: bool
     ],
 )
 def test_refused_request_gives_its_place_back(tmp_path: Path, error: GatewayError, kind: str) -> None:
-    """Given a limit that refuses; then nothing goes upstream, nothing is settled or recorded, and the place is free."""
+    """Given a limit that refuses; then nothing goes upstream, nothing is settled or recorded, and the slot is free."""
     limiter, sink = CountingLimiter(error), Sink()
     gateway = limited_gateway(limiter, tmp_path, "http://127.0.0.1:1")
     gateway.recorder = sink
@@ -212,7 +212,7 @@ def test_bug_in_the_books_leaves_nothing_running(
     limiter = CountingLimiter(is_broken=what == "settle")
     gateway = limited_gateway(limiter, tmp_path, "http://127.0.0.1:1")
     if what == "record":
-        monkeypatch.setattr("gateway.records.record_builder.Chronicle.finished", fail)
+        monkeypatch.setattr("gateway.records.record_builder.RecordBuilder.finished", fail)
     assert limited_ask(gateway).status_code == 502
     assert (limiter.settled, gateway.admission.taken) == ([(0, 0)], 0)
     assert ("its record is lost" in caplog.text) == (what == "record")

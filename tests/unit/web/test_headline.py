@@ -212,7 +212,7 @@ def test_headline_says_of_the_keys_what_is_wrong_and_what_to_do(count, acts, sec
         pytest.param(
             {"inflight": 24, "inflight_limit": 24},
             BAD,
-            "The gateway is full: all 24 places are taken, and more are refused (529).",
+            "The gateway is full: all 24 slots are taken, and more are refused (529).",
             id="full",
         ),
         pytest.param(

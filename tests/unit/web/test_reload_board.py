@@ -67,9 +67,9 @@ def test_one_worker_hears_that_all_have_followed() -> None:
     """Given three workers, when a reload is published, then only the last to have it hears so, and only once."""
     board = ReloadBoard()
     board.publish(OLD)
-    assert [board.follow(slot, OLD) for slot in (0, 1, 2)] == [False, False, False], "a start is no reload"
+    assert [board.follow(row, OLD) for row in (0, 1, 2)] == [False, False, False], "a start is no reload"
     board.publish(NEW, {0, 1, 2})
-    assert [board.follow(slot, NEW) for slot in (1, 0, 2, 1)] == [False, False, True, False]
+    assert [board.follow(row, NEW) for row in (1, 0, 2, 1)] == [False, False, True, False]
 
 
 def test_worker_that_has_an_older_configuration_is_waited_for() -> None:
@@ -94,4 +94,4 @@ def test_reload_without_a_change_is_told_once() -> None:
     board = ReloadBoard()
     for _ in range(2):
         board.publish(NEW, {0, 1})
-        assert [board.follow(slot, NEW) for slot in (0, 1)].count(True) == 1
+        assert [board.follow(row, NEW) for row in (0, 1)].count(True) == 1

@@ -9,7 +9,7 @@ from tests.unit.fakes import FakeClock
 
 
 def test_board_knows_who_came_to_serve():
-    """Given workers in two slots, then the board knows of the latest in each, and of the latest of all."""
+    """Given workers in two rows, then the board knows of the latest in each, and of the latest of all."""
     board = StartBoard()
     assert board.latest == 0
     assert not board.has_served(0, 1)

@@ -14,6 +14,7 @@ from gateway.config.mcp_servers import mcp_servers
 from gateway.config.settings import Settings
 from gateway.keys.pool import Pool
 from gateway.keys.store import MemoryStore
+from gateway.protocol.outcomes import Exhaustion
 from gateway.web.headline import Tone
 from gateway.web.service import Gateway
 from gateway.web.status import Counts, Limit, Records, status_of
@@ -46,11 +47,12 @@ def test_rows_are_bad_keys_first(gateway, clock):
         (1, "cooling down", "limited", WARNING),
         (3, "valid", "", GOOD),
     ]
-    assert (rows[1].status.remaining_seconds, rows[1].rest_seconds) == (20, 30)
+    assert (rows[1].status.remaining_seconds, rows[1].cooldown_seconds) == (20, 30)
 
 
 def test_which_gateway_it_is(clock):
-    """Given a gateway with a name, and one without, then the page has the name, or else the host's, and the rest."""
+    """Given a gateway with a name, and one without, then the page has the name, or else the host's, and the
+    cooldown."""
     named, unnamed = (Gateway(Settings(name=name), MemoryStore(), clock, clock) for name in ("blue", None))
     clock.advance(90)
     identity = status_of(named, "10.0.0.7:8080").gateway
@@ -87,7 +89,7 @@ def test_data_says_what_the_page_says(gateway, clock):
     pool = gateway.configuration.pool
     retire(pool, 1)
     cool(pool, 0, 30)
-    gateway.metrics.count_exhaustion("rate_limited")
+    gateway.metrics.count_exhaustion(Exhaustion.RATE_LIMITED)
     clock.advance(10)
     data = json.loads(json.dumps(as_data(status_of(gateway, "a:1"))))
     assert (data["state"], data["headline"].split(":")[0]) == ("warning", "k1 was refused (401) 10 s ago")
@@ -104,7 +106,7 @@ def test_data_says_what_the_page_says(gateway, clock):
 
 
 def test_a_key_on_trial_is_no_full_member_yet(gateway, clock):
-    """Given a key whose rest is over and that nobody has tried since, then its row says so."""
+    """Given a key whose cooldown is over and that nobody has tried since, then its row says so."""
     cool(gateway.configuration.pool, 0, 30)
     clock.advance(31)
     row = status_of(gateway).keys[0]
@@ -131,7 +133,7 @@ def test_counts_are_those_of_the_metrics(gateway):
     metrics.note_rate_limits("k0", "models", {"anthropic-ratelimit-input-tokens-remaining": "250"})
     metrics.requests_inflight.labels("messages").inc(3)
     metrics.streams_ended.labels("truncated").inc(4)
-    metrics.count_exhaustion("rate_limited")
+    metrics.count_exhaustion(Exhaustion.RATE_LIMITED)
     status = status_of(gateway)
     row = status.keys[0]
     assert (row.answered, row.failovers) == (7, (("rate limited", 2), ("unauthorized", 1)))

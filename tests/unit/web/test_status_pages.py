@@ -94,7 +94,7 @@ def test_only_an_operator_sees_the_page(client, path, headers, status):
 
 
 def test_the_page_asks_a_browser_for_a_password_and_its_script_does_not(client):
-    """Given no token, then only the page itself has a challenge: a poll must not open a dialogue over and over."""
+    """Given no token, then only the page itself has a challenge: a poll must not open a dialog over and over."""
     assert client.get("/status").headers["www-authenticate"].startswith('Basic realm="')
     assert "www-authenticate" not in client.get("/status/live").headers
     assert "www-authenticate" not in client.get("/status", headers=password(USER)).headers
@@ -224,8 +224,8 @@ def test_no_secret_is_on_the_page(client, path):
 
 
 def test_a_resting_key_shows_reason_and_countdown(client):
-    """Given a key that rests, then its row says why and since when, and has the seconds for the script to count; so has
-    the headline."""
+    """Given a key that cools down, then its row says why and since when, and has the seconds for the script to count;
+    so has the headline."""
     gateway = client.application.extensions["gateway"]
     cool(gateway.configuration.pool, 0, 90)
     page = client.get("/status/live", headers=password(OPERATOR)).get_data(as_text=True)

@@ -16,10 +16,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.records.database import Database, DatabaseLedger, Reader
-from gateway.records.forwarder import LedgerLost, LedgerUnavailable
+from gateway.records.database import Database, DatabaseWriter, Reader
+from gateway.records.forwarder import ConnectionLost, DatabaseUnavailable
 from gateway.records.recorder import Recorder
-from gateway.records.spool import FileJournal
+from gateway.records.spool import FileSpool
 from tests.full_disk import SmallDisk
 from tests.harness import wait_until
 from tests.record_samples import NOW, record_of
@@ -51,13 +51,13 @@ def path(postgres: PostgresServer) -> Iterator[SilentPath]:
 
 
 class Recording:
-    """A recorder on a real journal and a real database."""
+    """A recorder on a real spool and a real database."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
         self.meter = FakeMeter()
-        self._journal = FileJournal(folder)
-        self.recorder = Recorder(self._journal, lambda: ledger_of(url), self.meter)
+        self._spool = FileSpool(folder)
+        self.recorder = Recorder(self._spool, lambda: writer_of(url), self.meter)
         self.recorder.start()
 
     def put(self, *numbers: int) -> None:
@@ -85,8 +85,8 @@ def recording(tmp_path: Path) -> Iterator[Callable[[str], Recording]]:
         each.close()
 
 
-def ledger_of(url: str) -> DatabaseLedger:
-    return DatabaseLedger(Database(url), 30, lambda: NOW)
+def writer_of(url: str) -> DatabaseWriter:
+    return DatabaseWriter(Database(url), 30, lambda: NOW)
 
 
 def ids_in(url: str) -> set[str]:
@@ -108,7 +108,7 @@ def read(url: str) -> list[Any]:
         return list(Reader(database).find("req_gw_1"))
 
 
-def rid_of_waiting(work: Callable[[], object]) -> LedgerUnavailable:
+def rid_of_waiting(work: Callable[[], object]) -> DatabaseUnavailable:
     """The work gives up by itself; what it says."""
     outcome: list[BaseException] = []
 
@@ -123,7 +123,7 @@ def rid_of_waiting(work: Callable[[], object]) -> LedgerUnavailable:
     thread.join(SOON_SECONDS)
     assert not thread.is_alive()
     [error] = outcome
-    assert isinstance(error, LedgerUnavailable), repr(error)
+    assert isinstance(error, DatabaseUnavailable), repr(error)
     return error
 
 
@@ -134,10 +134,10 @@ def rid_of_waiting(work: Callable[[], object]) -> LedgerUnavailable:
 def test_a_stopped_server_ends_every_step_and_is_used_again(postgres: PostgresServer) -> None:
     """Given a PostgreSQL that is stopped in use; then writing, forgetting, connecting and reading give up, told so."""
     url = postgres.new_database()
-    with closing(ledger_of(url)) as writing, closing(ledger_of(url)) as forgetting, closing(Database(url)) as reading:
-        for ledger in (writing, forgetting):
-            ledger.prepare()
-            ledger.write([record_of(1)])
+    with closing(writer_of(url)) as writing, closing(writer_of(url)) as forgetting, closing(Database(url)) as reading:
+        for writer in (writing, forgetting):
+            writer.prepare()
+            writer.write([record_of(1)])
         reading.prepare_to_read()
         Reader(reading).find("req_gw_1")
         postgres.pause()
@@ -150,7 +150,7 @@ def test_a_stopped_server_ends_every_step_and_is_used_again(postgres: PostgresSe
             assert [str(error) for error in told] == [
                 f"the server has not answered for {STEP_SECONDS:g} s; the connection is given up"
             ] * 3
-            assert not any(isinstance(error, LedgerLost) for error in told)
+            assert not any(isinstance(error, ConnectionLost) for error in told)
             assert "could not be connected to" in str(rid_of_waiting(writing.prepare))
             assert "could not be connected to" in str(rid_of_waiting(lambda: read(url)))
             writing.close()
@@ -161,9 +161,9 @@ def test_a_stopped_server_ends_every_step_and_is_used_again(postgres: PostgresSe
     assert ids_in(url) == {"req_gw_1", "req_gw_2"}
 
 
-def is_ready(ledger: DatabaseLedger) -> bool:
-    with suppress(LedgerUnavailable):
-        ledger.prepare()
+def is_ready(writer: DatabaseWriter) -> bool:
+    with suppress(DatabaseUnavailable):
+        writer.prepare()
         return True
     return False
 
@@ -261,15 +261,15 @@ def test_a_path_that_is_silent_from_the_start_is_told(
 def test_a_sqlite_that_stays_locked_is_given_up(tmp_path: Path) -> None:
     """Given another process that holds the database; then every step ends, and says why."""
     url = f"sqlite:///{tmp_path / 'records.db'}"
-    with closing(ledger_of(url)) as ledger, closing(sqlite3.connect(tmp_path / "records.db")) as other:
-        ledger.prepare()
-        ledger.write([record_of(1)])
+    with closing(writer_of(url)) as writer, closing(sqlite3.connect(tmp_path / "records.db")) as other:
+        writer.prepare()
+        writer.write([record_of(1)])
         other.execute("BEGIN EXCLUSIVE")
-        for work in (lambda: ledger.write([record_of(2)]), lambda: ledger.forget(1), ledger.prepare, lambda: read(url)):
+        for work in (lambda: writer.write([record_of(2)]), lambda: writer.forget(1), writer.prepare, lambda: read(url)):
             assert "locked" in str(rid_of_waiting(work))
         other.rollback()
-        assert is_ready(ledger)
-        ledger.write([record_of(2)])
+        assert is_ready(writer)
+        writer.write([record_of(2)])
     assert ids_in(url) == {"req_gw_1", "req_gw_2"}
 
 
@@ -324,7 +324,7 @@ def test_an_idle_time_out_of_the_server_is_a_lost_connection(
     with closing(Database(url)) as database:
         if not is_in_transaction:
             wait_for_end(ask(database))
-        with pytest.raises(LedgerLost):
+        with pytest.raises(ConnectionLost):
             ask(database, wait_for_end if is_in_transaction else lambda pid: None)
         ask(database)
     assert "Traceback" not in caplog.text
@@ -369,9 +369,9 @@ def test_other_encodings_hold_what_they_can(postgres: PostgresServer, encoding: 
     A text that it cannot hold is refused for good, and no others with it.
     """
     url = _database_of(postgres, encoding)
-    with closing(ledger_of(url)) as ledger:
-        ledger.prepare()
-        assert ledger.write([record_of(1), record_of(2, token="\N{GRINNING FACE}")]) == 1
+    with closing(writer_of(url)) as writer:
+        writer.prepare()
+        assert writer.write([record_of(1), record_of(2, token="\N{GRINNING FACE}")]) == 1
     assert read(url) == [record_of(1)]
 
 
@@ -388,9 +388,9 @@ def test_a_client_encoding_that_is_set_elsewhere_changes_nothing(
     else:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET client_encoding = 'SQL_ASCII'")
-    with closing(ledger_of(url)) as ledger:
-        ledger.prepare()
-        assert ledger.write([record_of(1, token="Zoë")]) == 0
+    with closing(writer_of(url)) as writer:
+        writer.prepare()
+        assert writer.write([record_of(1, token="Zoë")]) == 0
     assert read(url) == [record_of(1, token="Zoë")]
 
 
@@ -410,16 +410,16 @@ def test_a_schema_table_that_says_nothing_is_told_with_what_to_do(
     url = f"sqlite:///{tmp_path / 'records.db'}"
     if kind == "postgresql":
         url = request.getfixturevalue("postgres").new_database()
-    with closing(ledger_of(url)) as ledger:
-        ledger.prepare()
+    with closing(writer_of(url)) as writer:
+        writer.prepare()
     if kind == "postgresql":
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(statement)
     else:
         with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as database:
             database.execute(statement)
-    with closing(ledger_of(url)) as ledger:
-        for work in (ledger.prepare, lambda: read(url)):
+    with closing(writer_of(url)) as writer:
+        for work in (writer.prepare, lambda: read(url)):
             told = str(rid_of_waiting(work))
             assert "gateway_schema must hold one row" in told
             assert word in told
@@ -476,7 +476,7 @@ def test_what_is_removed_behind_a_commit_is_stored_again(tmp_path: Path) -> None
     url = f"sqlite:///{tmp_path / 'records.db'}"
     with closing(Database(url)) as database:
         database.prepare()
-        with pytest.raises(LedgerLost), database.transaction():
+        with pytest.raises(ConnectionLost), database.transaction():
             (tmp_path / "records.db").unlink()
 
 
@@ -490,23 +490,23 @@ def test_sqlite_maps_no_file_into_memory(tmp_path: Path) -> None:
     """
     file = tmp_path / "records.db"
     url = f"sqlite:///{file}"
-    with closing(ledger_of(url)) as ledger:
-        ledger.prepare()
+    with closing(writer_of(url)) as writer:
+        writer.prepare()
     with closing(sqlite3.connect(file)) as before:
         before.execute("PRAGMA journal_mode=WAL")
         before.execute("UPDATE gateway_schema SET version = version")
         before.commit()
         assert (tmp_path / "records.db-shm").exists()
-    with closing(ledger_of(url)) as ledger:
-        ledger.prepare()
-        ledger.write([record_of(1)])
+    with closing(writer_of(url)) as writer:
+        writer.prepare()
+        writer.write([record_of(1)])
         assert str(tmp_path) not in Path("/proc/self/maps").read_text()
         assert not (tmp_path / "records.db-shm").exists()
         assert read(url) == [record_of(1)]
 
 
 def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: pytest.LogCaptureFixture) -> None:
-    """Given a disk that is full of both the journal and the database; then records wait in memory, and none is lost."""
+    """Given a disk that is full of both the spool and the database; then records wait in memory, and none is lost."""
     caplog.set_level(logging.INFO)
     url = f"sqlite:///{small_disk.folder / 'records.db'}"
     running = Recording(url, small_disk.folder / "journal")
@@ -515,11 +515,11 @@ def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: py
         assert running.is_stored(9)
         small_disk.fill()
         running.put(*range(10, 500))
-        assert wait_until(lambda: "the journal cannot be written to: No space left" in caplog.text, SOON_SECONDS)
+        assert wait_until(lambda: "the spool cannot be written to: No space left" in caplog.text, SOON_SECONDS)
         assert running.meter.lost == {}
         small_disk.free()
         assert wait_until(lambda: len(ids_in(url)) == 500, SOON_SECONDS)
-        assert "the journal can be written to again" in caplog.text
+        assert "the spool can be written to again" in caplog.text
         assert running.meter.lost == {}
     finally:
         running.close()
@@ -528,7 +528,7 @@ def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: py
 def test_a_database_on_a_full_disk_is_told_and_has_all_in_the_end(
     small_disk: SmallDisk, recording: Callable[[str], Recording], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Given a disk that is full of the database alone; then records wait in the journal, and all are stored later."""
+    """Given a disk that is full of the database alone; then records wait in the spool, and all are stored later."""
     url = f"sqlite:///{small_disk.folder / 'records.db'}"
     running = recording(url)
     running.put(0)

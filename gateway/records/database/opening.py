@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from gateway.records.database.schema import SCHEMA_VERSION, migrate, version_of
 from gateway.records.database.sqlite import SqliteFile
-from gateway.records.forwarder import LedgerLost, LedgerUnavailable
+from gateway.records.forwarder import ConnectionLost, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _SCHEMA_LOCK = 0x6D67_7265_636F_7264
 
 
-class RecordRefused(LedgerUnavailable):
+class RecordRefused(DatabaseUnavailable):
     """The database is well, but will not have a value that it was given."""
 
 
@@ -62,7 +62,7 @@ class Database:
         return str(self._file.path) if self._file is not None else self._shown
 
     def prepare(self) -> None:
-        """Connect, and bring the schema up to date, once. Raises LedgerUnavailable.
+        """Connect, and bring the schema up to date, once. Raises DatabaseUnavailable.
 
         Any number of processes may do so at once: one of them changes the schema, the others wait.
         """
@@ -78,24 +78,24 @@ class Database:
         self._is_prepared = True
 
     def prepare_to_read(self) -> None:
-        """See that there is something to read. Raises LedgerUnavailable."""
+        """See that there is something to read. Raises DatabaseUnavailable."""
         if self._file is not None:
             self._file.is_writer = False
             if not self._file.path.exists():
-                raise LedgerUnavailable(f"nothing has been recorded yet: there is no {self.place}")
+                raise DatabaseUnavailable(f"nothing has been recorded yet: there is no {self.place}")
         with self.transaction() as connection:
             self._refuse_newer(connection)
             version = version_of(connection)
         if version == 0:
-            raise LedgerUnavailable(f"nothing has been recorded yet: {self.place} holds no records")
+            raise DatabaseUnavailable(f"nothing has been recorded yet: {self.place} holds no records")
         if version < SCHEMA_VERSION:
-            raise LedgerUnavailable(
+            raise DatabaseUnavailable(
                 f"the database has schema {version} and this program's is {SCHEMA_VERSION}: start the gateway once, "
                 "to bring it up to date"
             )
 
     def try_out(self, data_folder: Path) -> None:
-        """See that a gateway could use it, and change nothing. Raises LedgerUnavailable.
+        """See that a gateway could use it, and change nothing. Raises DatabaseUnavailable.
 
         `data_folder` may be missing: a gateway makes it when it starts.
         """
@@ -113,7 +113,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction. Raises LedgerUnavailable, after which it has not happened, or nobody knows whether it has;
+        """A transaction. Raises DatabaseUnavailable, after which it has not happened, or nobody knows whether it has;
         and RecordRefused, after which it has not.
         """
         try:
@@ -125,9 +125,9 @@ class Database:
             raise RecordRefused(type(error).__name__) from None
         except (SQLAlchemyError, OSError) as error:
             self._forget_connection()
-            kind = LedgerLost if _is_cut(error) else LedgerUnavailable
+            kind = ConnectionLost if _is_cut(error) else DatabaseUnavailable
             raise kind(self._words(error)) from None  # its text may quote what was to be stored
-        except LedgerUnavailable:
+        except DatabaseUnavailable:
             self._forget_connection()
             raise
 
@@ -163,19 +163,19 @@ class Database:
         self._engine.dispose()
 
     def _see_file(self) -> None:
-        """Raise LedgerLost if a database in a file is not there any more, or another one is."""
+        """Raise ConnectionLost if a database in a file is not there any more, or another one is."""
         if self._file is None:
             return
         try:
             self._file.see()
-        except LedgerLost as error:
+        except ConnectionLost as error:
             log.warning("%s: what it held is not in the one that is used from now on", error)
             raise
 
     def _refuse_newer(self, connection: Connection) -> None:
         version = version_of(connection)
         if version > SCHEMA_VERSION:
-            raise LedgerUnavailable(
+            raise DatabaseUnavailable(
                 f"the database has schema {version}, and this program knows no schema after {SCHEMA_VERSION}; "
                 "a newer gateway has used it"
             )
@@ -192,12 +192,12 @@ class Database:
 
 
 def _refuse_without_rights(connection: Connection) -> None:
-    """Raise LedgerUnavailable if this user may not make tables where a gateway would make them."""
+    """Raise DatabaseUnavailable if this user may not make tables where a gateway would make them."""
     user, schema, may_create = connection.execute(
         text("SELECT current_user, current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
     ).one()
     if not may_create:
-        raise LedgerUnavailable(f"its user {user} may not make tables in the schema {schema or 'of the database'}")
+        raise DatabaseUnavailable(f"its user {user} may not make tables in the schema {schema or 'of the database'}")
 
 
 def _is_cut(error: Exception) -> bool:

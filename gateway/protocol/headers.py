@@ -118,11 +118,17 @@ def from_environ(environ: Mapping[str, object]) -> Headers:
     headers: Headers = []
     for name, value in environ.items():
         if name.startswith("HTTP_") and isinstance(value, str):
-            headers.append((name[5:].replace("_", "-").lower(), value))
+            headers.append((_header_name(name), value))
     content_type = environ.get("CONTENT_TYPE")
     if isinstance(content_type, str) and content_type:
         headers.append(("content-type", content_type))
     return headers
+
+
+@lru_cache(maxsize=512)
+def _header_name(variable: str) -> str:
+    """The header that a CGI variable stands for."""
+    return variable[5:].replace("_", "-").lower()
 
 
 def for_upstream(headers: Headers, dropped: Patterns = ()) -> Headers:

@@ -28,11 +28,13 @@ class _Used(NamedTuple):
     cache_write: Counter
 
     def add(self, used: TurnUsage) -> None:
-        """Count an inference."""
+        """Count an inference. Each count takes a lock, and many are zero."""
         self.input.inc(used.input_tokens)
         self.output.inc(used.output_tokens)
-        self.cache_read.inc(used.cache_read_tokens)
-        self.cache_write.inc(used.cache_write_tokens)
+        if used.cache_read_tokens:
+            self.cache_read.inc(used.cache_read_tokens)
+        if used.cache_write_tokens:
+            self.cache_write.inc(used.cache_write_tokens)
 
 
 class UsageCounters:

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-events bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-walk        the cost of a walk and a mark with each store"
 	@echo "make bench-recorder    what recording costs a request"
 	@echo "make bench-against REV=...  CPU per request beside an earlier commit's"
+	@echo "make bench-events      what an event of a stream costs, in time and in instructions"
 	@echo "make bench-limits REV=...   CPU per request for prices and limits, beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
 	@echo "make check      stray files, formatting, lint, types; what deploy/ holds; the documentation"
@@ -73,6 +74,10 @@ bench-workers: venv-dev
 bench-against: venv-dev
 	@sh scripts/need.sh wrk:wrk
 	@.venv/bin/python -m bench.against $(REV)
+
+bench-events: venv-dev
+	@sh scripts/need.sh valgrind:valgrind
+	@.venv/bin/python -m bench.events
 
 bench-limits: venv-dev
 	@sh scripts/need.sh wrk:wrk

@@ -1,9 +1,8 @@
-"""What an event of a stream costs the gateway, counted: `python -m bench.events STREAMS ROUNDS`.
+"""What an event of a stream costs the gateway: `make bench-events`.
 
-In this process, without gunicorn's loop: so many streams are open through the application, the poller and real sockets;
-in each round the upstream sends every stream one event, and the poller passes it on. For counting instructions under
-valgrind (`--tool=callgrind`), and for looking where they go. With `TIMED=1` it prints the time of an event instead, what
-this file itself needs for sending and reading included.
+In one process, without gunicorn's loop: so many streams are open through the application, the poller and real sockets.
+In each round the upstream sends every stream one event, and the poller passes it on. Told are an event's time, that
+of sending it and of reading it at its end included, and its instructions, as valgrind counts them.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import socket
+import subprocess
 import sys
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
@@ -97,47 +97,64 @@ def environ(client: ClientSocket) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Open the streams, and send so many events to each."""
-    count, rounds = int(sys.argv[1]), int(sys.argv[2])
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    settings = {"GATEWAY_API_KEYS": "sk-a", "HOME": "/nonexistent", "GATEWAY_UPSTREAM_URL": url}
-    settings["GATEWAY_MAX_REQUESTS"] = str(count)
-    gateway = Gateway(load_settings(settings, lambda _: b""))
-    gateway.lifecycle.serve()
-    application = create_app(gateway).extensions["pausing"]
-    worker = Worker()
-    pool = ThreadPoolExecutor(1)
-    worker._parking = parking = Parking(worker.go_on, lambda work: pool.submit(work).result(), gateway.lifecycle)
-    if os.environ.get("TRACED"):
-        tracemalloc.start()
-    streams = [Stream(application, worker, listener) for _ in range(count)]
-    event = chunk(DELTA)
+class Place:
+    """A gateway with so many open streams."""
 
-    def play(data: bytes) -> None:
-        for stream in streams:
+    def __init__(self, count: int) -> None:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        settings = {"GATEWAY_API_KEYS": "sk-a", "HOME": "/nonexistent", "GATEWAY_MAX_REQUESTS": str(count)}
+        settings["GATEWAY_UPSTREAM_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        gateway = Gateway(load_settings(settings, lambda _: b""))
+        gateway.lifecycle.serve()
+        application = create_app(gateway).extensions["pausing"]
+        pool = ThreadPoolExecutor(1)
+        worker = Worker()
+        self._parking = worker._parking = Parking(
+            worker.go_on, lambda work: pool.submit(work).result(), gateway.lifecycle
+        )
+        self._streams = [Stream(application, worker, listener) for _ in range(count)]
+        self.play(HEAD + chunk(START))
+
+    def play(self, data: bytes) -> None:
+        """Send every stream this, and wait until it is at its end."""
+        for stream in self._streams:
             stream.upstream.send(data)
-        for stream in streams:
+        for stream in self._streams:
             while True:
                 with contextlib.suppress(BlockingIOError):
                     if stream.client.recv(65536, socket.MSG_DONTWAIT):
                         break
-                parking._round()
+                self._parking._round()
 
-    play(HEAD + chunk(START))
-    if os.environ.get("TRACED"):
-        print(tracemalloc.get_traced_memory()[0] / count)
-        for line in tracemalloc.take_snapshot().statistics("lineno")[:45]:
-            print(line.size // count, line.count // count, str(line.traceback)[-70:])
+
+def counted(rounds: int) -> int:
+    """The instructions of a run with 20 streams."""
+    program = [sys.executable, "-m", "bench.events", str(rounds)]
+    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(valgrind + program, env=environment, check=True, capture_output=True, text=True)
+    match = re.search(r"Collected : (\d+)", done.stderr)
+    assert match is not None, done.stderr
+    return int(match[1])
+
+
+def main() -> None:
+    """Measure, or be what is measured."""
+    if len(sys.argv) > 1:
+        place = Place(20)
+        for _ in range(int(sys.argv[1])):
+            place.play(chunk(DELTA))
         return
-    before = os.times()
-    for _ in range(rounds):
-        play(event)
-    if os.environ.get("TIMED"):
-        after = os.times()
-        user_us, system_us = ((now - then) / count / rounds * 1e6 for now, then in zip(after[:2], before[:2], strict=True))
-        print(f"{user_us:.1f} us of the program's and {system_us:.1f} us of the kernel's an event")
+    for count in (100, 1000):
+        place, rounds = Place(count), 30_000 // count
+        before = os.times()
+        for _ in range(rounds):
+            place.play(chunk(DELTA))
+        user, system = (
+            (now - then) / count / rounds * 1e6 for now, then in zip(os.times()[:2], before[:2], strict=True)
+        )
+        print(f"{count} streams: {user:.1f} us of the program and {system:.1f} us of the kernel an event")
+    print(f"{(counted(120) - counted(20)) // (100 * 20)} instructions of the program an event")
 
 
 if __name__ == "__main__":

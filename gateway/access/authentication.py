@@ -17,6 +17,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from gateway.access.credential import AuthHeader, CredentialKind, Secret
@@ -239,6 +240,7 @@ def refuse_unless_local(headers: Mapping[str, str], allowed_origins: Container[s
         )
 
 
+@lru_cache(maxsize=16)  # the same name comes with nearly every request
 def is_loopback_host(host: str) -> bool:
     """Whether a host name or address, without port, stands for this machine alone."""
     if host.rstrip(".").lower() == "localhost":
@@ -249,6 +251,7 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=16)
 def _host_of(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""

@@ -21,7 +21,7 @@ class Phase(Enum):
 
 
 class Lifecycle:
-    """One worker's phase. `is_over`: the drain time has ended, and with it every request's; `fileno()` is readable then."""
+    """One worker's phase. `is_over`: the drain time has ended, with it every request's; `fileno()` is readable then."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _phase and _timer

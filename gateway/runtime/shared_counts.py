@@ -45,7 +45,8 @@ class SharedValue:
         with self._lock:
             self.amount += amount
             self.timestamp = 0.0
-            self.write()
+            if self.file is not None:  # as `write`, which every request would call twenty times
+                self.file.write(self.position, self.amount, 0.0)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Replace it."""

@@ -65,8 +65,8 @@ def test_events_are_shown_as_they_come(make: Make, framing: str, last: bytes) ->
 
 
 def test_an_event_behind_which_nothing_is_there_comes_with_the_wait_for_the_next(make: Make) -> None:
-    """Given an upstream that has sent an event and no more, then its Pause carries it. One that compresses may hold some
-    back, and is asked first."""
+    """Given an upstream that has sent an event and no more, then its Pause carries it. One that compresses may hold
+    some back, and is asked first."""
     for framing, carries in (("plain", True), ("chunked", True), ("gzip", False)):
         upper, relayed = make(framing)
         assert relayed.shows(START)

@@ -38,6 +38,19 @@ class ResponseParser:
     `body` holds the pieces of it that have come and that nobody has taken.
     """
 
+    __slots__ = (
+        "_body_pieces",
+        "_bytes_before_head",
+        "_has_surplus",
+        "_headers",
+        "_keeps_alive",
+        "_parser",
+        "body",
+        "head",
+        "is_complete",
+        "on_body",
+    )
+
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
         self.is_complete = False

@@ -50,6 +50,8 @@ class EventSplitter:
     `limit_bytes` bounds the half event; past it `feed` raises EventTooLarge.
     """
 
+    __slots__ = ("_ended_with_cr", "_half", "_limit_bytes")
+
     def __init__(self, limit_bytes: int = LARGEST_EVENT_BYTES) -> None:
         self._half = bytearray()
         self._limit_bytes = limit_bytes

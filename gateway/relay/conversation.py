@@ -59,6 +59,8 @@ class Conversation(Protocol):
 class OneTurn:
     """One answer, shown as it comes."""
 
+    __slots__ = "_call"
+
     shows_events = False
 
     def __init__(self, call: Call) -> None:

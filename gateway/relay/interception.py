@@ -44,6 +44,18 @@ class Interception:
     `settle` is called before the client is told the end of a turn: what the last one has used is counted by then.
     """
 
+    __slots__ = (
+        "_builder",
+        "_clock",
+        "_conversation",
+        "_has_relayed",
+        "_metrics",
+        "_pace",
+        "_settle",
+        "_started_at",
+        "_turns",
+    )
+
     def __init__(
         self,
         conversation: Conversation,

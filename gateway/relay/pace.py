@@ -45,6 +45,8 @@ class Pace:
     the client is told: the gateway's, or that of the upstream's answer.
     """
 
+    __slots__ = ("_clock", "_ping_seconds", "due_at", "has_begun", "told_id")
+
     def __init__(self, request_id: str, ping_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.told_id = request_id
         self.has_begun = False

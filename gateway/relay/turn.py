@@ -65,6 +65,18 @@ class TurnMaker:
     seconds.
     """
 
+    __slots__ = (
+        "_caller",
+        "_cooldowns",
+        "_course",
+        "_observer",
+        "_pool",
+        "_stream_idle_seconds",
+        "_upstream",
+        "_wall_clock",
+        "_watch",
+    )
+
     def __init__(
         self,
         upstream: Upstream,

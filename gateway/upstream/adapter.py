@@ -35,6 +35,8 @@ class _ClosedUnanswered(Exception):
 class WireBody:
     """The body of an answer that is being read; the `raw` of the Response."""
 
+    __slots__ = ("_connection", "_connections", "_failure", "_parser")
+
     def __init__(self, connection: Connection, parser: ResponseParser, connections: Connections) -> None:
         self._connection: Connection | None = connection
         self._parser = parser

@@ -34,6 +34,8 @@ class Connection:
     piece was most likely all that there was. `receive` will say so once; who waits without asking it clears that.
     """
 
+    __slots__ = ("_is_tls", "_quiet_poll", "_socket", "descriptor", "has_sent_all", "is_drained", "wanted")
+
     def __init__(self, stream: Stream) -> None:
         self._socket = stream
         self.descriptor = stream.fileno()

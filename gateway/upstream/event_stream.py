@@ -43,6 +43,8 @@ class EventStream:
     upstream's longest silence: that something comes is no excuse for nothing that is whole.
     """
 
+    __slots__ = ("_began_at", "_half_since_at", "_prelude", "_splitter", "reply", "tally")
+
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.tally = Tally()

@@ -51,6 +51,18 @@ class Reply:
     `read_idle_seconds` is the longest silence of the upstream that is borne.
     """
 
+    __slots__ = (
+        "_decoder",
+        "_heard_at",
+        "_is_ended",
+        "_raw",
+        "_watch",
+        "content_type",
+        "headers",
+        "read_idle_seconds",
+        "status",
+    )
+
     def __init__(self, response: Response, watch: Watch, read_idle_seconds: float) -> None:
         self.status: int = response.status_code
         self.headers: Headers = list(response.headers.items())

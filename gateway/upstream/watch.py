@@ -22,6 +22,8 @@ class Watch:
     Without a `lifecycle` no drain time ends.
     """
 
+    __slots__ = ("_lifecycle", "_pause")
+
     def __init__(self, client: socket.socket | None, lifecycle: Lifecycle | None) -> None:
         self._lifecycle = lifecycle
         self._pause = Pause(

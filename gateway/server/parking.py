@@ -104,7 +104,9 @@ class Parking:
     def _round(self) -> None:
         """Take in what has paused, wait, and go on with what is due."""
         while self._new:
-            self._admit(self._new.popleft(), time.monotonic())
+            new = self._new.popleft()
+            self._parked[new] = None
+            self._admit(new, time.monotonic())
         for descriptor, events in self._epoll.poll(self._patience_seconds()):
             self._is_waiting = False
             parked = self._by_descriptor.get(descriptor)
@@ -141,7 +143,7 @@ class Parking:
         return max(0.0, until_at - time.monotonic())
 
     def _admit(self, parked: Parked, now: float) -> None:
-        self._parked[parked] = None
+        """Wait for what it waits for now; it is among `_parked`."""
         until_at = parked.until_at
         if until_at == -math.inf or (self._lifecycle.is_over and parked.minds_the_end):
             self._release(parked)  # what it has closed or given back may be another's before the next round
@@ -224,6 +226,7 @@ class Parking:
     def _hand_over(self, parked: Parked, following: Parked) -> None:
         """One follows the other on the same connection, whose descriptor need not be registered anew."""
         self._parked.pop(parked, None)
+        self._parked[following] = None
         following.followed, parked.followed = parked.followed, ()
         for descriptor, _ in following.followed:
             self._by_descriptor[descriptor] = following

@@ -49,7 +49,7 @@ Costs = dict[str, list[float]]
 
 # File, what stands there, and what stands there in a gateway that was never told of traces.
 CUTS = (
-    ("web/routes.py", "        exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
+    ("web/routes.py", "    exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
     (
         "web/routes.py",
         "    trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)\n"

@@ -49,7 +49,7 @@ Costs = dict[str, list[float]]
 
 # File, what stands there, and what stands there in a gateway that was never told of traces.
 CUTS = (
-    ("web/routes.py", "        exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
+    ("web/routes.py", "    exchange.trace.asks(summary.model, summary.is_streaming)\n", ""),
     (
         "web/routes.py",
         "    trace = gateway.tracing.begin(request, headers, origin.address, settings.upstream_url)\n"
@@ -57,15 +57,18 @@ CUTS = (
         "        client = replace(client, trace_id=trace.trace_id)\n",
         "    trace = None\n",
     ),
-    ("relay/turn.py", "        self._observer.trace.turn_began(has_walk=not self._caller.own)\n", ""),
+    ("telemetry/observer.py", "        self.trace.turn_began(has_walk=scope is not None)\n", ""),
     (
-        "relay/turn.py",
-        "builder, trace = self._observer.builder, self._observer.trace",
-        "builder = self._observer.builder",
+        "telemetry/observer.py",
+        "        return self.trace.attempt_began(call, key.name if key is not None else None)\n",
+        "        return call\n",
     ),
-    ("relay/turn.py", "        call = trace.attempt_began(call, key.name if key is not None else None)\n", ""),
-    ("relay/turn.py", "            trace.attempt_failed(error)\n", ""),
-    ("relay/turn.py", "        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)\n", ""),
+    ("telemetry/observer.py", "        self.trace.attempt_failed(error)\n", ""),
+    (
+        "telemetry/observer.py",
+        "        self.trace.attempt_ended(verdict, self.builder.upstream_id, tally, is_stream)\n",
+        "",
+    ),
     ("web/exchange.py", "        self.trace.ended(record)\n", ""),
 )
 
@@ -161,7 +164,7 @@ def calls_us() -> float:
             trace.asks("claude-bench", True)
         trace.turn_began(has_walk=True)
         trace.attempt_began(call, "k0")
-        trace.attempt_ended(verdict, None, tally, True)  # type: ignore[arg-type]
+        trace.attempt_ended(verdict, None, tally, True)
         trace.ended(None)  # type: ignore[arg-type]
 
     return min(timeit.repeat(request, number=100_000, repeat=20)) * 10

@@ -17,10 +17,12 @@ from gateway.cli.output import complain, say
 from gateway.config.settings import Settings, SettingsError
 from gateway.pricing.prices import Price, known_prices
 from gateway.protocol.safe_text import safe_text
+from gateway.protocol.token_kinds import PRICED
 from gateway.web import launch
 
 _COLUMNS = (
-    *("model", "from", "above_prompt_tokens", "input", "cache_write_5m", "cache_write_1h", "cache_read", "output"),
+    *("model", "from", "above_prompt_tokens"),
+    *PRICED,
     *("fast_factor", "us_factor", "source"),
 )
 _AMOUNTS = _COLUMNS[2:-1]
@@ -56,12 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _cells(row: Price, settings: Settings) -> dict[str, str]:
     """A row's texts by column; empty where it has none."""
-    rates = (row.input, row.cache_write_5m, row.cache_write_1h, row.cache_read, row.output)
     return {
         "model": row.model,
         "from": row.since,
         "above_prompt_tokens": str(row.above_prompt_tokens or ""),
-        **dict(zip(_COLUMNS[3:8], (_plain(rate, _PICODOLLARS_A_MILLION) for rate in rates), strict=True)),
+        **{kind: _plain(getattr(row, kind), _PICODOLLARS_A_MILLION) for kind in PRICED},
         "fast_factor": _plain(row.fast_percent, 100) if row.fast_percent is not None else "",
         "us_factor": _plain(row.us_percent, 100),
         "source": _source(row.source, row in (*known_prices().rows, known_prices().default), settings),

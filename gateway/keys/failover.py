@@ -55,7 +55,7 @@ Attempt = Callable[[Key], Generator[Signal, None, tuple[Answer, Verdict]]]
 
 
 class WalkObserver(Protocol):
-    """Whoever logs, counts and records what a walk does."""
+    """Whoever logs, counts and records what a walk does. Of attempts it hears from those that make them."""
 
     def passed_over(self, status: KeyStatus, *, is_barred: bool, is_elsewhere: bool) -> None:
         """A key that stands before the one now tried, or any if none is left, is not tried; told again if again so.
@@ -63,9 +63,6 @@ class WalkObserver(Protocol):
         `is_barred`: its organisation has said that it may not make this request. `is_elsewhere`: the session stays with
         another workspace.
         """
-
-    def attempted(self, key: Key, verdict: Verdict) -> None:
-        """An attempt has ended, with an answer or a transport error."""
 
     def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:
         """This walk's mark changed the key's state; told once however many walks raced to it."""
@@ -159,7 +156,6 @@ def walk(
         way.tried.add(status.key)
         with _tidying_up(kept, way, course):
             answer, verdict = yield from _tried(pool, status, lease, attempt, observer, len(way.tried))
-        observer.attempted(status.key, verdict)
         if verdict.next is Next.NONE:
             _answered(pool, statuses, status, verdict, lease, course, way)
             _look_into(way, course, was_answered=verdict.vouches)
@@ -273,7 +269,6 @@ def _tried(
         if lease is not None:
             pool.release(status, lease)
         if isinstance(error, UpstreamError):
-            observer.attempted(status.key, Verdict(Outcome.TRANSPORT_ERROR))
             observer.walked(attempts)
         raise
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from gateway.models.scopes import plain_model
 from gateway.pricing.money import exact_decimal, scaled
+from gateway.protocol.token_kinds import PRICED
 
 DEFAULT = "default"
-_RATES = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
-_ROW = {*_RATES, "model", "from", "above_prompt_tokens", "fast_factor", "us_factor", "source"}
+_ROW = {*PRICED, "model", "from", "above_prompt_tokens", "fast_factor", "us_factor", "source"}
 _FACTORS = ("fast_factor", "us_factor")
 _TABLES = {"price", "default", "tools"}
 # Picodollars a token are a millionth of those a million tokens cost.
@@ -191,7 +191,7 @@ def _default(table: object) -> Price:
 def _priced(table: Mapping[str, Any], label: str, **known: Any) -> Price:
     if unknown := sorted(table.keys() - _ROW):
         raise PriceError(f"{label}: {unknown[0]}: this member does not exist")
-    rates = {name: _amount(table.get(name), f"{label}: {name}", _PICODOLLARS_A_TOKEN) for name in _RATES}
+    rates = {name: _amount(table.get(name), f"{label}: {name}", _PICODOLLARS_A_TOKEN) for name in PRICED}
     fast, us = (_percent(table, name, label) for name in _FACTORS)
     members: dict[str, Any] = {**known, **rates, "source": _source(table, label)}
     return Price(**members, fast_percent=fast, us_percent=us if us is not None else 100)

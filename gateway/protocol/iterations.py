@@ -10,19 +10,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.protocol.counts import MOST, count_or_none
+from gateway.protocol.token_kinds import (
+    API_COUNTS,
+    API_CREATION,
+    API_LIFETIMES,
+    CACHE_WRITE,
+    CACHE_WRITE_1H,
+    FIELDS,
+    LIFETIME_FIELDS,
+    field_of,
+)
 
 # The usage object's members to the names that they are kept under.
-_COUNTS = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "cache_read_input_tokens": "cache_read_tokens",
-    "cache_creation_input_tokens": "cache_write_tokens",
-}
-_LIFETIMES = {
-    "ephemeral_5m_input_tokens": "cache_write_5m_tokens",
-    "ephemeral_1h_input_tokens": "cache_write_1h_tokens",
-}
-KEPT = (*_COUNTS.values(), *_LIFETIMES.values())
+_COUNTS = dict(zip(API_COUNTS, FIELDS, strict=True))
+_LIFETIMES = dict(zip(API_LIFETIMES, LIFETIME_FIELDS, strict=True))
+_WRITTEN, _HOUR = field_of(CACHE_WRITE), field_of(CACHE_WRITE_1H)
 _MOST_ITERATIONS = 1000
 
 MESSAGE = "message"
@@ -58,7 +60,7 @@ def counts_in(said: Mapping[str, Any]) -> dict[str, int]:
     for name, count in said.items():  # not by name: most members are counts
         if name in _COUNTS and count_or_none(count) is not None:
             counts[_COUNTS[name]] = count
-        elif name == "cache_creation" and isinstance(count, dict):
+        elif name == API_CREATION and isinstance(count, dict):
             for lifetime, kept in _LIFETIMES.items():
                 tokens = count_or_none(count.get(lifetime))
                 if tokens is not None:
@@ -86,7 +88,7 @@ def _iteration(entry: object) -> Iteration:
 
 
 def _sum_of(entries: Iterator[Iteration]) -> Iteration:
-    counts = dict.fromkeys(KEPT, 0)
+    counts = dict.fromkeys((*FIELDS, *LIFETIME_FIELDS), 0)
     for entry in entries:
         for kept, count in entry.counts.items():
             counts[kept] = min(counts[kept] + count, MOST)
@@ -113,14 +115,14 @@ def with_lifetimes(entries: Sequence[Iteration], hour_tokens: int) -> list[Itera
     `hour_tokens` are all that the answer has written for an hour. The last entries come first: an earlier one may have
     declined, which is free.
     """
-    left = hour_tokens - sum(entry.counts.get("cache_write_1h_tokens", 0) for entry in entries)
+    left = hour_tokens - sum(entry.counts.get(_HOUR, 0) for entry in entries)
     dealt = list(entries)
     for index in reversed(range(len(dealt))):
         entry = dealt[index]
-        if left > 0 and entry.is_of_answer and not any(kept in entry.counts for kept in _LIFETIMES.values()):
-            hours = min(left, entry.counts.get("cache_write_tokens", 0))
+        if left > 0 and entry.is_of_answer and not any(kept in entry.counts for kept in LIFETIME_FIELDS):
+            hours = min(left, entry.counts.get(_WRITTEN, 0))
             left -= hours
-            dealt[index] = replace(entry, counts={**entry.counts, "cache_write_1h_tokens": hours})
+            dealt[index] = replace(entry, counts={**entry.counts, _HOUR: hours})
     return dealt
 
 

@@ -31,6 +31,7 @@ from gateway.protocol.iterations import (
     with_lifetimes,
     with_models,
 )
+from gateway.protocol.token_kinds import FIELDS, LIFETIME_FIELDS
 
 WEB_SEARCH = "web_search_requests"
 _MOST_SERVER_TOOLS = 20
@@ -217,15 +218,17 @@ class Usage:
         has_tools: bool = True,
     ) -> BilledUsage:
         """One of the answer's; the uses of server tools stand with the first."""
-        of_lifetimes = counts.get("cache_write_5m_tokens", 0), counts.get("cache_write_1h_tokens", 0)
+        input_tokens, output_tokens, read_tokens, written_tokens = (counts.get(kept, 0) for kept in FIELDS)
+        short_lived, long_lived = (counts.get(kept, 0) for kept in LIFETIME_FIELDS)
         return BilledUsage(
             kind,
             model,
-            counts.get("input_tokens", 0),
-            counts.get("output_tokens", 0),
-            counts.get("cache_read_tokens", 0),
-            max(counts.get("cache_write_tokens", 0), sum(of_lifetimes)),
-            *of_lifetimes,
+            input_tokens,
+            output_tokens,
+            read_tokens,
+            max(written_tokens, short_lived + long_lived),
+            short_lived,
+            long_lived,
             billed_output_tokens,
             self.server_tools if has_tools else {},
             self.service_tier,
@@ -240,7 +243,7 @@ class Usage:
         own = self._at_end | {"output_tokens": output}
         return {
             kept: max(0, own.get(kept, 0) - sum(entry.counts.get(kept, 0) for entry in entries if entry.is_in_sum))
-            for kept in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+            for kept in FIELDS
         }
 
     def guess_prompt(self, request_body: bytes) -> None:

@@ -22,15 +22,16 @@ from typing import Any
 from gateway.models.scopes import plain_model
 from gateway.pricing.money import dollars
 from gateway.protocol.counts import count_or_none
+from gateway.protocol.token_kinds import API_CREATION, API_LIFETIMES, CACHE_READ, INPUT, LIFETIMES, OUTPUT
 
 # What is compared, in the words of `gateway report`, and where the API's reports have it.
+WEB_SEARCHES = "web_searches"
 _COUNTS = {
-    "input": ("uncached_input_tokens",),
-    "cache_read": ("cache_read_input_tokens",),
-    "cache_write_5m": ("cache_creation", "ephemeral_5m_input_tokens"),
-    "cache_write_1h": ("cache_creation", "ephemeral_1h_input_tokens"),
-    "output": ("output_tokens",),
-    "web_searches": ("server_tool_use", "web_search_requests"),
+    INPUT: ("uncached_input_tokens",),
+    CACHE_READ: ("cache_read_input_tokens",),
+    **{kind: (API_CREATION, member) for kind, member in zip(LIFETIMES, API_LIFETIMES, strict=True)},
+    OUTPUT: ("output_tokens",),
+    WEB_SEARCHES: ("server_tool_use", "web_search_requests"),
 }
 COST = "cost"
 _MEASURES = (*_COUNTS, COST)

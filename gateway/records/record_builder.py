@@ -61,7 +61,7 @@ class RecordBuilder:
         self._ending: Ending | None = None
         self._error: str | None = None
         self._request_id = id
-        self._upstream_id: str | None = None  # of the attempt made last
+        self.upstream_id: str | None = None  # of the attempt made last
         self._hint = caller.own[0].secret.hint if caller.own else None
         self._turn = 0
         self._key: str | None = None
@@ -75,7 +75,7 @@ class RecordBuilder:
     @property
     def name(self) -> str:
         """How the log names the request: by its own id, with the upstream's for the last attempt once that is known."""
-        return self._id if self._upstream_id is None else f"{self._id} (upstream {self._upstream_id})"
+        return self._id if self.upstream_id is None else f"{self._id} (upstream {self.upstream_id})"
 
     # The request.
 
@@ -128,17 +128,17 @@ class RecordBuilder:
 
     def attempt_began(self, key: Key | None) -> None:
         """A request goes upstream; `key` is None for the client's own credential."""
-        self._upstream_id = None
+        self.upstream_id = None
         self._attempt = _OpenAttempt(key.name if key is not None else None, self._elapsed())
         if key is not None:
             self._hint = key.hint
 
     def answered(self, status: int, request_id: str | None) -> None:
         """The attempt's answer has begun: its status and the upstream's id for it."""
-        self._upstream_id = word(request_id) if request_id is not None else None
+        self.upstream_id = word(request_id) if request_id is not None else None
         if self._attempt is not None:
             self._attempt.status = status
-            self._attempt.request_id = self._upstream_id
+            self._attempt.request_id = self.upstream_id
 
     def attempt_ended(self, verdict: Verdict) -> None:
         """The attempt has ended, with an answer or a transport error."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.pricing.money import dollars
+from gateway.protocol.token_kinds import CACHE_READ, CACHE_WRITE, INPUT, LIFETIMES, OUTPUT
 
 DIMENSIONS = ("day", "model", "token", "group", "key", "client", "session")
 
 # Interceptions: all, those that did not complete, those of which not all usage is known, those whose cost is an
 # estimate, or is missing although the pool paid.
 COUNTS = ("requests", "failed", "uncertain", "cost_estimated")
-# Sums of tokens in the upstream's own words, but for `guessed_output`: what broken answers may have put out beyond.
-SUMS = (
-    *("input", "cache_read", "cache_write", "cache_write_5m", "cache_write_1h", "output", "guessed_output"),
-    "server_tools",
-)
+# Sums of tokens in the upstream's own words, but for GUESSED_OUTPUT: what broken answers may have put out beyond.
+GUESSED_OUTPUT = "guessed_output"
+SERVER_TOOLS = "server_tools"
+SUMS = (INPUT, CACHE_READ, CACHE_WRITE, *LIFETIMES, OUTPUT, GUESSED_OUTPUT, SERVER_TOOLS)
 COST = "cost"
 # As they are printed.
 MEASURES = ("requests", "failed", "uncertain", *SUMS, COST, "cost_estimated")

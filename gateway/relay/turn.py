@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.access.authentication import Caller
@@ -106,7 +106,7 @@ class TurnMaker:
 
         Raises RateLimited, AuthenticationExhausted, OutOfMoney, UpstreamError, ClientGone, Stopping.
         """
-        self._observer.trace.turn_began(has_walk=not self._caller.own)
+        self._observer.turn_began(self._course.scope if not self._caller.own else None)
         if self._caller.own:
             turn, _ = yield from self._attempt(call, self._caller.own, pace, None)
         else:
@@ -114,9 +114,8 @@ class TurnMaker:
             def attempt(key: Key) -> Generator[Output, None, tuple[Turn, Verdict]]:
                 return self._attempt(call, key_headers(key), pace, key)
 
-            self._observer.walk_began(self._course.scope)
             turn = yield from walk(self._pool, attempt, self._observer, self._course)
-        self._observer.builder.turn_obtained(turn.tally)
+        self._observer.turn_obtained(turn.tally)
         return turn
 
     def ended(self, turn: Turn) -> None:
@@ -127,18 +126,13 @@ class TurnMaker:
     def _attempt(
         self, call: Call, credentials: Sequence[AuthHeader], pace: Pace, key: Key | None
     ) -> Generator[Output, None, tuple[Turn, Verdict]]:
-        builder, trace = self._observer.builder, self._observer.trace
-        builder.attempt_began(key)
-        call = trace.attempt_began(call, key.name if key is not None else None)
+        call = self._observer.attempt_began(call, key)
         try:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
         except BaseException as error:
-            if isinstance(error, UpstreamError):
-                builder.attempt_ended(Verdict(Outcome.TRANSPORT_ERROR))
-            trace.attempt_failed(error)
+            self._observer.attempt_failed(key, error)
             raise
-        builder.attempt_ended(verdict)
-        trace.attempt_ended(verdict, turn.reply, turn.tally, turn.stream is not None)
+        self._observer.attempt_ended(key, verdict, turn.tally, is_stream=turn.stream is not None)
         return turn, verdict
 
     def _exchange(
@@ -151,13 +145,15 @@ class TurnMaker:
                 self._pool.learn(key, place_of(headers))
             self._observer.answered(key, reply.status, headers)
             if call.may_stream and reply.is_event_stream:
-                return (yield from self._opened(EventStream(reply), pace))
-            return (yield from with_pings(self._whole(reply, key), pace))
+                return (yield from self._opened(EventStream(reply), headers, pace))
+            return (yield from with_pings(self._whole(reply, headers, key), pace))
         except BaseException:
             reply.close()
             raise
 
-    def _whole(self, reply: Reply, key: Key | None) -> Generator[Pause, None, tuple[Turn, Verdict]]:
+    def _whole(
+        self, reply: Reply, headers: Mapping[str, str], key: Key | None
+    ) -> Generator[Pause, None, tuple[Turn, Verdict]]:
         """An answer that is no stream: judged, and read to its end if it may be the client's."""
         head, is_all, failure = b"", False, None
         if reply.status >= 400:
@@ -165,7 +161,7 @@ class TurnMaker:
                 head, is_all = yield from reply.read_refusal(LARGEST_JUDGED_BYTES)
             except UpstreamError as error:  # its status says what it is, and another key may answer
                 failure = error
-        verdict = self._judge(reply, head)
+        verdict = self._judge(reply.status, headers, head)
         if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()  # a mark may have to be written somewhere
         if key is not None and verdict.next is not Next.NONE and not (is_all and verdict.is_kept):
@@ -178,7 +174,9 @@ class TurnMaker:
             yield from self._watch.to_thread()  # it is looked into
         return Turn(reply, Tally(), _checked(reply, body)), verdict
 
-    def _opened(self, stream: EventStream, pace: Pace) -> Generator[Output, None, tuple[Turn, Verdict]]:
+    def _opened(
+        self, stream: EventStream, headers: Mapping[str, str], pace: Pace
+    ) -> Generator[Output, None, tuple[Turn, Verdict]]:
         """Wait for a stream's first event that is no ping: it still decides whether the key was refused."""
         pace.upstream_head_came()
         while (opening := stream.open()) is None:
@@ -192,7 +190,7 @@ class TurnMaker:
             turn = Turn(stream.reply, stream.tally, stream=stream, opening=opening.batch)
             return turn, Verdict(Outcome.OK, http_status=stream.reply.status)
         status = status_of_kind(stream.tally.error_kind)
-        verdict = self._judge(stream.reply, event.data.encode(), status)
+        verdict = self._judge(status, headers, event.data.encode())
         if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()
         if pace.has_begun:
@@ -201,8 +199,8 @@ class TurnMaker:
         stream.reply.close()
         return Turn(stream.reply, Tally(), event.data.encode()), verdict
 
-    def _judge(self, reply: Reply, body: bytes, status: int | None = None) -> Verdict:
-        return judge(status or reply.status, dict(reply.headers), body, self._wall_clock(), self._cooldowns)
+    def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+        return judge(status, headers, body, self._wall_clock(), self._cooldowns)
 
 
 def _is_error(event: Event) -> bool:

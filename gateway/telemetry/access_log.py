@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from gateway.access.client_info import Client
 from gateway.pricing.money import microdollars
 from gateway.protocol.errors import GatewayError, LimitReached
 from gateway.protocol.outcomes import Ending
+from gateway.protocol.token_kinds import FIELDS
 from gateway.records.interception_record import InterceptionRecord, TurnUsage
 
 log = logging.getLogger("gateway.access")
+
+_counts_of = attrgetter(*FIELDS)
 
 
 def ended(record: InterceptionRecord, address: str) -> None:
@@ -78,12 +82,7 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, object]:
     """The counts of all inferences; none if no answer has said any."""
     if not usage:
         return {}
-    return {
-        "input_tokens": sum(turn.input_tokens for turn in usage),
-        "output_tokens": sum(turn.output_tokens for turn in usage),
-        "cache_read_tokens": sum(turn.cache_read_tokens for turn in usage),
-        "cache_write_tokens": sum(turn.cache_write_tokens for turn in usage),
-    }
+    return dict(zip(FIELDS, map(sum, zip(*map(_counts_of, usage), strict=True)), strict=True))
 
 
 def _dollars(picodollars: int | None) -> float | None:

@@ -26,7 +26,8 @@ from gateway.telemetry.recent import Recent
 from gateway.telemetry.usage_counters import UsageCounters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LIMITS = ("requests", "tokens", "input-tokens", "output-tokens")
+# Those that an answer's `anthropic-ratelimit-*` headers tell of, by the label that they have here.
+RATE_LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
 
 
 class Metrics:
@@ -119,8 +120,8 @@ class Metrics:
             "mcp_listing_failures", "Failures to list an MCP server's tools, retries included.", "server"
         )
         self._rate_limits = {
-            f"anthropic-ratelimit-{limit}-{kind}": (gauge, limit.replace("-", "_"))
-            for limit in _LIMITS
+            f"anthropic-ratelimit-{limit.replace('_', '-')}-{kind}": (gauge, limit)
+            for limit in RATE_LIMITS
             for kind, gauge in (("limit", self.key_ratelimit_limit), ("remaining", self.key_ratelimit_remaining))
         }
         self._noted_limits: dict[tuple[str, str, str], str] = {}  # by key, scope and header; atomic likewise

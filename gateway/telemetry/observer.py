@@ -1,7 +1,7 @@
-"""What is told of one request's walk: the log's lines, the metrics' counts and the builder's facts, in one place.
+"""What hears of a request's turns, attempts and tools: it writes the log's lines, counts, and tells record and trace.
 
-Owns: the words. Belongs to one request. It is the walk's observer, so that the walk itself neither logs
-nor counts. Logs carry names and hints; never a secret, a prompt or an answer.
+Owns: the words, and who is told what. Belongs to whoever runs the request. Turns and walks tell each moment once, here,
+and neither log nor count. Logs carry names and hints; never a secret, a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from gateway.access.credential import Key
 from gateway.keys.overview import ALL_SCOPES
 from gateway.keys.standing import KeyState, KeyStatus
 from gateway.keys.verdict import Concern, Verdict
-from gateway.protocol.errors import GatewayError
+from gateway.protocol.errors import GatewayError, UpstreamError
+from gateway.protocol.messages import Tally
 from gateway.protocol.outcomes import Outcome, ToolOutcome, exhaustion_of
 from gateway.records.record_builder import RecordBuilder
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NOT_TRACED, Trace
 from gateway.tools.toolbox import InjectedTool
+from gateway.upstream import Call
 
 log = logging.getLogger("gateway.narrator")
 
 # What is not the key's fault nor the client's: somebody has to be told which key it came by.
 _TROUBLE = (Outcome.OVERLOADED, Outcome.SERVER_ERROR, Outcome.TRANSPORT_ERROR)
 _WITH = {Concern.WORKSPACE: " with its workspace", Concern.ORGANISATION: " with its organisation"}
+_FAILED = Verdict(Outcome.TRANSPORT_ERROR)
 _TOOL_TROUBLE = (ToolOutcome.FAILED, ToolOutcome.TIMED_OUT)
 
 
 class Observer:
-    """Logs and counts for the request that `builder` is of, and tells it.
-
-    `trace` is there for those that know when something begins.
-    """
+    """Hears of the request that `builder` and `trace` are of. A key is None where the client's own credential pays."""
 
     def __init__(self, metrics: Metrics, builder: RecordBuilder, trace: Trace = NOT_TRACED) -> None:
         self.builder = builder
@@ -40,13 +40,20 @@ class Observer:
         self._metrics = metrics
         self._scope = ALL_SCOPES
 
-    def walk_began(self, scope: str) -> None:
-        """Keys are tried for this scope from now on."""
-        self._scope = scope
-        self._metrics.note_asked(scope)
+    def turn_began(self, scope: str | None) -> None:
+        """An answer is sought; by a walk for this scope, if there is one."""
+        self.trace.turn_began(has_walk=scope is not None)
+        if scope is not None:
+            self._scope = scope
+            self._metrics.note_asked(scope)
+
+    def attempt_began(self, call: Call, key: Key | None) -> Call:
+        """A request goes upstream; returns the call as it does."""
+        self.builder.attempt_began(key)
+        return self.trace.attempt_began(call, key.name if key is not None else None)
 
     def answered(self, key: Key | None, status: int, headers: Mapping[str, str]) -> None:
-        """An answer has come; its headers say how much is left of the key's limits. No key: the client's own."""
+        """An answer has come; its headers say how much is left of the key's limits."""
         self.builder.answered(status, headers.get("request-id"))
         if key is not None:
             self._metrics.note_rate_limits(key.name, self._scope, headers)
@@ -55,8 +62,26 @@ class Observer:
         """A key is not tried."""
         self.builder.passed_over(status, is_barred=is_barred, is_elsewhere=is_elsewhere)
 
-    def attempted(self, key: Key, verdict: Verdict) -> None:
-        """One attempt has ended."""
+    def attempt_ended(self, key: Key | None, verdict: Verdict, tally: Tally, *, is_stream: bool) -> None:
+        """An attempt has its verdict; if `is_stream`, with the answer's first event. `tally` grows with the answer."""
+        self.builder.attempt_ended(verdict)
+        self.trace.attempt_ended(verdict, self.builder.upstream_id, tally, is_stream)
+        if key is not None:
+            self._attempted(key, verdict)
+
+    def attempt_failed(self, key: Key | None, error: BaseException) -> None:
+        """An attempt has ended without a verdict."""
+        self.trace.attempt_failed(error)
+        if isinstance(error, UpstreamError):
+            self.builder.attempt_ended(_FAILED)
+            if key is not None:
+                self._attempted(key, _FAILED)
+
+    def turn_obtained(self, tally: Tally) -> None:
+        """A turn has its answer; `tally` goes on growing with it."""
+        self.builder.turn_obtained(tally)
+
+    def _attempted(self, key: Key, verdict: Verdict) -> None:
         level = logging.WARNING if verdict.outcome in _TROUBLE else logging.DEBUG
         if log.isEnabledFor(level):
             log.log(

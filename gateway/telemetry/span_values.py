@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from gateway.keys.verdict import Verdict
 from gateway.pricing.money import microdollars
-from gateway.protocol.headers import Headers
 from gateway.protocol.messages import Tally
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.record_words import word
@@ -57,12 +56,6 @@ def asking(
 def refused(verdict: Verdict) -> str:
     """The error type of an answer that is none: its status; a stream that opens with an error has no status for it."""
     return str(verdict.http_status) if verdict.http_status != 200 else verdict.outcome.value
-
-
-def request_ids(headers: Headers) -> Attributes:
-    """The upstream's id for an exchange."""
-    found = [word(value) for name, value in headers if name == "request-id"]
-    return {"http.response.header.request-id": found} if found else {}
 
 
 def failover(key_name: str, verdict: Verdict) -> Attributes:

@@ -32,8 +32,8 @@ from gateway.protocol.messages import Tally
 from gateway.protocol.outcomes import NO_FAILURES, Ending, Outcome, ToolOutcome
 from gateway.records.interception_record import InterceptionRecord
 from gateway.records.record_words import word
-from gateway.telemetry.span_values import Attributes, asking, failover, refused, request_ids, told, usage
-from gateway.upstream import Call, Reply
+from gateway.telemetry.span_values import Attributes, asking, failover, refused, told, usage
+from gateway.upstream import Call
 
 W3C = TraceContextTextMapPropagator()
 _CONTEXT_HEADERS = ("traceparent", "tracestate")
@@ -66,8 +66,8 @@ class Trace:
         """A key is tried, or the client's own credential (None); returns the call as it goes upstream."""
         return call
 
-    def attempt_ended(self, verdict: Verdict, reply: Reply, tally: Tally, is_stream: bool) -> None:
-        """The attempt has its verdict; if `is_stream`, with the answer's first event. `tally` grows with the answer."""
+    def attempt_ended(self, verdict: Verdict, request_id: str | None, tally: Tally, is_stream: bool) -> None:
+        """The attempt has its verdict; if `is_stream`, with the first event. `request_id` is the upstream's."""
 
     def attempt_failed(self, error: BaseException) -> None:
         """The attempt has ended without a verdict."""
@@ -131,14 +131,15 @@ class RequestTrace(Trace):
         self._attempt = _Attempt(span, key_name, time.monotonic())
         return replace(call, headers=_carrying(call.headers, set_span_in_context(span)))
 
-    def attempt_ended(self, verdict: Verdict, reply: Reply, tally: Tally, is_stream: bool) -> None:
+    def attempt_ended(self, verdict: Verdict, request_id: str | None, tally: Tally, is_stream: bool) -> None:
         attempt = self._attempt
         if attempt is None:
             return
         span = attempt.span
         span.set_attribute("gateway.attempt.outcome", verdict.outcome.value)
         span.set_attribute("http.response.status_code", verdict.http_status)
-        span.set_attributes(request_ids(reply.headers))
+        if request_id is not None:
+            span.set_attribute("http.response.header.request-id", [request_id])
         if verdict.outcome is not Outcome.OK:
             _fail(span, refused(verdict))
         if verdict.next is not Next.NONE and attempt.key_name is not None:

@@ -11,17 +11,17 @@ from prometheus_client import Counter
 
 from gateway.pricing.money import PICODOLLARS
 from gateway.pricing.prices import DEFAULT
+from gateway.protocol.token_kinds import COUNTED
 from gateway.records.interception_record import InterceptionRecord, TurnUsage
 from gateway.telemetry.instruments import OTHER, BoundedLabels, Instruments
 
 _NOBODY = "-"  # no token, no group
-_TYPES = ("input", "output", "cache_read", "cache_write")
 
 
 class _Used(NamedTuple):
     """The counters of what answers of one model, or to one asker, have used."""
 
-    name: str  # the model's
+    name: str  # the model's; then as in COUNTED
     input: Counter
     output: Counter
     cache_read: Counter
@@ -77,7 +77,7 @@ class UsageCounters:
     def _bound_to_model(self, model: str | None) -> _Used:
         """The counters of a model; always the same ones for the same model, so races do no harm."""
         name = self._models.fold(model) if model is not None else "unknown"
-        bound = _Used(name, *(self.tokens.labels(name, of_type) for of_type in _TYPES))
+        bound = _Used(name, *(self.tokens.labels(name, of_type) for of_type in COUNTED))
         if name != OTHER:  # so that these are no more than there are labels
             self._of_model[model] = bound
         return bound
@@ -85,7 +85,7 @@ class UsageCounters:
     def _bound_to_asker(self, token: str | None, group: str | None) -> _Used:
         """The counters of what a token has used; likewise."""
         asker, of_group = self._folded(token, group)
-        bound = _Used("", *(self._token_usage.labels(asker, of_group, of_type) for of_type in _TYPES))
+        bound = _Used("", *(self._token_usage.labels(asker, of_group, of_type) for of_type in COUNTED))
         if OTHER not in (asker, of_group):
             self._of_asker[token, group] = bound
         return bound

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.protocol.accumulator import INVALID_INPUT, Accumulator, index_of, usage_sum
+from gateway.protocol.token_kinds import API_COUNTS, API_CREATION
 from gateway.tools.taken_back import answerable, is_served_anew
 
 Data = Mapping[str, Any]
@@ -27,8 +28,6 @@ Data = Mapping[str, Any]
 _NOT_FOR_TOOLS = frozenset(
     {"max_tokens", "model_context_window_exceeded", "stop_sequence", "pause_turn", "refusal", "compaction"}
 )
-# What an entry of `usage.iterations` holds in any case (https://platform.claude.com/docs/en/api/beta/messages/create).
-_ITERATION_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +163,10 @@ def _iterations(turn: Accumulator) -> list[Any]:
     own = turn.usage.get("iterations")
     if isinstance(own, list) and own:
         return own
-    counts = dict.fromkeys(_ITERATION_COUNTS, 0)
+    # An entry holds these in any case (https://platform.claude.com/docs/en/api/beta/messages/create).
+    counts = dict.fromkeys(API_COUNTS, 0)
     counts |= {name: count for name in counts if (count := turn.usage.get(name)) is not None}
-    parts = {name: turn.usage[name] for name in ("cache_creation",) if turn.usage.get(name) is not None}
+    parts = {name: turn.usage[name] for name in (API_CREATION,) if turn.usage.get(name) is not None}
     model = {"model": turn.model} if turn.model is not None else {}
     return [{"type": "message", **model, **counts, **parts}]
 

@@ -1,7 +1,7 @@
 """The injected tools, as the loop sees them: which there are now, and calls of them under way.
 
 Owns: the words between the loop and whoever runs the tools. A protocol and values. A Toolbox is
-thread-safe; a ToolCall belongs to the thread that began it.
+thread-safe; a ToolCall belongs to whoever runs the request.
 """
 
 from __future__ import annotations

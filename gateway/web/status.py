@@ -17,11 +17,11 @@ from gateway.config.limit_rules import LimitUse
 from gateway.keys.overview import KeyView, overview
 from gateway.keys.standing import KeyState, KeyStatus
 from gateway.protocol.outcomes import Ending, Exhaustion, Outcome
+from gateway.telemetry.metrics import RATE_LIMITS
 from gateway.telemetry.recent import Event, Traffic
 from gateway.web.headline import Health, Sentence, Tone, headline
 from gateway.web.service import Gateway
 
-_LIMITS = ("requests", "tokens", "input_tokens", "output_tokens")
 _NO_KEY = {
     Exhaustion.RATE_LIMITED: "all were cooling down",
     Exhaustion.AUTH_FAILED: "all were refused by the upstream",
@@ -271,7 +271,7 @@ def _row(view: KeyView, place: int, counts: Counts) -> KeyRow:
             (reason.replace("_", " "), count)
             for reason, count in counts.by("reason", "gateway_key_failovers_total", key=name)
         ),
-        limits=tuple(limit for name_of_limit in _LIMITS for limit in _scarcest(name, name_of_limit, counts)),
+        limits=tuple(limit for name_of_limit in RATE_LIMITS for limit in _scarcest(name, name_of_limit, counts)),
     )
 
 

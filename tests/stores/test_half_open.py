@@ -59,8 +59,6 @@ class Observer:
 
     def passed_over(self, status: KeyStatus, *, is_barred: bool, is_elsewhere: bool) -> None: ...
 
-    def attempted(self, key: Key, verdict: Verdict) -> None: ...
-
     def transitioned(self, key: Key, state: KeyState, verdict: Verdict) -> None:
         self.transitions.append((key.name, state))
 

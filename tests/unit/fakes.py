@@ -82,9 +82,6 @@ class RecordingObserver:
     def passed_over(self, status, *, is_barred, is_elsewhere):
         self.told.append(("passed_over", status.key.name, status.state.value))
 
-    def attempted(self, key, verdict):
-        self.told.append(("attempted", key.name, verdict.outcome.value))
-
     def transitioned(self, key, state, verdict):
         self.told.append(("transitioned", key.name, state.value))
 

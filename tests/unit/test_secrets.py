@@ -25,7 +25,7 @@ from gateway.keys.standing import KeyState
 from gateway.keys.store import MemoryStore
 from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import GatewayError, UpstreamError
-from gateway.protocol.messages import read_request
+from gateway.protocol.messages import Tally, read_request
 from gateway.protocol.outcomes import Outcome
 from gateway.relay.pace import Pace
 from gateway.relay.turn import TurnMaker
@@ -213,7 +213,7 @@ def test_observer_tells_names_and_hints(caplog):
     observer = Observer(metrics, builder_of())
     with caplog.at_level(logging.DEBUG, logger="gateway"):
         for outcome in Outcome:
-            observer.attempted(KEY, Verdict(outcome, 5.0))
+            observer.attempt_ended(KEY, Verdict(outcome, 5.0), Tally(), is_stream=False)
             observer.failed_over(KEY, Verdict(outcome, 5.0))
         observer.transitioned(KEY, KeyState.TEMPORARY, Verdict(Outcome.RATE_LIMITED, 5.0))
         observer.transitioned(KEY, KeyState.PERMANENT, Verdict(Outcome.FORBIDDEN))

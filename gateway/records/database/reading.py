@@ -13,11 +13,12 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, case, func, literal, not_, or_, select
 
 from gateway.protocol.outcomes import Ending
+from gateway.protocol.token_kinds import CACHE_WRITE_5M, COUNTED, LIFETIMES, OUTPUT, PRICED, field_of
 from gateway.records.database.opening import Database
 from gateway.records.database.schema import PARTS, attempts, interceptions, usage
 from gateway.records.interception_record import InterceptionRecord
-from gateway.records.reconciliation import Spent
-from gateway.records.usage_report import COST, COUNTS, SUMS, UsageRow
+from gateway.records.reconciliation import WEB_SEARCHES, Spent
+from gateway.records.usage_report import COST, COUNTS, GUESSED_OUTPUT, SERVER_TOOLS, SUMS, UsageRow
 from gateway.runtime.request_ids import ending_of_given
 
 _OF_INTERCEPTION = usage.c.interception_id == interceptions.c.id
@@ -39,14 +40,9 @@ _DIMENSIONS: dict[str, ColumnElement[Any]] = {
 }
 
 _SUMS = {
-    "input": usage.c.input_tokens,
-    "cache_read": usage.c.cache_read_tokens,
-    "cache_write": usage.c.cache_write_tokens,
-    "cache_write_5m": usage.c.cache_write_5m_tokens,
-    "cache_write_1h": usage.c.cache_write_1h_tokens,
-    "output": usage.c.output_tokens,
-    "guessed_output": usage.c.guessed_output_tokens - usage.c.output_tokens,
-    "server_tools": usage.c.server_tool_uses,
+    **{kind: usage.c[field_of(kind)] for kind in (*COUNTED, *LIFETIMES)},
+    GUESSED_OUTPUT: usage.c.guessed_output_tokens - usage.c.output_tokens,
+    SERVER_TOOLS: usage.c.server_tool_uses,
 }
 
 # A sum of picodollars may need more than 64 bits; sums of these two, millions and the rest of them, do not.
@@ -85,13 +81,8 @@ class Reader:
 
     def spent(self, since: float, until: float) -> list[Spent]:
         """What the pool's keys have used in messages that began in a time, by day and model, as it is billed."""
-        sums = {
-            "input": usage.c.input_tokens,
-            "cache_read": usage.c.cache_read_tokens,
-            "cache_write_5m": _WRITE_5M,
-            "cache_write_1h": usage.c.cache_write_1h_tokens,
-            "output": usage.c.guessed_output_tokens,
-        }
+        sums: dict[str, ColumnElement[Any]] = {kind: usage.c[field_of(kind)] for kind in PRICED}
+        sums |= {CACHE_WRITE_5M: _WRITE_5M, OUTPUT: usage.c.guessed_output_tokens}
         groups = (interceptions.c.day, _MODEL, usage.c.server_tools)
         number = func.count()
         uncosted = func.count(case((_IS_UNCOSTED, 1)))
@@ -102,7 +93,7 @@ class Reader:
                 Spent(
                     day,
                     model,
-                    dict(zip(sums, map(int, counts), strict=True)) | {"web_searches": answers * _web_searches(tools)},
+                    dict(zip(sums, map(int, counts), strict=True)) | {WEB_SEARCHES: answers * _web_searches(tools)},
                     _picodollars(millions, rest),
                     no_cost,
                 )

@@ -13,10 +13,13 @@ from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
 from gateway.keys.verdict import Concern, Verdict
+from gateway.protocol.errors import ClientGone, Stopping, UpstreamError
+from gateway.protocol.messages import Tally
 from gateway.protocol.outcomes import Outcome
 from gateway.records.interception_record import PassedOver
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Observer
+from gateway.upstream import Call
 from tests.unit.fakes import FakeAnswer, builder_of, keys_of, pool_of
 
 OPUS = "messages/opus-4"
@@ -28,7 +31,7 @@ TWO_OF_A_WORKSPACE = [("k0", "temporary", "scope"), ("k1", "temporary", "scope")
 
 def observer_of(metrics: Metrics | None = None) -> Observer:
     observer = Observer(metrics or Metrics(), builder_of())
-    observer.walk_began(OPUS)
+    observer.turn_began(OPUS)
     return observer
 
 
@@ -125,3 +128,35 @@ def test_limits_are_those_of_the_scope_and_the_scope_was_asked_for():
     page = metrics.render().decode()
     assert 'gateway_key_ratelimit_limit{key="k0",limit="requests",scope="messages/opus-4"} 9.0' in page
     assert 'gateway_scope_last_asked_timestamp_seconds{scope="messages/opus-4"}' in page
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(UpstreamError("broke"), "transport_error"), (ClientGone(), "abandoned"), (Stopping("stop"), "abandoned")],
+    ids=["transport", "client-gone", "stopping"],
+)
+def test_an_attempt_without_a_verdict_is_told_once(error: Exception, outcome: str) -> None:
+    """Given an attempt that fails, then the record has it, and it counts against the key if the upstream failed."""
+    metrics, (key,) = Metrics(), keys_of(1)
+    observer = observer_of(metrics)
+    observer.attempt_began(Call("POST", "/v1/messages", [], b"{}"), key)
+    observer.attempt_failed(key, error)
+    [attempt] = observer.builder.finished(502).attempts
+    assert (attempt.key, attempt.outcome) == ("k0", outcome)
+    counted = metrics.registry.get_sample_value(
+        "gateway_key_attempts_total", {"key": "k0", "outcome": "transport_error"}
+    )
+    assert counted == (1 if outcome == "transport_error" else None)
+
+
+def test_an_attempt_with_a_client_s_own_credential_counts_for_no_key() -> None:
+    """Given an attempt without a key, then the record has its outcome, and no key's count goes up."""
+    metrics = Metrics()
+    observer = Observer(metrics, builder_of())
+    observer.turn_began(None)
+    observer.attempt_began(Call("POST", "/v1/messages", [], b"{}"), None)
+    observer.answered(None, 200, {"request-id": "req_up_1"})
+    observer.attempt_ended(None, OK, Tally(), is_stream=True)
+    [attempt] = observer.builder.finished(200).attempts
+    assert (attempt.key, attempt.outcome, attempt.request_id) == (None, "ok", "req_up_1")
+    assert "gateway_key_attempts_total{" not in metrics.render().decode()

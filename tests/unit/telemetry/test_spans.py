@@ -16,13 +16,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.keys.verdict import Verdict
 from gateway.protocol.errors import ClientGone, Stopping, UpstreamError, UpstreamTimedOut
-from gateway.protocol.headers import Headers
 from gateway.protocol.messages import Tally
 from gateway.protocol.outcomes import Outcome, ToolOutcome
 from gateway.records.interception_record import Attempt, InterceptionRecord
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.observer import Observer
 from gateway.telemetry.spans import NOT_TRACED, RequestTrace
 from gateway.telemetry.tracing import SpanTracing, Tracing
 from gateway.upstream import Call
+from tests.unit.fakes import builder_of, keys_of
 from tests.unit.loop_rig import FakeToolbox, Rig, said
 from tests.unit.messages_api import Answer, text, tool_use
 
@@ -75,14 +77,7 @@ class FakeRequest:
 ASKED: Any = FakeRequest(FakeRule(ROUTE))
 
 
-@dataclass
-class FakeReply:
-    """An answer, as far as spans look at it."""
-
-    headers: Headers
-
-
-REPLY: Any = FakeReply([("request-id", "req_up_9"), ("content-type", "text/event-stream")])
+REQUEST_ID = "req_up_9"
 
 
 @dataclass
@@ -126,7 +121,7 @@ def answered(trace: RequestTrace, tally: Tally | None = None, key_name: str | No
     """An attempt that gets the answer, streamed."""
     tally = tally or Tally()
     trace.attempt_began(CALL, key_name)
-    trace.attempt_ended(OK, REPLY, tally, True)
+    trace.attempt_ended(OK, REQUEST_ID, tally, True)
     return tally
 
 
@@ -156,7 +151,7 @@ def test_a_failover_is_one_walk_with_an_attempt_for_each_key(bench: Bench) -> No
     trace = bench.begin(traceparent=CLIENTS)
     trace.turn_began(has_walk=True)
     trace.attempt_began(CALL, "k0")
-    trace.attempt_ended(LIMITED, REPLY, Tally(), False)
+    trace.attempt_ended(LIMITED, REQUEST_ID, Tally(), False)
     tally = answered(trace)
     tally.usage.take(USED)
     tally.model, tally.has_stopped = "claude-x-1", True
@@ -190,7 +185,7 @@ def test_an_attempt_says_what_the_conventions_want(bench: Bench) -> None:
     assert attributes == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
-        "http.response.header.request-id": ("req_up_9",),
+        "http.response.header.request-id": (REQUEST_ID,),
         "url.full": "https://api.example.com/base/v1/messages",
         "server.address": "api.example.com",
         "server.port": 443,
@@ -277,7 +272,7 @@ def test_a_client_that_does_not_sample_is_not_exported_and_its_trace_goes_on(ben
     trace = bench.begin(traceparent=CLIENTS[:-1] + "0")
     trace.turn_began(has_walk=True)
     call = trace.attempt_began(CALL, "k0")
-    trace.attempt_ended(OK, REPLY, Tally(), True)
+    trace.attempt_ended(OK, REQUEST_ID, Tally(), True)
     trace.ended(RECORD)
     assert bench.names == []
     version, trace_id, _, flags = headers_of(call)["traceparent"].split("-")
@@ -301,7 +296,7 @@ def test_with_a_clients_own_credential_there_is_no_walk(bench: Bench) -> None:
     trace = bench.begin()
     trace.turn_began(has_walk=False)
     trace.attempt_began(CALL, None)
-    trace.attempt_ended(LIMITED, REPLY, Tally(), False)
+    trace.attempt_ended(LIMITED, REQUEST_ID, Tally(), False)
     trace.ended(structs.replace(RECORD, credential="byok", status=429, outcome="upstream_error"))
     attempt, root = bench.span("chat claude-x"), bench.span("POST /v1/messages")
     assert bench.names == ["chat claude-x", "POST /v1/messages"]
@@ -327,7 +322,7 @@ def test_exhaustion_marks_the_walk(bench: Bench) -> None:
     trace.turn_began(has_walk=True)
     for key_name, verdict in (("k0", LIMITED), ("k1", REFUSED)):
         trace.attempt_began(CALL, key_name)
-        trace.attempt_ended(verdict, REPLY, Tally(), False)
+        trace.attempt_ended(verdict, REQUEST_ID, Tally(), False)
     trace.ended(structs.replace(RECORD, status=502, outcome="auth_failed", error="api_error: all keys failed"))
     assert [error_of(bench.span("chat claude-x", place)) for place in (0, 1)] == ["429", "401"]
     assert error_of(bench.span("walk")) == "auth_failed"
@@ -498,10 +493,11 @@ def test_what_others_wrote_is_taken_in_words_alone(bench: Bench) -> None:
     odd = "PLANTED words\n" * 1000
     trace = bench.begin(user_agent="u" * 10_000)
     trace.asks(odd, True)
-    trace.turn_began(has_walk=True)
-    trace.attempt_began(CALL, "k0")
-    tally = Tally(model=odd, error_kind=odd)
-    trace.attempt_ended(OK, cast("Any", FakeReply([("request-id", odd)])), tally, True)
+    observer, (key,) = Observer(Metrics(), builder_of(), trace), keys_of(1)
+    observer.turn_began("messages/any")
+    observer.attempt_began(CALL, key)
+    observer.answered(key, 200, {"request-id": odd})
+    observer.attempt_ended(key, OK, Tally(model=odd, error_kind=odd), is_stream=True)
     trace.tool_call("math", odd).end(ToolOutcome.OK)
     trace.ended(RECORD)
     assert len(bench.names) == 4

@@ -10,7 +10,7 @@ import secrets
 import time
 from enum import Enum
 
-from gateway.keys.key_record import Record
+from gateway.keys.key_record import Record, joined
 from gateway.keys.redis.scripts import LEASE
 from gateway.keys.redis.wire import SERVER_ERRORS, Connection, Server, ServerClock, record_from, understood
 
@@ -91,18 +91,16 @@ class LeaseDesk:
             self._process,
             self.written(until_at),
             max(1, round((until_at - now) * 1000)),
-            record.generation,
-            to_server(record.cooling_until_at),
         )
         keys = (self._server.key("clock"), self._server.key("key", name), self._server.key("lease", name))
         answer = connection.quick_script(LEASE, keys, arguments, timeout_seconds)
         with understood():
-            verdict, *rest = answer
-            if verdict == b"granted":
-                return LeaseAnswer.GRANTED
-            if verdict == b"held":
-                return now + max(0, int(rest[0])) / 1000
-            return record_from(rest[0], self._server_clock)
+            held_ms, fields = answer
+            if fields:
+                shown = record_from(fields, self._server_clock)
+                if shown.generation > record.generation or not joined(shown, record).is_on_trial(now):
+                    return shown
+            return LeaseAnswer.GRANTED if held_ms < 0 else now + held_ms / 1000
 
     def written(self, until_at: float) -> str:
         """A lease as the server keeps it."""

@@ -7,8 +7,8 @@ Nearly every line of a head has been there before, from this client or another. 
 found again, it means the same. A head in which anything is wrong, or not one line a field, gunicorn reads as a whole:
 what is accepted, and what is refused with which words, stays its decision alone.
 
-What it buys: of a request with the 20 header lines of Claude Code, 10 % of the worker's instructions are not run
-because lines are known, and 9 % because settings are attributes (bench/RESULTS.md, "What the shortcuts buy").
+What it buys: of the instructions of a request with the 20 header lines of Claude Code, 10 % because lines are known,
+and 9 % because settings are attributes (bench/RESULTS.md, "What the shortcuts buy").
 """
 
 from __future__ import annotations

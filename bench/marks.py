@@ -3,6 +3,7 @@
 `python -m bench.marks REV` prints the tables of bench/RESULTS.md ("What the shortcuts buy"): several processes mark one
 key, or each its own, on a server of their own; this checkout and an earlier commit take turns. `python -m bench.marks
 lease` asks for leases, and counts the probes at a key's recovery with one store a process, with the desk and without.
+`python -m bench.marks lock` counts what is lost of marks in a file, and what they take, without the folder's lock.
 """
 
 from __future__ import annotations
@@ -13,26 +14,30 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.against import checkout
+from gateway.keys.file_store import FileStore
 from gateway.keys.key_record import Cause, Record
 from gateway.keys.pool import LEASE_SECONDS
 from gateway.keys.redis.exchange import Exchanges
 from gateway.keys.redis.store import RedisStore
 from gateway.keys.redis.wire import Server, ServerClock
 from gateway.keys.replica import Told
+from gateway.runtime.folder_lock import FolderLock
 from gateway.runtime.machine_clock import machine_time
 from tests.harness import ROOT, wait_until
 from tests.stores.redis_server import RedisServer
 
-SECONDS = 1.0
+SECONDS = 2.0
 ROUNDS = 3
-# How many processes, whether they mark one key, the pause between two marks of one.
-SCENES = ((1, True, 0.05), (4, True, 0.05), (16, True, 0.05), (4, True, 0.0), (4, False, 0.0), (16, True, 0.0))
+MARKS = 1000
+# How many processes, whether they mark one key, and how often: all of them at once after so long, or without a pause.
+SCENES = ((1, True, 0.25), (4, True, 0.25), (16, True, 0.25), (4, True, 0.0), (4, False, 0.0))
 FINGERPRINT = "11" * 32
 
 processes = multiprocessing.get_context("fork")
@@ -55,7 +60,8 @@ def mark(url: str, name: str, pause_seconds: float, start: Any, out: Any) -> Non
         took.append(time.perf_counter() - began_at)
         assert answer is not None
         counted = answer.limited_count
-        time.sleep(pause_seconds)
+        if pause_seconds:
+            time.sleep(pause_seconds - time.time() % pause_seconds)
     out.put(took)
 
 
@@ -102,7 +108,9 @@ def compare(revision: str) -> None:
             {root: measured(root) for root in ((earlier, ROOT) if number % 2 else (ROOT, earlier))}
             for number in range(ROUNDS)
         ]
-        print("| processes | keys | pause ms | who | marks | p50 ms | p99 ms | round trips | server's CPU, µs |")
+        print(
+            "| processes | keys | at once every ms | who | marks | p50 ms | p99 ms | round trips | server's CPU, µs |"
+        )
         print("|---|---|---|---|---|---|---|---|---|")
         for place, (count, is_one, pause_seconds) in enumerate(SCENES):
             for who, root in ((revision, earlier), ("here", ROOT)):
@@ -121,9 +129,9 @@ def probe(url: str, has_desk: bool, start: Any, out: Any) -> None:
     store = RedisStore(url, start_timeout_seconds=5.0)
     store.read([FINGERPRINT])
     assert wait_until(lambda: store.read([FINGERPRINT])[0].is_unconfirmed, 5.0)
+    start.wait()
     if not has_desk:
         store._is_up = False  # then it asks nobody
-    start.wait()
     now = machine_time()
     began_at = time.perf_counter()
     is_granted = store.lease(FINGERPRINT, now + LEASE_SECONDS, now)
@@ -169,10 +177,62 @@ def leases() -> None:
         )
 
 
+class NoLock(FolderLock):
+    """Lets everybody in at once."""
+
+    def acquire(self, patience_seconds: float | None = None) -> int:
+        return self._opened()
+
+    def release(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+
+def mark_file(folder: Path, has_lock: bool, start: Any, out: Any) -> None:
+    """Ask for the lease of a key on trial; then mark another one MARKS times; the CPU time of a mark."""
+    store = FileStore(folder, 30.0)
+    if not has_lock:
+        store._lock = NoLock(folder, 30.0)
+    start.wait()
+    now = machine_time()
+    is_granted = store.lease(FINGERPRINT, now + LEASE_SECONDS, now)
+    began_at = time.process_time()
+    for number in range(MARKS):
+        store.cool("22" * 32, now + number, 0, Cause("rate_limited", 429, now))
+    out.put((is_granted, (time.process_time() - began_at) / MARKS * 1e6))
+    store.close()
+
+
+def lock() -> None:
+    """What the folder's lock buys: four processes that mark at the same time, with it and without."""
+    print(f"| lock | marks kept of {4 * MARKS} | leases of one key | CPU a mark, µs |")
+    print("|---|---|---|---|")
+    for has_lock in (True, False) * ROUNDS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            store = FileStore(folder, 30.0)
+            store.start_anew(machine_time())
+            store.cool(FINGERPRINT, machine_time() - 1.0, 0, Cause("rate_limited", 429, machine_time()))
+            start, out = processes.Event(), processes.Queue()
+            running = [processes.Process(target=mark_file, args=(folder, has_lock, start, out)) for _ in range(4)]
+            for process in running:
+                process.start()
+            time.sleep(0.5)
+            start.set()
+            answers = [out.get() for _ in running]
+            for process in running:
+                process.join()
+            kept = FileStore(folder, 30.0).read(["22" * 32])[0].limited_count
+            took = statistics.median(took for _, took in answers)
+            granted = sum(granted for granted, _ in answers)
+            print(f"| {'yes' if has_lock else 'no'} | {kept} | {granted} | {took:.0f} |", flush=True)
+
+
 def main() -> None:
     """As the first argument says."""
     if sys.argv[1] == "lease":
         leases()
+    elif sys.argv[1] == "lock":
+        lock()
     elif sys.argv[1] == "scenes":
         server = RedisServer()
         try:

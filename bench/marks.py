@@ -26,7 +26,7 @@ from gateway.keys.key_record import Cause, Record
 from gateway.keys.pool import LEASE_SECONDS
 from gateway.keys.redis.exchange import Exchanges
 from gateway.keys.redis.store import RedisStore
-from gateway.keys.redis.wire import Server, ServerClock
+from gateway.keys.redis.wire import SERVER_ERRORS, Server, ServerClock
 from gateway.keys.replica import Told
 from gateway.runtime.folder_lock import FolderLock
 from gateway.runtime.machine_clock import machine_time
@@ -56,7 +56,13 @@ def mark(url: str, name: str, pause_seconds: float, start: Any, out: Any) -> Non
         record = Record(cooling_until_at=now + 60, reason="rate_limited", status=429, marked_at=now)
         told = Told(replace(record, limited_count=counted + 1), True, counted, 0, "")
         began_at = time.perf_counter()
-        answer = exchanges.exchange({name: told}).records[name]
+        try:
+            answer = exchanges.exchange({name: told}).records[name]
+        except SERVER_ERRORS:  # a busy machine: no answer in time
+            exchanges.close()
+            exchanges.connect()
+            exchanges.look()
+            continue
         took.append(time.perf_counter() - began_at)
         assert answer is not None
         counted = answer.limited_count

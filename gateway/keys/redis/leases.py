@@ -1,6 +1,10 @@
 """Who may try a key on trial, among all machines: the one question that a request puts to the server and waits for.
 
 Owns: the connection for that question.
+
+What it buys: when a key's rest is over, one request of all processes tries it. Without the question one of each process
+does (8 of 8, `bench.marks lease`), and each of these clients waits for a refusal first, if the key is still limited.
+Only a request with a key on trial asks. A connection is kept ready, for to make one may take longer than it waits.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ Owns: the sync thread's connection, and the words of an exchange. What is told i
 with the record that the server is thought to hold; it takes the result only if it holds just that, and else shows what
 it holds instead, for another try.
 
-What that costs beside a merge on the server, which meant to write the rules a second time in its language: nothing, if
-nobody marks the same key at the same moment; and 4.4 round trips instead of 1, 2.6 ms instead of 1.7, where 16
-processes mark one key 20 times a second each (bench/RESULTS.md, "What the shortcuts buy").
+A mark that nobody races takes one round trip, as it would if the server merged; where 16 processes mark one key at the
+same moment it is 7, and the first of them arrives after one (bench/RESULTS.md, "What the shortcuts buy").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-events bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing check docs pictures format lock clean
+.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-events bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing bench-shortcuts check docs pictures format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-events      what an event of a stream costs, in time and in instructions"
 	@echo "make bench-limits REV=...   CPU per request for prices and limits, beside an earlier commit's"
 	@echo "make bench-tracing     CPU per request without tracing, with it off, and on"
+	@echo "make bench-shortcuts   what the shortcuts buy; with REV=... marks on Redis beside an earlier commit's, too"
 	@echo "make check      stray files, formatting, lint, types; what deploy/ holds; the documentation"
 	@echo "make docs       build the documentation as a site, in site/"
 	@echo "make pictures   the pictures of the status page in docs/pictures"
@@ -86,6 +87,13 @@ bench-limits: venv-dev
 bench-tracing: venv-dev
 	@sh scripts/need.sh wrk:wrk valgrind:valgrind
 	@.venv/bin/python -m bench.tracing
+
+bench-shortcuts: venv-dev
+	@sh scripts/need.sh valgrind:valgrind redis-server:redis-server
+	@.venv/bin/python -m bench.shortcuts
+	@.venv/bin/python -m bench.marks lease
+	@.venv/bin/python -m bench.marks lock
+	@[ -z "$(REV)" ] || .venv/bin/python -m bench.marks $(REV)
 
 bench-walk: venv-dev
 	@sh scripts/need.sh redis-server:redis-server

@@ -10,6 +10,9 @@ a stopped process once, not at every mark.
 The folder is opened again each time, so that one which was removed and made again is locked, and not the one that is
 gone. What is done under the lock uses the folder's descriptor, so that it can only be done to the folder that is
 locked.
+
+What it buys: of 4,000 marks that four processes made of a key at the same time none was lost; without it 740 to 1,690
+were, the count of each process being written over the others'. It takes 16 of a mark's 52 µs (`bench.marks lock`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the server's scripts make of records, against the rules in gateway.keys.key_record."""
+"""What comes to stand on the server, against the rules in gateway.keys.key_record, whoever else writes meanwhile."""
 
 from __future__ import annotations
 
@@ -81,6 +81,53 @@ def test_counts_told_as_increments_add_up(server: RedisServer, exchanges: Exchan
     record = answer.records["name"]
     assert record is not None
     assert (record.limited_count, record.refused_count) == (6, 1)
+
+
+def test_what_another_wrote_meanwhile_is_merged_with(server: RedisServer, exchanges: Exchanges) -> None:
+    """Given two processes that mark a key in turn, then each mark is merged with what the other wrote since."""
+    _forget(server)
+    other = Exchanges(Server(server.url, "gateway:"), ServerClock(), time.time)
+    other.connect()
+    try:
+        for number in range(1, 4):
+            for process in (exchanges, other):
+                news = replace(NEVER_SEEN, limited_count=number, cooling_until_at=float(number))
+                told = {"name": Told(news, True, number - 1, 0, "")}
+                answer = process.exchange(told).records["name"]
+        exchanges.exchange({"name": Told(replace(NEVER_SEEN, is_retired=True, refused_count=1), True, 0, 0, "")})
+        answer = other.exchange({"name": Told(replace(NEVER_SEEN, cooling_until_at=9.0), True, 0, 0, "")}).records[
+            "name"
+        ]
+    finally:
+        other.close()
+    assert answer == Record(is_retired=True, cooling_until_at=9.0, limited_count=6, refused_count=1)
+
+
+class _Restless:
+    """A server on which another process has always just written."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def connect(self) -> _Restless:
+        return self
+
+    def key(self, kind: str, name: str = "") -> str:
+        return f"{kind}{name}"
+
+    def script(self, *_: object) -> list[object]:
+        self.asked += 1
+        return [b"epoch", 0, [b"0", b"%d" % self.asked, *[b"0"] * 4, b"", *[b"0"] * 3]]
+
+
+def test_a_record_that_never_stands_still_is_given_up() -> None:
+    """Given a server that never takes what it is told, then that is an error after some tries, and no endless loop."""
+    restless = _Restless()
+    exchanges = Exchanges(restless, ServerClock(), time.time)  # type: ignore[arg-type]
+    exchanges.connect()
+    with pytest.raises(SERVER_ERRORS, match="others whenever"):
+        exchanges.exchange({"name": Told(replace(NEVER_SEEN, is_retired=True), True, 0, 0, "")})
+    assert restless.asked == 100
 
 
 def test_a_name_that_is_only_asked_about_is_not_made(server: RedisServer, exchanges: Exchanges) -> None:

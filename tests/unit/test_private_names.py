@@ -29,7 +29,6 @@ USED = {
         "_emit_body",
         "_expected_100_continue",
         "_keepalive_after",
-        "_peer_trusted_for_forwarded",
     },
     "redis": {"_sock"},
 }

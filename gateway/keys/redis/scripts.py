@@ -1,7 +1,8 @@
-"""The scripts that read and merge the records of keys on a Redis server.
+"""The scripts that read and write the records of keys on a Redis server.
 
-Owns: the records' form there, and the rules of gateway.keys.key_record.joined in the server's language. Constants only.
-The server runs one script at a time, so nobody comes between reading and writing
+Owns: the records' form there. Constants only. How records are merged is not written here: whoever writes has merged,
+and says what he found before; if something else stands there by then, nothing is written, and he merges once more.
+The server runs one script at a time, so nobody comes between comparing and writing
 (https://redis.io/docs/latest/develop/programmability/eval-intro/). Nothing here needs more than Redis 6 or Valkey.
 
 Under a prefix: `key:<name>`, a hash, is a record; `lease:<name>` expires with the prober's lease; `keys` is the set
@@ -57,8 +58,7 @@ end
 
 local FIELDS = {'generation', 'cooling_until_at', 'confirmed_at', 'is_retired', 'is_disabled', 'marked_at', 'reason',
                 'status', 'limited_count', 'refused_count'}
-local GENERATION, COOLING, CONFIRMED, RETIRED, DISABLED, MARKED, REASON, STATUS, LIMITED, REFUSED =
-      1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+local GENERATION, COOLING, REASON = 1, 2, 7
 
 -- The record, and whether what stands there is none.
 local function read(key)
@@ -139,12 +139,13 @@ return {string.format('%.0f', clock.at), redis.call('GET', KEYS[2]) or '', diges
 """
 )
 
-# The rules of gateway.keys.key_record.joined. Counts are told as what the server had said and what came on top.
 # KEYS: clock, epoch, names, version, details, and for each name its record and its lease.
 # ARGV: void after, a new epoch, what the records' and the leases' keys begin with, for how many milliseconds a record
-# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and the ten
-# fields with the two counts' increments, or one ''.
-# Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.
+# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and: the record
+# as it was found, its fields joined by blanks, or '' for none; the ten fields that it is to have, `lasting` if it does
+# not expire, and `over` if a trial under a lease is over with that; or one '-' for a question.
+# Answers the epoch, and for each name whether the record is as told, and the record, nothing, or 'odd' for what is no
+# record.
 EXCHANGE = (
     _RECORD
     + _VERSION
@@ -156,68 +157,21 @@ local function told()
 end
 
 local function told_record()
-  local first = told()
-  if first == '' then return nil end
-  local record = {first}
-  for field = 2, #FIELDS do record[field] = told() end
-  return record, told(), told()
-end
-
-local function greater(one, other, field)
-  return tonumber(one[field]) > tonumber(other[field]) and one[field] or other[field]
-end
-
-local function is_permanent(record)
-  return record[RETIRED] == '1' or record[DISABLED] == '1'
-end
-
-local function tells_more(one, other)
-  if is_permanent(one) ~= is_permanent(other) then return is_permanent(one) end
-  local difference = tonumber(one[MARKED]) - tonumber(other[MARKED])
-  if difference ~= 0 then return difference > 0 end
-  if one[REASON] ~= other[REASON] then return one[REASON] > other[REASON] end
-  return tonumber(one[STATUS]) > tonumber(other[STATUS])
-end
-
-local function joined(one, other)
+  local found = told()
+  if found == '-' then return nil end
   local record = {}
-  local generations = tonumber(one[GENERATION]) - tonumber(other[GENERATION])
-  if generations == 0 then
-    record[GENERATION] = one[GENERATION]
-    for field = COOLING, DISABLED do record[field] = greater(one, other, field) end
-    local telling = tells_more(one, other) and one or other
-    for field = MARKED, STATUS do record[field] = telling[field] end
-  else
-    local newest = generations > 0 and one or other
-    for field = GENERATION, STATUS do record[field] = newest[field] end
-  end
-  record[LIMITED] = greater(one, other, LIMITED)
-  record[REFUSED] = greater(one, other, REFUSED)
-  return record
+  for field = 1, #FIELDS do record[field] = told() end
+  return record, found, told() == 'lasting', told() == 'over'
 end
 
-local function is_same(one, other, last)
-  for field = GENERATION, last do
-    if one[field] ~= other[field] then return false end
-  end
-  return true
-end
-
--- The record that stands there then, and whether it is another one than before.
-local function push(key, lease, held, is_odd, record, limited, refused)
+local function put(key, record, is_odd)
   if is_odd then redis.call('DEL', key) end
-  local merged = held and joined(held, record) or record
-  merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
-  merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
-  if not held or not is_same(held, merged, DISABLED) then redis.call('DEL', lease) end
-  if held and is_same(held, merged, #FIELDS) then return merged, false end
   local words = {}
   for field, name in ipairs(FIELDS) do
     words[#words + 1] = name
-    words[#words + 1] = merged[field]
+    words[#words + 1] = record[field]
   end
   redis.call('HSET', key, unpack(words))
-  return merged, true
 end
 
 local version = read_version(KEYS[4], KEYS[5])
@@ -227,10 +181,10 @@ local function has_detail(name)
   return string.find(name, '/', 1, true)
 end
 
-local function keep_name(name, key, record, is_changed, kept_ms)
+local function keep_name(name, key, record, is_changed, is_lasting, kept_ms)
   if not has_detail(name) then return redis.call('SADD', KEYS[3], name) end
   if is_changed then
-    if is_permanent(record) then
+    if is_lasting then
       redis.call('PERSIST', key)
     else
       local left_ms = math.max(0, tonumber(record[COOLING]) - clock.at) / 1000
@@ -263,15 +217,23 @@ local answer = {redis.call('GET', KEYS[2])}
 for at = 6, #KEYS, 2 do
   local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
   local held, is_odd = read(key)
-  local record, limited, refused = told_record()
+  local held_words = held and table.concat(held, ' ') or ''
+  local record, found, is_lasting, is_over = told_record()
+  local is_as_told = true
   if record then
-    local is_changed
-    held, is_changed = push(key, lease, held, is_odd, record, limited, refused)
-    keep_name(name, key, held, is_changed, kept_ms)
+    is_as_told = found == held_words
+    if is_as_told then
+      if is_over then redis.call('DEL', lease) end
+      local is_changed = table.concat(record, ' ') ~= held_words
+      if is_changed then put(key, record, is_odd) end
+      keep_name(name, key, record, is_changed, is_lasting, kept_ms)
+      held, is_odd = record, false
+    end
   elseif not held and not is_odd and has_detail(name) then
     redis.call('ZREM', KEYS[5], name)
   end
   if released ~= '' and holder(lease) == released then redis.call('DEL', lease) end
+  answer[#answer + 1] = is_as_told and 1 or 0
   answer[#answer + 1] = held or is_odd and {'odd'} or {}
 end
 end_version(key_start, lease_start, most)
@@ -279,32 +241,25 @@ return answer
 """
 )
 
-# A lease is granted unless the record says that the trial is over, or another process holds it: within one process
-# its replica has seen to it that there is one at a time.
-# KEYS: clock, record, lease. ARGV: void after, process, lease, milliseconds, the asker's generation and
-# cooling_until_at.
+# A lease is granted unless another process holds it: within one process its replica has seen to it that there is one at
+# a time. What the record says, the asker looks at himself.
+# KEYS: clock, record, lease. ARGV: void after, process, lease, milliseconds.
+# Answers for how many milliseconds another holds it, or -1 if it is granted; and the record, or nothing.
 LEASE = (
     _RECORD
     + """
-local function is_over(record, generation, cooling)
-  if tonumber(record[GENERATION]) ~= generation then return tonumber(record[GENERATION]) > generation end
-  return record[RETIRED] == '1' or record[DISABLED] == '1' or tonumber(record[COOLING]) > clock.at
-    or tonumber(record[CONFIRMED]) >= math.max(cooling, tonumber(record[COOLING]))
-end
-
 read_clock(KEYS[1])
 if clock.at > tonumber(ARGV[1]) then return redis.error_reply('LATE the time for this lease is over') end
 keep_clock()
-local record = read(KEYS[2])
-if record and is_over(record, tonumber(ARGV[5]), tonumber(ARGV[6])) then return {'over', record} end
+local record = read(KEYS[2]) or {}
 local other = holder(KEYS[3])
 if other and string.sub(other, 1, #ARGV[2]) ~= ARGV[2] then
   local left = redis.call('PTTL', KEYS[3])
   -- One that has longer to go than the one that is asked for outlives its time: the clock was set back. One without an
   -- end is none of ours.
-  if left >= 0 and left <= ARGV[4] + 1000 then return {'held', left} end
+  if left >= 0 and left <= ARGV[4] + 1000 then return {left, record} end
 end
 redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
-return {'granted'}
+return {-1, record}
 """
 )

@@ -122,6 +122,7 @@ class RedisStore(MergingStore):
         answer = self._lease_desk.lease(name, until_at, now, record)
         if isinstance(answer, Record):
             self._replica.learn_one(name, answer)
+            self.release(fingerprint, until_at)  # the server may have given it
             return False
         if isinstance(answer, LeaseAnswer):
             return True

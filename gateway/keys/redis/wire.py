@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -161,21 +162,60 @@ def understood() -> Iterator[None]:
         raise redis.InvalidResponse(f"an answer is not what was asked for ({type(error).__name__})") from error
 
 
-def record_from(fields: Sequence[bytes], server_clock: ServerClock) -> Record:
-    """A record as the scripts answer it. Raises SERVER_ERRORS."""
+def read_record(fields: Sequence[bytes]) -> Record:
+    """A record as the scripts answer it: points in time are whole microseconds of the server's clock.
+
+    Raises SERVER_ERRORS.
+    """
     with understood():
         generation, cooling, confirmed, is_retired, is_disabled, marked, reason, status, limited, refused = fields
         return Record(
             generation=int(generation),
-            cooling_until_at=server_clock.from_server(int(cooling)),
-            confirmed_at=server_clock.from_server(int(confirmed)),
+            cooling_until_at=int(cooling),
+            confirmed_at=int(confirmed),
             is_retired=is_retired == b"1",
             is_disabled=is_disabled == b"1",
-            marked_at=server_clock.from_server(int(marked)),
+            marked_at=int(marked),
             reason=reason.decode(),
             status=int(status),
             limited_count=int(limited),
             refused_count=int(refused),
+        )
+
+
+def written_record(record: Record) -> tuple[str | int, ...]:
+    """The fields of a record whose points in time are microseconds of the server's clock."""
+    return (
+        record.generation,
+        int(record.cooling_until_at),
+        int(record.confirmed_at),
+        int(record.is_retired),
+        int(record.is_disabled),
+        int(record.marked_at),
+        record.reason,
+        record.status,
+        record.limited_count,
+        record.refused_count,
+    )
+
+
+def record_from(fields: Sequence[bytes], server_clock: ServerClock) -> Record:
+    """A record as the scripts answer it, by this machine's clock. Raises SERVER_ERRORS."""
+    return _by(read_record(fields), lambda at: server_clock.from_server(int(at)))
+
+
+def record_for(record: Record, server_clock: ServerClock) -> Record:
+    """A record of this machine's, by the server's clock."""
+    return _by(record, server_clock.to_server)
+
+
+def _by(record: Record, clock: Callable[[float], float]) -> Record:
+    with understood():
+        return replace(
+            record,
+            cooling_until_at=clock(record.cooling_until_at),
+            confirmed_at=clock(record.confirmed_at),
+            marked_at=clock(record.marked_at),
         )
 
 

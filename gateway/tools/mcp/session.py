@@ -29,7 +29,6 @@ from mcp_types import (
     ToolListChangedNotification,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 
 from gateway.config.mcp_servers import McpServer
 from gateway.protocol.outcomes import ToolOutcome
@@ -128,7 +127,7 @@ class Session:
             if error.code in _TROUBLES or error.code >= wire.Code.STATUS:
                 raise _trouble(error) from error
             raise CallFailed(ToolOutcome.ERROR, f"The tool failed: {error.message[:_MOST_TOLD]}") from error
-        except (ValidationError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:  # pydantic's errors are ValueErrors
             raise CallFailed(ToolOutcome.FAILED, UNREADABLE) from error
         finally:
             self._calls -= 1
@@ -228,6 +227,6 @@ def _trouble(error: BaseException) -> ServerTrouble:
         return NotExecuted(words) if is_untouched else ServerTrouble(words)
     if isinstance(error, BaseExceptionGroup):
         return _trouble(error.exceptions[0])
-    if isinstance(error, ValidationError | RuntimeError):
+    if isinstance(error, ValueError | RuntimeError):  # pydantic's errors are ValueErrors
         return ServerTrouble("its answer is not what the protocol asks for")
     return ServerTrouble(f"{type(error).__name__}")

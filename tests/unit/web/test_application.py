@@ -56,17 +56,13 @@ def test_routes_are_found(application, method, path, status, text):
 
 
 def test_functions_after_a_response_are_called_where_they_are_registered(application):
-    """Given such a function of one blueprint, then it sees that one's responses and no others."""
+    """Given such a function of one blueprint, then it sees that one's responses and no others; one of
+    the application sees all."""
     client = application.test_client()
     assert client.get("/page").headers["x-mark"] == "yes"
     assert "x-mark" not in client.get("/things").headers
-
-
-def test_a_function_after_fixed_routes_is_refused(application):
-    """Given a function to be called after every response, then routes cannot be fixed: it would not be called."""
-    application.after_request_funcs[None].append(lambda response: response)
-    with pytest.raises(ValueError, match="after each response of api"):
-        application.fix_routes("api")
+    application.after_request_funcs[None].append(lambda response: response.headers.set("x-all", "yes") or response)
+    assert all(client.get(path).headers["x-all"] == "yes" for path in ("/page", "/things", "/things/7"))
 
 
 def test_functions_at_a_request_s_end_are_called(application):
@@ -106,6 +102,6 @@ def test_functions_at_the_end_are_told_what_went_wrong(application):
 
 
 def test_there_is_no_session(application):
-    """Given a view that looks for a session, then there is nothing to be kept."""
-    with application.test_request_context("/things"):
-        assert not hasattr(session, "items")
+    """Given a view that has no secret to sign a session with, then there is nothing to be kept."""
+    with application.test_request_context("/things"), pytest.raises(RuntimeError):
+        session["kept"] = "for the next"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -46,6 +47,10 @@ class AnswerReader:
         """redis-py closes the socket."""
         self._socket = None
 
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 without one."""
+        return -1 if self._socket is None else int(self._socket.fileno())
+
     def can_read(self, timeout: float = 0) -> bool:
         """Whether something has come, or comes in that time; a closed connection raises redis.ConnectionError."""
         if self._data:
@@ -65,6 +70,24 @@ class AnswerReader:
         self._data.clear()
         self._at = 0
         return answer
+
+    def read_what_came(self) -> list[Any]:
+        """The answers that have come whole; waits for nothing, and keeps what has come of the next.
+
+        A closed connection raises redis.ConnectionError.
+        """
+        with suppress(redis.TimeoutError):  # no more has come
+            while len(self._data) <= _LONGEST_BYTES:
+                self._receive(0)
+        self._deadline = 0.0  # so that nothing is waited for
+        answers, read_to = [], 0
+        with suppress(redis.TimeoutError):  # the last one is not whole
+            while self._at < len(self._data):
+                answers.append(self._value(0))
+                read_to = self._at
+        del self._data[:read_to]
+        self._at = 0
+        return answers
 
     def _value(self, depth: int) -> Any:
         if depth > _DEEPEST:

@@ -15,6 +15,12 @@ counting: whether they have changed shows in a digest of them all, which is made
 details expire a day after they were written, or after their rest, whatever is later; permanent ones do not. Each look
 takes some names whose records are gone out of `details`.
 
+A change of what a key may be used for is published, so that others need not wait for their next look. Where a server's
+user may not publish, they do.
+
+Whoever changes what a key may be used for has this published, so that others need not wait for their next look. Where a
+server's user may not publish, they do.
+
 The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
 from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
 of another type) is passed over, and replaced when it is written next.
@@ -142,8 +148,8 @@ return {string.format('%.0f', clock.at), redis.call('GET', KEYS[2]) or '', diges
 # The rules of gateway.keys.key_record.joined. Counts are told as what the server had said and what came on top.
 # KEYS: clock, epoch, names, version, details, and for each name its record and its lease.
 # ARGV: void after, a new epoch, what the records' and the leases' keys begin with, for how many milliseconds a record
-# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and the ten
-# fields with the two counts' increments, or one ''.
+# with a detail is kept, how many of them at most, where to publish that something has changed and who says so, and for
+# each name itself, the lease given back or '', and the ten fields with the two counts' increments, or one ''.
 # Answers the epoch, and for each name its record, nothing, or 'odd' for what is no record.
 EXCHANGE = (
     _RECORD
@@ -203,13 +209,18 @@ local function is_same(one, other, last)
   return true
 end
 
+local is_news = false
+
 -- The record that stands there then, and whether it is another one than before.
 local function push(key, lease, held, is_odd, record, limited, refused)
   if is_odd then redis.call('DEL', key) end
   local merged = held and joined(held, record) or record
   merged[LIMITED] = string.format('%.0f', merged[LIMITED] + limited)
   merged[REFUSED] = string.format('%.0f', merged[REFUSED] + refused)
-  if not held or not is_same(held, merged, DISABLED) then redis.call('DEL', lease) end
+  if not held or not is_same(held, merged, DISABLED) then
+    redis.call('DEL', lease)
+    is_news = true
+  end
   if held and is_same(held, merged, #FIELDS) then return merged, false end
   local words = {}
   for field, name in ipairs(FIELDS) do
@@ -259,6 +270,7 @@ if clock.at > tonumber(told()) then return redis.error_reply('LATE the time for 
 keep_clock()
 redis.call('SET', KEYS[2], told(), 'NX')
 local key_start, lease_start, kept_ms, most = told(), told(), tonumber(told()), tonumber(told())
+local channel, sender = told(), told()
 local answer = {redis.call('GET', KEYS[2])}
 for at = 6, #KEYS, 2 do
   local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
@@ -275,6 +287,7 @@ for at = 6, #KEYS, 2 do
   answer[#answer + 1] = held or is_odd and {'odd'} or {}
 end
 end_version(key_start, lease_start, most)
+if is_news then redis.pcall('PUBLISH', channel, sender) end
 return answer
 """
 )

@@ -715,7 +715,7 @@ def test_a_password_is_used_and_never_shown(caplog: pytest.LogCaptureFixture) ->
     try:
         assert (right.is_up, wrong.is_up) == (True, False)
         shown = caplog.text + repr(right) + repr(wrong)
-        assert "going on with what is known here" in shown
+        assert "goes on with what it knows" in shown
         assert "s3cr3t" not in shown
     finally:
         right.close()

@@ -107,7 +107,7 @@ class AnswerReader:
         if kind == b"*":
             count = _whole(rest)
             return None if count == -1 else [self._value(depth + 1) for _ in range(count)]
-        raise redis.InvalidResponse(f"an answer is no RESP: {_shown(line)}")
+        raise redis.InvalidResponse(f"an answer is not RESP: {_shown(line)}")
 
     def _line(self) -> bytes:
         looked_at = self._at
@@ -137,7 +137,7 @@ class AnswerReader:
             raise redis.InvalidResponse(f"an answer is longer than {_LONGEST_BYTES} bytes")
         left_seconds = self._deadline - time.monotonic()
         if left_seconds <= 0:
-            raise redis.TimeoutError("an answer does not come to its end in time")
+            raise redis.TimeoutError("an answer took too long")
         self._receive(left_seconds)
 
     def _receive(self, timeout_seconds: float) -> None:
@@ -158,7 +158,7 @@ class AnswerReader:
 
 def _whole(text: bytes) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise redis.InvalidResponse(f"no whole number: {_shown(text)}")
+        raise redis.InvalidResponse(f"not a whole number: {_shown(text)}")
     return int(text)
 
 

@@ -280,11 +280,11 @@ class RedisStore(MergingStore):
     def _note(self, is_up: bool, error: BaseException | None = None) -> None:
         was_up = self._is_up
         if is_up and was_up is False:
-            log.info("the state server %s answers again; what was marked meanwhile is merged", self._server.place)
+            log.info("the state server %s answers again; marks made meanwhile are merged", self._server.place)
         elif not is_up and was_up is not False:
             log.warning(
-                "the state server %s does not answer (%s): going on with what is known here; "
-                "marks are shared with other processes when it is back",
+                "the state server %s does not answer (%s): this worker goes on with what it knows; "
+                "its marks are shared when the server is back",
                 self._server.place,
                 error,
             )

@@ -92,7 +92,7 @@ class Server:
         except (ValueError, TypeError, redis.RedisError):
             # The message may quote the URL, and the URL a password.
             raise ValueError(
-                "not a Redis URL: want redis://, rediss:// or unix://, special characters in the password "
+                "not a Redis URL: redis://, rediss:// or unix:// was expected, special characters in the password "
                 "percent-encoded, and only options that redis-py knows"
             ) from None
         # Where a database hears of changes; what is published is heard in all databases of a server.

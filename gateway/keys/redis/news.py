@@ -53,8 +53,8 @@ class News:
 
     @property
     def failure(self) -> Exception | None:
-        """Why nothing can be heard, if that was tried more than once."""
-        return self._error if self._connection is None and self._failure_count >= _FAILURES_TOLD else None
+        """Why nothing can be heard, if that was tried more than once; a connection has to last before it is trusted."""
+        return self._error if self._failure_count >= _FAILURES_TOLD and not self._is_sound() else None
 
     # A thread's event
 
@@ -137,13 +137,16 @@ class News:
 
     def _failed(self, error: Exception) -> None:
         now = time.monotonic()
-        if self._connection is not None and now >= self._connected_at + _SOUND_SECONDS:
+        if self._is_sound():
             self._failure_count = 0
             self._pause.reset()
         self.disconnect()
         self._error = error
         self._failure_count += 1
         self._connects_at = now + (self._pause.next_seconds() if self._failure_count > 1 else 0.0)
+
+    def _is_sound(self) -> bool:
+        return self._connection is not None and time.monotonic() >= self._connected_at + _SOUND_SECONDS
 
     def _has_news(self) -> bool:
         """Whether another process has said so; or the connection is lost, and with it perhaps a message."""

@@ -32,7 +32,9 @@ run: venv
 	    echo "Give the gateway at least one key:   GATEWAY_API_KEYS=sk-ant-... make run"; \
 	    echo "or see it work without any:          make demo"; \
 	    exit 1; } >&2
-	@exec .venv/bin/gateway serve
+	@echo "make run: process $$$$ is the gateway. To have it read its configuration again: .venv/bin/gateway reload"; \
+	echo "To stop it: Ctrl-C, or kill $$$$. make hands SIGTERM on to it, and no other signal."; \
+	exec .venv/bin/gateway serve
 
 demo: venv
 	@sh scripts/demo.sh

@@ -17,11 +17,6 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-# How long an example takes to be made says how busy the machine is, and nothing of the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
-
-
 @pytest.fixture
 def gateway_process() -> Iterator[Callable[..., GatewayProcess]]:
     """Starts real gateways, `gateway_process(upstream_url, keys=[...], **settings)`, and stops them after the test."""

@@ -62,7 +62,7 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Secret is not pickled: it would leave in clear")
+        raise TypeError("a Secret cannot be pickled: that would show it in clear text")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`gateway keys`: what state each key is in and why; and the operator's hand on it.
 
 Owns: a table in words. It works on the shared state itself, so what it does is effective at once in every
-worker, and within a second on every machine, whether the gateway runs or not.
+worker, within milliseconds on every machine, whether the gateway runs or not.
 """
 
 from __future__ import annotations

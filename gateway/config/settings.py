@@ -65,11 +65,11 @@ class Settings:
     api_keys: str | None = _setting(
         None,
         values.text,
-        "the pool: comma-separated `secret` or `name=secret [workspace=wrkspc_...]`, in failover order",
+        "the keys of the pool in failover order, comma-separated: `secret` or `name=secret [workspace=wrkspc_...]`",
     )
-    api_keys_file: str | None = _setting(None, values.text, "the same in a file, one a line, `#` comments")
+    api_keys_file: str | None = _setting(None, values.text, "a file with more keys, one a line; `#` begins a comment")
     client_tokens_file: str | None = _setting(
-        None, values.text, "who may use the gateway: `name sha256:<hex> [operator] [group=NAME]` a line"
+        None, values.text, "who may use the gateway: a file of lines `name sha256:<hex> [operator] [group=NAME]`"
     )
     allow_byok: ByokMode = _setting(
         ByokMode.ALLOWED, values.byok_mode, "whether clients may bring their own credential: `true`, `false`, `only`"
@@ -78,26 +78,33 @@ class Settings:
         (), values.origins, "origins of web pages that may use the gateway, `*` for any; each page still needs a token"
     )
     drop_request_headers: tuple[str, ...] = _setting(
-        (), values.header_names, "more names of clients' headers that do not go upstream; `*` ends a family"
+        (),
+        values.header_names,
+        "more client headers that do not go upstream; `x-corp-*` means all that begin with `x-corp-`",
     )
     bind: str = _setting("127.0.0.1:8080", values.bind_address, "the address to listen on", restart=True)
     name: str | None = _setting(None, values.text, "what the status page calls this gateway; unset: the host's name")
-    workers: int = _setting(1, values.count(1), "worker processes; unset: one a processor", restart=True)
+    workers: int = _setting(1, values.count(1), "worker processes; unset: one for each processor", restart=True)
     max_requests: int = _setting(
-        10_000, values.count(1), "requests at once of a worker; unset: by memory and open files", restart=True
+        10_000,
+        values.count(1),
+        "how many requests a worker serves at once; unset: as many as its memory and open files allow",
+        restart=True,
     )
-    threads: int = _setting(32, values.count(2), "threads of a worker; a request that waits has none", restart=True)
-    pin_workers: bool = _setting(True, values.flag, "whether each worker keeps to one processor", restart=True)
+    threads: int = _setting(
+        32, values.count(2), "threads of each worker; a request that waits needs none", restart=True
+    )
+    pin_workers: bool = _setting(True, values.flag, "whether each worker stays on one processor", restart=True)
     reserved_threads: int | None = _setting(
-        None, values.count(1), "old; with it a worker serves `threads` less these at once", restart=True
+        None, values.count(1), "old: a worker serves `threads` minus these at once; use `max_requests`", restart=True
     )
     head_timeout_seconds: float = _setting(15.0, values.seconds, "how long a client may take to send a request's head")
     body_timeout_seconds: float = _setting(60.0, values.seconds, "how long a client may take to send its body")
     write_timeout_seconds: float = _setting(
-        60.0, values.seconds, "how long a client may take none of the bytes sent to it"
+        60.0, values.seconds, "how long a client may read nothing before it counts as gone"
     )
     trusted_proxies: tuple[Network, ...] = _setting(
-        _LOOPBACK, values.networks, "the proxies in front whose word on a client's address is logged"
+        _LOOPBACK, values.networks, "the proxies in front whose `X-Forwarded-For` is used in the log"
     )
     upstream_proxy: UpstreamProxy | None = _setting(
         None, proxy_url, "an HTTP or SOCKS proxy on the way to the upstream"
@@ -110,29 +117,35 @@ class Settings:
         3600.0, values.seconds, "longest cooldown of a key that is out of credit or budget"
     )
     session_pin_seconds: float = _setting(
-        300.0, values.seconds_or_never, "how long a displaced session stays with its workspace; `0`: not at all"
+        300.0,
+        values.seconds_or_never,
+        "how long a conversation stays in a workspace that it had to change to; `0`: not at all",
     )
     session_pin_lasting_seconds: float = _setting(
-        3600.0, values.seconds, "the same for one with thoughts or an hour's cache"
+        3600.0, values.seconds, "the same for a conversation with thinking blocks or a one-hour cache"
     )
     models_file: str | None = _setting(
-        None, values.text, "a TOML file with the classes of models whose limits are one, over the gateway's own table"
+        None,
+        values.text,
+        "a TOML file of classes of models that share a rate limit; its rows replace or add to the built-in table",
     )
     prices_file: str | None = _setting(
-        None, values.text, "a TOML file of models' prices, over the gateway's own: `gateway prices` shows them"
+        None, values.text, "a TOML file of model prices; its rows replace or add to the built-in table"
     )
     limits: LimitRules = _setting(LimitRules(), limit_rules, "who may spend how much: `[limits]` in the TOML file")
     limits_fail: str = _setting(
         "open",
         values.choice("open", "closed"),
-        "while the shared store is out of reach, go on by what is known here (`open`), or refuse (`closed`)",
+        "while Redis is out of reach, go on with what this machine knows (`open`), or refuse (`closed`)",
         restart=True,
     )
-    ping_seconds: float = _setting(10.0, values.seconds, "silence after which a stream gets a ping")
+    ping_seconds: float = _setting(10.0, values.seconds, "after how much silence a stream gets a ping")
     connect_timeout_seconds: float = _setting(5.0, values.seconds, "how long connecting to the upstream may take")
-    read_idle_timeout_seconds: float = _setting(600.0, values.seconds, "upstream silence that ends a request")
-    stream_idle_timeout_seconds: float = _setting(180.0, values.seconds, "upstream silence that ends a begun stream")
-    idle_connection_seconds: float = _setting(30.0, values.seconds, "age at which an idle connection is dropped")
+    read_idle_timeout_seconds: float = _setting(
+        600.0, values.seconds, "how long the upstream may be silent until the request ends"
+    )
+    stream_idle_timeout_seconds: float = _setting(180.0, values.seconds, "the same after the first event of a stream")
+    idle_connection_seconds: float = _setting(30.0, values.seconds, "how long an unused upstream connection is kept")
     max_body_bytes: int = _setting(33554432, values.count(1024), "the largest request body")
     max_turns: int = _setting(20, values.count(2), "how many upstream answers one request with injected tools may take")
     parallel_tool_use: bool = _setting(
@@ -147,29 +160,27 @@ class Settings:
     mcp_start_seconds: float = _setting(
         5.0, values.seconds_up_to(45), "how long a starting worker waits for MCP servers to answer", restart=True
     )
-    mcp_refresh_seconds: float = _setting(300.0, values.seconds, "age at which a server's tools are listed again")
+    mcp_refresh_seconds: float = _setting(300.0, values.seconds, "how often a server's tools are listed again")
     tool_description_max_bytes: int = _setting(32768, values.count(1), "the largest description of an injected tool")
     tool_definition_max_bytes: int = _setting(131072, values.count(1), "the largest injected tool, its schema included")
-    tools_max_bytes: int = _setting(1048576, values.count(1), "how large all injected tools together may be")
+    tools_max_bytes: int = _setting(1048576, values.count(1), "the largest size of all injected tools together")
     tool_result_max_bytes: int = _setting(262144, values.count(1024), "the most text of one tool's result")
-    drain_seconds: float = _setting(300.0, values.seconds, "how long streams may run on after SIGTERM", restart=True)
-    data_dir: str = _setting(
-        "", values.text, "the folder of the gateway's own files, private to it; one gateway a folder", restart=True
-    )
+    drain_seconds: float = _setting(300.0, values.seconds, "how long streams may continue after SIGTERM", restart=True)
+    data_dir: str = _setting("", values.text, "the gateway's own folder; two gateways cannot share one", restart=True)
     probe_seconds: float = _setting(
         300.0,
         values.seconds_or_never,
-        "how soon a retired key is looked at, with `GET /v1/models`, and less and less often then; `0`: never",
+        "when a retired key is first tested with `GET /v1/models`, later less often; `0`: never",
         restart=True,
     )
     probe_at_start: bool = _setting(
-        True, values.flag, "whether keys are looked at whose workspace is not known", restart=True
+        True, values.flag, "whether keys whose workspace is not known are tested at a start", restart=True
     )
     state_url: str | None = _setting(
-        None, values.state_url, "a Redis that several machines share the keys' state through", restart=True
+        None, values.state_url, "a Redis or Valkey through which several machines share the keys' state", restart=True
     )
     record_url: str | None = _setting(
-        None, values.record_url, "the database of who used what; unset: SQLite in the data folder", restart=True
+        None, values.record_url, "the database of records; unset: SQLite in the data folder", restart=True
     )
     record_retention_days: int = _setting(90, values.count(1), "how long records are kept", restart=True)
     log_level: str = _setting(
@@ -177,7 +188,10 @@ class Settings:
     )
     log_format: str = _setting("text", values.choice("text", "json"), "the form of the log's lines", restart=True)
     access_log: bool | None = _setting(
-        None, values.flag, "one line a request; unset: with the log format `json`", restart=True
+        None,
+        values.flag,
+        "whether each request has a line in the log; unset: only with the format `json`",
+        restart=True,
     )
     tracing: str = _setting(
         "off", values.choice("off", "otlp"), "where traces go: `otlp`, as `OTEL_*` variables say", restart=True

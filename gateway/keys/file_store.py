@@ -256,12 +256,12 @@ class FileStore(MergingStore):
             before, self._trouble = self._trouble, trouble
         if trouble is not None and before is None:
             log.error(
-                "the keys' state cannot be shared (%s): this worker goes on with what it knows; what it marks is "
-                "written as soon as that works",
+                "the keys' state cannot be shared (%s): this worker goes on with what it knows, and writes its marks "
+                "as soon as it can",
                 trouble,
             )
         elif trouble is None and before is not None:
-            log.info("the keys' state is shared again, with what was marked meanwhile")
+            log.info("the keys' state is shared again; marks made meanwhile are in it")
 
     def __repr__(self) -> str:
         return f"<FileStore {self._path}>"

@@ -47,7 +47,9 @@ def read(folder: Path) -> Known | None:
     except FileNotFoundError:
         return None
     except (OSError, NotReadable) as error:
-        log.warning("%s cannot be read (%s): the keys begin anew; disable those again that were disabled", path, error)
+        log.warning(
+            "%s cannot be read (%s): all keys count as valid; disable again those that were disabled", path, error
+        )
         return None
     ahead_seconds = machine_time() - time.time()
     log.info("%s was read: %d keys are known from it", path, len(records))
@@ -76,14 +78,14 @@ def records_of(data: bytes) -> tuple[bytes, dict[bytes, Record]]:
 def _root(data: bytes, at: int) -> tuple[int, int]:
     """The number of the transaction that wrote this head, and the page of the root."""
     if struct.unpack_from("<II", data, at + 16) != _MAGIC_AND_VERSION:
-        raise ValueError("the head is none")
+        raise ValueError("it does not begin as such a file does")
     root, _, transaction = struct.unpack_from("<QQQ", data, at + 128)
     return transaction, root
 
 
 def _entries(data: bytes, page_bytes: int, page: int, depth: int) -> Iterator[tuple[bytes, bytes]]:
     if depth > _DEEPEST:
-        raise ValueError("the tree has a circle")
+        raise ValueError("its pages point to each other in a circle")
     start = page * page_bytes
     flags, lower = struct.unpack_from("<HH", data, start + 10)
     for offset in struct.unpack_from(f"<{(lower - _HEAD_BYTES) // 2}H", data, start + _HEAD_BYTES):

@@ -161,7 +161,7 @@ class KeyNews:
         if use is _Use.COOLING:
             seconds = record.cooling_until_at - now
             log.info(
-                "key %s (%s) is cooling down for %.1f s: the operator wants it so; then one request tries it",
+                "key %s (%s) is cooling down for %.1f s, by the operator's command; then one request tries it",
                 *(key.name, key.hint, seconds),
             )
         elif use is _Use.FREE:

@@ -152,7 +152,7 @@ class KeysFile:
     def _lines_behind(self, start: int) -> list[bytes] | None:
         """The whole lines from there on; None if what stood before them no longer does."""
         if not start and not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise Unusable("it is no regular file")
+            raise Unusable("it is not a regular file")
         before = self._last_bytes if start else b""
         size_bytes = self.stamp[2] - start + len(before)
         if size_bytes > _LONGEST_BYTES:
@@ -235,5 +235,5 @@ def _entries(lines: Iterable[bytes]) -> dict[str, Record]:
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise Unusable(str(error)) from error
     if not all(map(is_sound, entries)):
-        raise Unusable("a name is none")
+        raise Unusable("a name is not one of a key")
     return entries

@@ -26,7 +26,7 @@ _MONEY = {Outcome.OUT_OF_CREDIT.value: "out of credit", Outcome.SPEND_LIMITED.va
 _NEXT = {
     Outcome.OUT_OF_CREDIT.value: "top up credit",
     Outcome.SPEND_LIMITED.value: "raise the spending limit",
-    Outcome.WORKSPACE_UNUSABLE.value: "see to the workspace's encryption key",
+    Outcome.WORKSPACE_UNUSABLE.value: "check the workspace's encryption key",
 }
 _DOUBTS = {Doubt.WORKSPACE: "workspace", Doubt.ORGANISATION: "organisation"}
 _LONGEST_ID = 12

@@ -164,7 +164,11 @@ class MachineMemory:
 
     def _tell(self, trouble: Exception | None, is_aside: bool) -> None:
         if is_aside:
-            log.warning("%s held no counts of limits: it was set aside as %s, and begun again", self._path, ASIDE_NAME)
+            log.warning(
+                "%s did not hold counts of limits: it was set aside as %s, and a new one was made",
+                self._path,
+                ASIDE_NAME,
+            )
         was_told, self._is_told = self._is_told, trouble is not None
         if trouble is not None and not was_told:
             log.warning("%s cannot be used (%s): until it can, this process counts by itself", self._path, trouble)

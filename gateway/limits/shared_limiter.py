@@ -62,7 +62,7 @@ class SharedLimiter:
                 with suppress(Unanswered):
                     return Admission(self, self._asked(self._link, limited, is_paid), is_paid)
             if self._fails_closed and any(_matters(one.limits, is_paid) for one in limited):
-                raise Overloaded("the store that limits are shared by is out of reach", retry_after_seconds=1)
+                raise Overloaded("the store through which limits are shared is out of reach", retry_after_seconds=1)
         entered = self._counters.enter(limited, is_paid=is_paid)
         if isinstance(entered, Refusal):
             raise error_of(entered)

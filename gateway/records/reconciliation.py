@@ -157,7 +157,7 @@ class Export:
     def _add(self, day: str, group: Mapping[str, Any], said: Mapping[str, Any]) -> None:
         model = group.get("model")
         if model is not None and not isinstance(model, str):
-            raise ExportError("a row's model is no text")
+            raise ExportError("a row's model is not a text")
         if "amount" in said:
             figures = {COST: _picodollars(said)}
         elif "uncached_input_tokens" in said:
@@ -219,7 +219,7 @@ def _moment(item: Mapping[str, Any], name: str) -> datetime:
     try:
         at = datetime.fromisoformat(item[name])
     except (KeyError, TypeError, ValueError):
-        raise ExportError(f"it is no report of the API: a row has no time in `{name}`") from None
+        raise ExportError(f"it is not a report of the API: a row has no time in `{name}`") from None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 

@@ -151,7 +151,7 @@ class Recorder:
                     self._fail(error)
                     break
                 except Exception:
-                    log.exception("%d records cannot be written down; it goes on", len(batch))
+                    log.exception("%d records cannot be written and are lost; the others are written", len(batch))
                     self._meter.dropped("refused", len(batch))
                     continue
                 has_written = has_written or written > 0

@@ -20,6 +20,7 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 log = logging.getLogger("gateway.background")
 
@@ -72,12 +73,23 @@ class Troubles:
             log.info("%s works again", self._name)
 
 
+class Wake(Protocol):
+    """What ends a thread's rest: threading.Event, or what is waited for in the same way. `wait` is that thread's."""
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def wait(self, timeout: float | None) -> object: ...
+
+
 class BackgroundThread:
     """A daemon thread that repeats `step` until it is stopped.
 
     `step` does what there is to do and returns for how many seconds to wait, at most: 0 for not at all, None for until
     `wake` is called. A pause after a failure is cut short by `stop` alone. `at_end` is called in the thread when it
-    ends. `start` raises RuntimeError if the system grants no thread.
+    ends. `wake_by` takes the place of a threading.Event, for a rest that something else may end, too. `start` raises
+    RuntimeError if the system grants no thread.
     """
 
     def __init__(
@@ -87,12 +99,13 @@ class BackgroundThread:
         *,
         at_end: Callable[[], object] = lambda: None,
         pause: GrowingPause | None = None,
+        wake_by: Wake | None = None,
     ) -> None:
         self._name = name
         self._step = step
         self._at_end = at_end
         self._troubles = Troubles(f"the thread {name}", pause)
-        self._wake = threading.Event()
+        self._wake: Wake = threading.Event() if wake_by is None else wake_by
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 

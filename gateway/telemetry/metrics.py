@@ -22,6 +22,7 @@ from gateway.runtime.shared_counts import SharedCounts
 from gateway.telemetry.all_workers import AllWorkers
 from gateway.telemetry.instruments import BoundedLabels, Instruments, begin_at_zero
 from gateway.telemetry.moment import ASKED, Moment
+from gateway.telemetry.outage import outage_of_database
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.usage_counters import UsageCounters
 
@@ -42,6 +43,7 @@ class Metrics:
         instruments = Instruments()
         self.registry = instruments.registry
         self.recent = recent if recent is not None else Recent()
+        self._database_outage = outage_of_database(self.recent)
         self._counts = counts
         self._moment: Moment | None = None
         self._tools = BoundedLabels(limit=1000)
@@ -218,6 +220,7 @@ class Metrics:
     def stores(self, is_up: bool) -> None:
         """The database takes this worker's records, or does not."""
         self.recorder_up.set(float(is_up))
+        self._database_outage.note(is_up)
 
     def of_all_workers(self) -> CollectorRegistry:
         """What all workers have counted, and the present moment."""

@@ -50,7 +50,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened to the gateway, in words; `at` is when it last did, in epoch seconds.
 
     `key` names the key that it happened to. If it happened several times in a row, it did `times` times since
-    `first_at`.
+    `first_at`. What happens to the whole gateway may be told by several of its workers at once: it happened once.
     """
 
     at: float
@@ -58,10 +58,13 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     times: int = 1
     first_at: float = 0.0
+    is_of_all: bool = False
 
     def again(self, other: Event) -> Event:
         """Both as one."""
         first_at = min(self.first_at or self.at, other.first_at or other.at)
+        if self.is_of_all:
+            return Event(first_at, self.what, self.key, is_of_all=True)
         return Event(max(self.at, other.at), self.what, self.key, self.times + other.times, first_at)
 
     def is_like(self, other: Event) -> bool:
@@ -148,11 +151,11 @@ class Recent:
         """How long ago the gateway was started."""
         return max(0.0, self._clock() - self._board.began_at)
 
-    def happened(self, what: str, key: str = "", ago_seconds: float = 0.0) -> None:
-        """Something has happened to the gateway, or to one of its keys."""
-        event = Event(self._wall_clock() - ago_seconds, safe_text(what, _LONGEST_TEXT), key)
+    def happened(self, what: str, key: str = "", ago_seconds: float = 0.0, *, is_of_all: bool = False) -> None:
+        """Something has happened to the gateway, or to one of its keys; `is_of_all`: other workers may tell it, too."""
+        event = Event(self._wall_clock() - ago_seconds, safe_text(what, _LONGEST_TEXT), key, is_of_all=is_of_all)
         with self._lock:
-            if self._last is not None and event.is_like(self._last):
+            if self._last is not None and event.is_like(self._last) and not is_of_all:
                 self._last = event.again(self._last)
                 self._board.events.replace_last(self._part, msgspec.json.encode(self._last))
             else:

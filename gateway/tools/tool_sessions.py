@@ -180,7 +180,11 @@ class ToolSessions:
         if not self._has_failed:
             self._has_failed = True
             reason = getattr(error, "strerror", None) or type(error).__name__
-            log.warning("the tools of sessions cannot be kept in the data folder: %s; they have those of now", reason)
+            log.warning(
+                "the tools of sessions cannot be kept in the data folder: %s; until they can, each session has the "
+                "tools that there are now",
+                reason,
+            )
 
     def __repr__(self) -> str:
         return f"<ToolSessions known={len(self._touched)}>"

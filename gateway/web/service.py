@@ -36,6 +36,7 @@ from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.machine_clock import machine_time
 from gateway.runtime.shared_counts import SharedCounts
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.outage import outage_of_store
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.tracing import Tracing
 from gateway.tools.mcp.budget import ToolLimits
@@ -110,6 +111,8 @@ class Gateway:
         self._open_limiter: Callable[[], Limiter] | None = None
         self.tracing = Tracing()
         self._store = store if store is not None else MemoryStore()
+        self.store_name = "Redis" if settings.state_url is not None else "the data folder"
+        self._store_outage = outage_of_store(self.recent, self.store_name)
         self.affinity = Affinity(self._store, clock)
         self.looks: Looks | None = None
         self.key_news: KeyNews | None = None
@@ -148,6 +151,7 @@ class Gateway:
             self.configuration.upstream.drop_stale()
             self.metrics.settle()
             self._store.tick()
+            self._store_outage.note(self._store.is_up)
         except Exception as error:  # noqa: BLE001  # the worker serves all the same
             self._ticks_at = now + max(_TICK_SECONDS, self._housekeeping.failed(error))
         else:

@@ -216,7 +216,7 @@ def status_of(gateway: Gateway, address: str = "") -> Status:
         lost=int(counts.total("gateway_recorder_dropped_total")),
     )
     health = Health(
-        store="Redis" if settings.state_url is not None else "the data folder",
+        store=gateway.store_name,
         is_store_up=bool(counts.total("gateway_store_up")),
         records_waiting=records.waiting,
         is_database_up=records.is_database_up,

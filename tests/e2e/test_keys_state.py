@@ -302,7 +302,7 @@ def test_the_log_tells_what_the_operator_does_and_when_a_key_is_back(own_fleet: 
     for words, line in (
         (("disable", name), "is disabled by the operator"),
         (("enable", name), "is enabled by the operator"),
-        (("cool", name, "6"), "the operator wants it so"),
+        (("cool", name, "6"), "by the operator's command"),
     ):
         fleet.command(*words)
         fleet.gateway.wait_for_log(line)

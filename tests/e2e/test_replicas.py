@@ -157,6 +157,37 @@ def test_key_marked_through_one_gateway_is_skipped_by_both(replicas: Replicas, s
     assert min(have_served()) > 50
 
 
+# Imported by every Python process that finds it on its path, before anything else.
+_PULLS_NEVER = """
+from gateway.keys.redis.store import RedisStore
+
+RedisStore.__init__.__kwdefaults__["pull_seconds"] = 3600.0
+"""
+
+
+def test_marks_are_published_and_no_pull_is_waited_for(
+    own_replicas: Callable[..., Replicas], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given workers that look for changes once an hour, when one gateway finds keys refused, and an operator enables
+    one, then every worker of both knows; also after a restart of Redis."""
+    with monkeypatch.context() as patch:
+        (tmp_path / "sitecustomize.py").write_text(_PULLS_NEVER)
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        replicas = own_replicas()
+    replicas.renew_keys("rate_limited:retry-after=600 then ok", "unauthorized then ok", "ok")
+    assert replicas.ask(0).status == 200
+    assert replicas.keys.calls == [A, B, C]
+    assert replicas.all_know(A, "temporary")
+    assert replicas.all_know(B, "permanent")
+    replicas.fleets[1].command("enable", replicas.keys.names[A])
+    assert replicas.all_know(A, "valid")
+    replicas.redis.kill()
+    replicas.redis.start()
+    assert replicas.stores_are_up(True)
+    replicas.fleets[1].command("disable", replicas.keys.names[C])
+    assert replicas.all_know(C, "permanent")
+
+
 @pytest.mark.parametrize(
     "number",
     [

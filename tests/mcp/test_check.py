@@ -92,6 +92,6 @@ def test_tools_that_are_left_out_are_named_for_what_is_wrong_with_them(check, mo
     ]
     assert [line.partition(" is not offered: ")[::2] for line in lines if "is not offered" in line] == [
         ("  tool 'endless' of server files", "its input schema has a number that is not finite"),
-        ("  tool 'odd' of server files", "its input schema is no object"),
+        ("  tool 'odd' of server files", "its input schema is not an object"),
         ("  tool 'three' of server more", "with it, all tools together would have more than 250 bytes"),
     ]

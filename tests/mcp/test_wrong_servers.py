@@ -237,7 +237,7 @@ def test_list_without_end_is_a_server_that_is_down(server, cursor, monkeypatch, 
     with ToolboxRig(at(server)) as rig:
         assert rig.names == []
         assert not rig.is_up("r")
-    assert "goes in a circle" in caplog.text if cursor else "more than 50 tools" in caplog.text
+    assert "repeats itself" in caplog.text if cursor else "more than 50 tools" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_trouble_and_its_end_are_told_once(
         workers[0].tick()
     assert [(record.levelno, record.message.partition(" (")[0]) for record in caplog.records] == [
         (logging.ERROR, "the keys' state cannot be shared"),
-        (logging.INFO, "the keys' state is shared again, with what was marked meanwhile"),
+        (logging.INFO, "the keys' state is shared again; marks made meanwhile are in it"),
     ]
     assert workers[1].read(["mine-4"])[0].cooling_until_at == 50.0
 

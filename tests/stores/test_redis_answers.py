@@ -116,3 +116,32 @@ def test_answer_has_one_deadline(wire: Wire) -> None:
     wire.server.sendall(b"*2\r\n:1\r\n")
     with pytest.raises(redis.TimeoutError):
         wire.reader.read_response()
+
+
+# What comes unasked.
+
+
+@pytest.mark.parametrize(("sent", "answer"), GOOD, ids=[repr(sent) for sent, _ in GOOD])
+def test_what_has_not_come_whole_is_kept_for_the_next_time(wire: Wire, sent: bytes, answer: Any) -> None:
+    """Given an answer whose bytes come one by one, and two at once, then each is read once, when it came."""
+    for number in range(len(sent) - 1):
+        wire.server.sendall(sent[number : number + 1])
+        assert wire.reader.read_what_came() == []
+    wire.server.sendall(sent[-1:] + sent + sent[:1])
+    assert wire.reader.read_what_came() == [answer, answer]
+    wire.server.sendall(sent[1:])
+    assert wire.reader.read_what_came() == [answer]
+    assert wire.reader.read_what_came() == []
+
+
+def test_connection_that_was_closed_is_an_error_though_nothing_is_waited_for(wire: Wire) -> None:
+    wire.server.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(redis.ConnectionError):
+        wire.reader.read_what_came()
+
+
+@pytest.mark.parametrize("sent", [b"*1\r\n" * 100, b"$1000000000\r\n", b"what\r\n", b"x" * 5000], ids=repr)
+def test_rubbish_is_an_error_though_nothing_is_waited_for(wire: Wire, sent: bytes) -> None:
+    wire.server.sendall(sent)
+    with pytest.raises(redis.InvalidResponse):
+        wire.reader.read_what_came()

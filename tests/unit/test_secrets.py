@@ -60,13 +60,6 @@ def no_files(path: str) -> bytes:
 
 
 @pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def gateway() -> Iterator[Gateway]:
     made = Gateway(load_settings(ENVIRON, no_files))
     yield made

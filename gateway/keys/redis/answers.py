@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -46,6 +47,10 @@ class AnswerReader:
         """redis-py closes the socket."""
         self._socket = None
 
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 without one."""
+        return -1 if self._socket is None else int(self._socket.fileno())
+
     def can_read(self, timeout: float = 0) -> bool:
         """Whether something has come, or comes in that time; a closed connection raises redis.ConnectionError."""
         if self._data:
@@ -66,6 +71,24 @@ class AnswerReader:
         self._at = 0
         return answer
 
+    def read_what_came(self) -> list[Any]:
+        """The answers that have come whole; waits for nothing, and keeps what has come of the next.
+
+        A closed connection raises redis.ConnectionError.
+        """
+        with suppress(redis.TimeoutError):  # no more has come
+            while len(self._data) <= _LONGEST_BYTES:
+                self._receive(0)
+        self._deadline = 0.0  # so that nothing is waited for
+        answers, read_to = [], 0
+        with suppress(redis.TimeoutError):  # the last one is not whole
+            while self._at < len(self._data):
+                answers.append(self._value(0))
+                read_to = self._at
+        del self._data[:read_to]
+        self._at = 0
+        return answers
+
     def _value(self, depth: int) -> Any:
         if depth > _DEEPEST:
             raise redis.InvalidResponse("an answer is nested too deep")
@@ -84,7 +107,7 @@ class AnswerReader:
         if kind == b"*":
             count = _whole(rest)
             return None if count == -1 else [self._value(depth + 1) for _ in range(count)]
-        raise redis.InvalidResponse(f"an answer is no RESP: {_shown(line)}")
+        raise redis.InvalidResponse(f"an answer is not RESP: {_shown(line)}")
 
     def _line(self) -> bytes:
         looked_at = self._at
@@ -114,7 +137,7 @@ class AnswerReader:
             raise redis.InvalidResponse(f"an answer is longer than {_LONGEST_BYTES} bytes")
         left_seconds = self._deadline - time.monotonic()
         if left_seconds <= 0:
-            raise redis.TimeoutError("an answer does not come to its end in time")
+            raise redis.TimeoutError("an answer took too long")
         self._receive(left_seconds)
 
     def _receive(self, timeout_seconds: float) -> None:
@@ -135,7 +158,7 @@ class AnswerReader:
 
 def _whole(text: bytes) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise redis.InvalidResponse(f"no whole number: {_shown(text)}")
+        raise redis.InvalidResponse(f"not a whole number: {_shown(text)}")
     return int(text)
 
 

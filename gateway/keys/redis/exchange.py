@@ -71,11 +71,13 @@ class Look:
 class Exchanges:
     """The sync thread's connection, and how far it has seen the server's changes. Not thread-safe.
 
+    `sender` is what the server publishes where this process has changed something (see redis.news).
     What a look has named counts as seen: so after a failure all is seen once more, on another connection.
     """
 
-    def __init__(self, server: Server, server_clock: ServerClock, clock: Callable[[], float]) -> None:
+    def __init__(self, server: Server, server_clock: ServerClock, clock: Callable[[], float], sender: str = "") -> None:
         self._server = server
+        self._sender = sender
         self._server_clock = server_clock
         self._clock = clock
         self._connection: Connection | None = None
@@ -141,6 +143,7 @@ class Exchanges:
         void_after = self._server_clock.to_server(self._clock() + ANSWER_SECONDS / 2)
         arguments: list[str | int] = [void_after, secrets.token_hex(16), self._server.key("key:")]
         arguments += self._server.key("lease:"), round(DAY_SECONDS * 1000), MOST_DETAILED
+        arguments += self._server.channel, self._sender
         for name, what in left.items():
             keys += self._server.key("key", name), self._server.key("lease", name)
             arguments += name, what.released

@@ -16,6 +16,9 @@ counting: whether they have changed shows in a digest of them all, which is made
 details expire a day after they were written, or after their cooldown, whatever is later; permanent ones do not. Each
 look takes some names whose records are gone out of `details`.
 
+Whoever changes what a key may be used for has this published, so that others need not wait for their next look. Where a
+server's user may not publish, they do.
+
 The server's own clock may be set. So `clock` holds what it showed last: if it shows less than that it was set back, and
 from then on as much is added to it. What stands there but was not written by a gateway (a record with odd fields, a key
 of another type) is passed over, and replaced when it is written next.
@@ -141,9 +144,10 @@ return {string.format('%.0f', clock.at), redis.call('GET', KEYS[2]) or '', diges
 
 # KEYS: clock, epoch, names, version, details, and for each name its record and its lease.
 # ARGV: void after, a new epoch, what the records' and the leases' keys begin with, for how many milliseconds a record
-# with a detail is kept, how many of them at most, and for each name itself, the lease given back or '', and: the record
-# as it was found, its fields joined by blanks, or '' for none; the ten fields that it is to have, `lasting` if it does
-# not expire, and `over` if a trial under a lease is over with that; or one '-' for a question.
+# with a detail is kept, how many of them at most, where to publish that something has changed and who says so, and for
+# each name itself, the lease given back or '', and: the record as it was found, its fields joined by blanks, or '' for
+# none; the ten fields that it is to have, `lasting` if it does not expire, and `over` if what the key may be used for
+# has changed, which ends a trial under a lease; or one '-' for a question.
 # Answers the epoch, and for each name whether the record is as told, and the record, nothing, or 'odd' for what is no
 # record.
 EXCHANGE = (
@@ -163,6 +167,8 @@ local function told_record()
   for field = 1, #FIELDS do record[field] = told() end
   return record, found, told() == 'lasting', told() == 'over'
 end
+
+local is_news = false
 
 local function put(key, record, is_odd)
   if is_odd then redis.call('DEL', key) end
@@ -213,6 +219,7 @@ if clock.at > tonumber(told()) then return redis.error_reply('LATE the time for 
 keep_clock()
 redis.call('SET', KEYS[2], told(), 'NX')
 local key_start, lease_start, kept_ms, most = told(), told(), tonumber(told()), tonumber(told())
+local channel, sender = told(), told()
 local answer = {redis.call('GET', KEYS[2])}
 for at = 6, #KEYS, 2 do
   local key, lease, name, released = KEYS[at], KEYS[at + 1], told(), told()
@@ -223,7 +230,10 @@ for at = 6, #KEYS, 2 do
   if record then
     is_as_told = found == held_words
     if is_as_told then
-      if is_over then redis.call('DEL', lease) end
+      if is_over then
+        redis.call('DEL', lease)
+        is_news = true
+      end
       local is_changed = table.concat(record, ' ') ~= held_words
       if is_changed then put(key, record, is_odd) end
       keep_name(name, key, record, is_changed, is_lasting, kept_ms)
@@ -237,6 +247,7 @@ for at = 6, #KEYS, 2 do
   answer[#answer + 1] = held or is_odd and {'odd'} or {}
 end
 end_version(key_start, lease_start, most)
+if is_news then redis.pcall('PUBLISH', channel, sender) end
 return answer
 """
 )

@@ -1,11 +1,12 @@
 """The records of the keys on a Redis server that all machines share; requests do not wait for it.
 
-Owns: the thread that keeps this process's replica and the server in step. Requests read and mark the
-replica alone. A mark wakes the thread, which tells the server at once; twice a second it also hears what the others
-have marked. So nothing fails, and nothing waits, when the server is slow or gone: the gateway goes on with what it
-knows, and what was marked meanwhile is merged when the server is back. One question is put to the server while a
-request waits, for a few milliseconds at most: who may try a key on trial. From a server that is down, or too slow,
-no answer is awaited: then one request of each process tries it.
+Owns: the thread that keeps this process's replica and the server in step. Requests read and mark the replica alone. A
+mark wakes the thread, which tells the server at once, and the server publishes that there is news: so the threads of
+the other processes wake, too, and look (redis.news). Twice a second each looks anyway. So nothing fails, and nothing
+waits, when the server is slow or gone: the gateway goes on with what it knows, and what was marked meanwhile is merged
+when the server is back. One question is put to the server while a request waits, for a few milliseconds at most: who
+may try a key on trial. From a server that is down, or too slow, no answer is awaited: then one request of each process
+tries it.
 
 An exchange begins with a look at what has changed there. If that is nothing, and nothing is untold here, it is over.
 
@@ -19,7 +20,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -27,6 +30,7 @@ from dataclasses import replace
 from gateway.keys.key_record import Record, leased, released
 from gateway.keys.redis.exchange import MOST_AT_ONCE, Exchanges, Look
 from gateway.keys.redis.leases import LeaseAnswer, LeaseDesk
+from gateway.keys.redis.news import News
 from gateway.keys.redis.scripts import IS_THERE
 from gateway.keys.redis.wire import SERVER_ERRORS, Server, ServerClock
 from gateway.keys.replica import Replica
@@ -45,6 +49,10 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _FLUSH_SECONDS = 1.0
 _CLOSING_SECONDS = 0.5
 _MOST_TOLD = 10
+# After a look others' news waits for so many times as long as that look took, at most so long. So what hearing costs is
+# bounded, however much is published, and the more the server has to do, the less often it is asked.
+_LOOKS_APART = 9
+_LONGEST_APART_SECONDS = 0.05
 
 
 class RedisStore(MergingStore):
@@ -71,7 +79,9 @@ class RedisStore(MergingStore):
         self._replica = Replica(clock)
         self._server = Server(url, prefix)
         server_clock = ServerClock()
-        self._exchanges = Exchanges(self._server, server_clock, clock)
+        sender = secrets.token_hex(8)
+        self._exchanges = Exchanges(self._server, server_clock, clock, sender)
+        self._news = News(self._server, sender)
         self._lease_desk = LeaseDesk(self._server, server_clock, lease_timeout_seconds)
         self._epoch = b""
         self._is_up: bool | None = None  # None before the first attempt; written by the thread alone
@@ -80,7 +90,8 @@ class RedisStore(MergingStore):
         self._begun_count = 0
         self._done_count = 0  # the number of the latest exchange that succeeded
         self._pause = GrowingPause(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-        self._thread = BackgroundThread("redis-store", self._step, at_end=self._end)
+        self._hears = True  # what others publish, as far as the log says
+        self._thread = BackgroundThread("redis-store", self._step, at_end=self._end, wake_by=self._news)
         self._thread.start()
         with self._progress:
             self._progress.wait_for(lambda: self._is_up is not None, start_timeout_seconds)
@@ -176,6 +187,7 @@ class RedisStore(MergingStore):
         with self._progress:
             self._begun_count += 1
             number = self._begun_count
+        began_at = time.monotonic()
         try:
             is_told = self._synchronise()
         except SERVER_ERRORS as error:
@@ -191,14 +203,18 @@ class RedisStore(MergingStore):
             return _SHORTEST_PAUSE_SECONDS
         self._pause.reset()
         self._note(True)
+        self._note_hearing()
         with self._progress:
             self._done_count = number
             self._progress.notify_all()
+        took_seconds = time.monotonic() - began_at
+        self._news.rest_for(min(_LOOKS_APART * took_seconds, _LONGEST_APART_SECONDS))
         return self._pull_seconds
 
     def _end(self) -> None:
         self._is_up = False
         self._disconnect()
+        self._news.close()
 
     def _synchronise(self) -> bool:
         """Tell the server what is untold, and learn what it knows; False if all has to be told once more."""
@@ -206,6 +222,7 @@ class RedisStore(MergingStore):
             self._exchanges.connect()
             self._replica.doubt()
             self._epoch = b""
+        self._news.tend()  # before the look: what is changed after it is heard
         is_more = True
         while is_more:
             look = self._exchanges.look()
@@ -258,16 +275,17 @@ class RedisStore(MergingStore):
 
     def _disconnect(self) -> None:
         self._exchanges.close()
+        self._news.disconnect()
         self._lease_desk.close()
 
     def _note(self, is_up: bool, error: BaseException | None = None) -> None:
         was_up = self._is_up
         if is_up and was_up is False:
-            log.info("the state server %s answers again; what was marked meanwhile is merged", self._server.place)
+            log.info("the state server %s answers again; marks made meanwhile are merged", self._server.place)
         elif not is_up and was_up is not False:
             log.warning(
-                "the state server %s does not answer (%s): going on with what is known here; "
-                "marks are shared with other processes when it is back",
+                "the state server %s does not answer (%s): this worker goes on with what it knows; "
+                "its marks are shared when the server is back",
                 self._server.place,
                 error,
             )
@@ -275,6 +293,18 @@ class RedisStore(MergingStore):
         if was_up is None:
             with self._progress:
                 self._progress.notify_all()
+
+    def _note_hearing(self) -> None:
+        failure = self._news.failure
+        if failure is None and not self._hears:
+            log.info("what other processes publish on the state server %s is heard again", self._server.place)
+        elif failure is not None and self._hears:
+            log.warning(
+                "the state server %s lets nobody subscribe to %s (%s): what other processes mark is seen up to %.1f s "
+                "later; subscribing is tried again",
+                *(self._server.place, self._server.channel, failure, self._pull_seconds),
+            )
+        self._hears = failure is None
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._server.place} is_up={self.is_up} {self._replica!r}>"

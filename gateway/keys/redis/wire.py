@@ -93,9 +93,11 @@ class Server:
         except (ValueError, TypeError, redis.RedisError):
             # The message may quote the URL, and the URL a password.
             raise ValueError(
-                "not a Redis URL: want redis://, rediss:// or unix://, special characters in the password "
+                "not a Redis URL: redis://, rediss:// or unix:// was expected, special characters in the password "
                 "percent-encoded, and only options that redis-py knows"
             ) from None
+        # Where a database hears of changes; what is published is heard in all databases of a server.
+        self.channel = f"{prefix}news:{options.get('db', 0)}"
         host, port = options.get("host", "localhost"), options.get("port", 6379)
         self.place = str(options.get("path", f"{host}:{port}"))
 
@@ -140,6 +142,21 @@ class Connection:
         """Run a script that the server knows, and wait no longer than that for its answer."""
         self._reader.answer_seconds = timeout_seconds
         return self._command("EVALSHA", _sha(script), len(keys), *keys, *arguments)
+
+    def subscribe(self, channel: str) -> int:
+        """Hear what is published there, by `heard`, and ask nothing else any more. The descriptor to wait for."""
+        self._command("SUBSCRIBE", channel)
+        return self._reader.fileno()
+
+    def heard(self) -> list[Any]:
+        """What has come since the last call: messages, and answers to `ask_for_life`. Waits for nothing."""
+        with understood():
+            return self._reader.read_what_came()
+
+    def ask_for_life(self) -> None:
+        """Send what even a subscribed connection is answered; `heard` has the answer."""
+        with understood():
+            self._raw.send_command("PING")
 
     def close(self) -> None:
         """Close it; again does nothing."""

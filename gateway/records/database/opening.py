@@ -43,7 +43,7 @@ class Database:
         try:
             self._engine = self._made()
         except (ImportError, NoSuchModuleError) as error:
-            raise ValueError("PostgreSQL needs a package more: pip install 'messages-gateway[postgres]'") from error
+            raise ValueError("PostgreSQL needs one more package: pip install 'messages-gateway[postgres]'") from error
         self._is_prepared = False
 
     @classmethod
@@ -169,7 +169,7 @@ class Database:
         try:
             self._file.see()
         except ConnectionLost as error:
-            log.warning("%s: what it held is not in the one that is used from now on", error)
+            log.warning("%s: from now on another is used, without what the old one held", error)
             raise
 
     def _refuse_newer(self, connection: Connection) -> None:

@@ -216,7 +216,7 @@ class Keeper:
             self._is_up = False
             self._metrics.mcp_server_up.labels(self.server.name).set(0)
             log.warning(
-                "mcp server %s is down: %s; its tools are absent until it is back", self.server.name, _why(error)
+                "mcp server %s is down: %s; its tools are not offered until it is back", self.server.name, _why(error)
             )
         self._offer(NOTHING)
         self._answer(None)

@@ -102,7 +102,7 @@ def _fault_of(tool: ListedTool, limits: ToolLimits, checked: Mapping[str, Any] |
     if fault is not None:
         return str(fault)
     if not isinstance(tool.input_schema, dict):
-        return "its input schema is no object"
+        return "its input schema is not an object"
     schema = _typed(tool.input_schema)
     return _fault_of_value(schema) or (None if checked == schema else _fault_of_schema(schema))
 
@@ -116,7 +116,7 @@ def _fault_of_description(description: object, limit_bytes: int) -> str | None:
     if description is None:
         return None
     if not isinstance(description, str):
-        return "its description is no text"
+        return "its description is not a text"
     if (fault := unfit(description, 1)) is not None:
         return f"its description has {fault}"
     if (size_bytes := len(description.encode())) > limit_bytes:
@@ -131,16 +131,16 @@ def _fault_of_value(schema: Mapping[str, Any]) -> str | None:
 
 def _fault_of_schema(schema: Mapping[str, Any]) -> str | None:
     if schema["type"] != "object":
-        return "its input is no object"
+        return "its input is not an object"
     if found := [word for word in _COMBINATORS if word in schema]:
         return f"its input schema has {found[0]} at the top level"
     properties = schema.get("properties", {})
     if not isinstance(properties, dict) or not all(_PROPERTY.fullmatch(name) for name in properties):
-        return "an input has a name of other than letters, digits, `_`, `.` and `-`, or of more than 64"
+        return "an input's name has characters other than letters, digits, `_`, `.` and `-`, or more than 64 of them"
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError:
-        return "its input schema is no valid JSON Schema"
+        return "its input schema is not valid JSON Schema"
     except Exception as error:  # noqa: BLE001  # whatever it trips over, other tools must not be lost for it
         return f"its input schema cannot be checked ({type(error).__name__})"
     return None

@@ -104,7 +104,7 @@ class Session:
             if page.next_cursor is None:
                 return found
             if page.next_cursor in cursors:
-                raise ServerTrouble("its list of tools goes in a circle")
+                raise ServerTrouble("its list of tools repeats itself")
             cursors.add(page.next_cursor)
             page = await self._page(page.next_cursor)
 

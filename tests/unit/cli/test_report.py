@@ -336,7 +336,7 @@ def test_costs_are_held_against_the_api_s_in_dollars(command: Command, recorded:
         (None, "cannot be read: No such file"),
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"<html>", "it is not JSON"),
-        (b'{"type": "error"}', "it is no report of the API"),
+        (b'{"type": "error"}', "it is not a report of the API"),
     ],
 )
 def test_a_file_that_is_no_export_is_told(

@@ -74,11 +74,11 @@ def test_the_operators_hand_is_told(scene: Scene) -> None:
     ]
     scene.cool(scene.others, 0, 91.0, BY_OPERATOR)
     assert scene.told() == [
-        "key k0 is cooling down for 90.0 s: the operator wants it so; then one request tries it",
+        "key k0 is cooling down for 90.0 s, by the operator's command; then one request tries it",
     ]
     assert scene.told() == []
     scene.cool(scene.others, 0, 501.0, BY_OPERATOR)
-    assert scene.told() == ["key k0 is cooling down for 500.0 s: the operator wants it so; then one request tries it"]
+    assert scene.told() == ["key k0 is cooling down for 500.0 s, by the operator's command; then one request tries it"]
 
 
 def test_the_operators_hand_is_told_where_it_is_this_process_itself(scene: Scene) -> None:

@@ -78,7 +78,7 @@ def views_after(*marks: Mark) -> list[KeyView]:
             1,
             [cooled(WORKSPACE, "workspace_unusable", 400)],
             "its workspace cannot be used",
-            "see to the workspace's encryption key, then: gateway keys enable k1",
+            "check the workspace's encryption key, then: gateway keys enable k1",
         ),
         (0, [cooled(Concern.KEY, BY_OPERATOR, 0)], "put aside by the operator", "wait"),
         (0, [retire("unauthorized", 401)], "refused (401)", "replace or enable it: gateway keys enable k0"),

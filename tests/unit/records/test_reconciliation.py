@@ -175,7 +175,7 @@ def test_pages_without_the_last_are_incomplete() -> None:
         (json.dumps(page({"starting_at": "soon", "ending_at": "later"})), "no time in `starting_at`"),
         (json.dumps(page(TIME)), "neither `results` nor a `group`"),
         (json.dumps(page(bucket({}))), "neither an `amount` nor"),
-        (json.dumps(page(bucket({**USED, "model": 7}))), "model is no text"),
+        (json.dumps(page(bucket({**USED, "model": 7}))), "model is not a text"),
         (json.dumps(page(bucket({**USED, "output_tokens": -1}))), "output_tokens: a count"),
         (json.dumps(page(bucket({**USED, "output_tokens": 1.5}))), "output_tokens: a count"),
         (json.dumps(page(bucket(costs("much")))), "amount: a decimal number of cents"),

@@ -9,7 +9,7 @@ import contextlib
 import gzip
 import json
 import socket
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import cast
 
@@ -39,13 +39,6 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 OWN = Caller(None, is_operator=False, own=(AuthHeader("x-api-key", "", Secret("sk-ant-planted-own-key-000001")),))
 
 Script = Callable[[socket.socket], object]
-
-
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
 
 
 def refusal(status: int, message: str = "no", code: str | None = None) -> bytes:

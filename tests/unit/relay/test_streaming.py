@@ -31,13 +31,6 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def make(lifecycle: Lifecycle, authority: trustme.CA) -> Iterator[Make]:
     """Makes streams, each with an upstream of its own."""
     with ExitStack() as stack:

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
-
-import pytest
 
 from gateway.runtime.lifecycle import Lifecycle, Phase
 from tests.unit.fakes import race
-
-
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
 
 
 def is_readable(lifecycle: Lifecycle, timeout_seconds: float = 0.0) -> bool:

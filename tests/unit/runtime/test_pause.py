@@ -34,13 +34,6 @@ def client() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def pause(upper: Pair, client: Pair, lifecycle: Lifecycle) -> Pause:
     """One that only ends if something comes from the upstream, the client goes, or all is over."""
     made = Pause(client[0].fileno(), lifecycle.fileno())

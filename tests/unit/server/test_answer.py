@@ -17,13 +17,6 @@ MUCH = b"x" * 3_000_000
 
 
 @pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def make(lifecycle: Lifecycle) -> Iterator[Callable[[Pieces], Served]]:
     """Makes responses; their sockets are closed in the end."""
     all_served: list[Served] = []

@@ -61,13 +61,6 @@ def asks() -> Iterator[list[Asked]]:
         asked.client.close()
 
 
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
 def chunked(body: bytes, size: int, extension: bytes = b"", trailers: bytes = b"") -> bytes:
     """A body in chunks of this size."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]

@@ -32,13 +32,6 @@ BOUND_SECONDS = 10.0
 POOL = "a-worker-s"
 
 
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
 class Place:
     """A worker: its responses, its threads and its parking, whose thread runs once it is started."""
 

@@ -93,19 +93,27 @@ def test_tool_that_is_listed_twice_is_offered_once():
 @pytest.mark.parametrize(
     ("schema", "fault"),
     [
-        pytest.param({"type": "string"}, "no object", id="no-object"),
+        pytest.param({"type": "string"}, "not an object", id="no-object"),
         pytest.param({"type": "object", "anyOf": []}, "anyOf at the top level", id="any-of"),
         pytest.param({"type": "object", "oneOf": [{}]}, "oneOf at the top level", id="one-of"),
-        pytest.param({"type": "object", "properties": {"a b": {}}}, "an input has a name", id="odd-property"),
-        pytest.param({"type": "object", "properties": {"x" * 65: {}}}, "an input has a name", id="long-property"),
-        pytest.param({"type": "object", "properties": []}, "an input has a name", id="properties-are-a-list"),
-        pytest.param({"type": "object", "properties": {"a": {"type": "strnig"}}}, "no valid JSON Schema", id="invalid"),
-        pytest.param({"type": "object", "required": "a"}, "no valid JSON Schema", id="required-is-a-text"),
-        pytest.param({"type": ["object"]}, "no object", id="type-is-a-list"),
+        pytest.param(
+            {"type": "object", "properties": {"a b": {}}}, "an input's name has characters", id="odd-property"
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"x" * 65: {}}}, "an input's name has characters", id="long-property"
+        ),
+        pytest.param(
+            {"type": "object", "properties": []}, "an input's name has characters", id="properties-are-a-list"
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"a": {"type": "strnig"}}}, "not valid JSON Schema", id="invalid"
+        ),
+        pytest.param({"type": "object", "required": "a"}, "not valid JSON Schema", id="required-is-a-text"),
+        pytest.param({"type": ["object"]}, "not an object", id="type-is-a-list"),
         pytest.param({"type": "object", "allOf": [{}]}, "allOf at the top level", id="all-of"),
-        pytest.param(True, "no object", id="schema-is-true"),
-        pytest.param(None, "no object", id="no-schema"),
-        pytest.param([], "no object", id="schema-is-a-list"),
+        pytest.param(True, "not an object", id="schema-is-true"),
+        pytest.param(None, "not an object", id="no-schema"),
+        pytest.param([], "not an object", id="schema-is-a-list"),
         pytest.param({"properties": {"a": {"maximum": float("nan")}}}, "not finite", id="nan"),
         pytest.param({"properties": {"a": {"maximum": float("inf")}}}, "not finite", id="infinity"),
         pytest.param({"properties": {"a": {"enum": [1, [-float("inf")]]}}}, "not finite", id="infinity-deep-inside"),
@@ -114,7 +122,7 @@ def test_tool_that_is_listed_twice_is_offered_once():
         pytest.param({"$defs": {"\udfff": {}}}, "half a character", id="half-a-character-in-a-name"),
         pytest.param({"properties": {"a": nested(70)}}, "levels", id="deep"),
         pytest.param({"properties": {"a": nested(100_000)}}, "levels", id="very-deep"),
-        pytest.param({"properties": {"a": {"pattern": "("}}}, "no valid JSON Schema", id="no-pattern"),
+        pytest.param({"properties": {"a": {"pattern": "("}}}, "not valid JSON Schema", id="no-pattern"),
         pytest.param({"properties": {"a": {"pattern": "a{99999999999}"}}}, "cannot be checked", id="pattern-too-much"),
     ],
 )
@@ -168,7 +176,7 @@ def test_schema_that_has_changed_is_checked_again():
         pytest.param(Listed(5), "tool None of server files is not offered: it has no name", id="name-is-a-number"),
         pytest.param(Listed(None), "it has no name", id="no-name"),
         pytest.param(Listed("\ud800"), "its name has half a character", id="half-a-character-in-its-name"),
-        pytest.param(Listed("bad", 5), "its description is no text", id="description-is-a-number"),
+        pytest.param(Listed("bad", 5), "its description is not a text", id="description-is-a-number"),
         pytest.param(Listed("bad", "\ud800"), "half a character", id="half-a-character-in-its-description"),
         pytest.param(
             Listed("bad", "x" * 20_000_000), "20000000 bytes, and 32768 are allowed", id="endless-description"

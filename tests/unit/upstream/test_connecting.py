@@ -74,18 +74,6 @@ def black_holes(stack: ExitStack) -> list[Address]:
     return [address_of(black_hole(stack, f"127.0.0.{number}")) for number in range(1, 5)]
 
 
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def watch(lifecycle: Lifecycle) -> Watch:
-    return Watch(None, lifecycle)
-
-
 def by_name(answer: Callable[[], list[Address]]) -> Lookup:
     """A getaddrinfo that knows names only, as it is for what is no address."""
 

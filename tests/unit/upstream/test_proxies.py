@@ -17,7 +17,6 @@ import trustme
 from gateway.access.credential import AuthHeader, Secret
 from gateway.config.upstream_proxy import proxy_url
 from gateway.protocol.errors import UpstreamError, UpstreamTimedOut
-from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import complete
 from gateway.upstream import Call, Upstream
 from gateway.upstream.dialer import Route
@@ -39,13 +38,6 @@ BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode())
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-@pytest.fixture
-def watch() -> Iterator[Watch]:
-    lifecycle = Lifecycle()
-    yield Watch(None, lifecycle)
-    lifecycle.close()
 
 
 def post(body: bytes = b"{}") -> Call:

@@ -21,7 +21,6 @@ from urllib3.util import Retry
 
 from gateway.access.credential import AuthHeader, Secret
 from gateway.protocol.errors import ClientGone, Stopping, UpstreamError, UpstreamSilent, UpstreamTimedOut
-from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import READABLE, Pause, complete
 from gateway.upstream import Call, Upstream
 from gateway.upstream.adapter import SocketAdapter
@@ -36,18 +35,6 @@ from tests.unit.waiting import received
 URL = "https://upstream.test/base"
 POOLED = (AuthHeader("x-api-key", "", Secret("sk-ant-planted-pool-key-0001")),)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture
-def lifecycle() -> Iterator[Lifecycle]:
-    made = Lifecycle()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def watch(lifecycle: Lifecycle) -> Watch:
-    return Watch(None, lifecycle)
 
 
 class FakeBody:

@@ -7,8 +7,8 @@ Nearly every line of a head has been there before, from this client or another. 
 found again, it means the same. A head in which anything is wrong, or not one line a field, gunicorn reads as a whole:
 what is accepted, and what is refused with which words, stays its decision alone.
 
-What it buys: of the instructions of a request with the 20 header lines of Claude Code, 10 % because lines are known,
-and 9 % because settings are attributes (bench/RESULTS.md, "What the shortcuts buy").
+What it buys: of the instructions of a request with the 20 header lines of Claude Code, 10 % because header lines are
+known, 9 % because settings are attributes, and 4 % by the rest (bench/RESULTS.md, "What the shortcuts buy").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import ParseException
-from gunicorn.http.message import RFC9110_5_3_SINGLETON_FIELDS, Request
+from gunicorn.http.message import RFC9110_5_3_SINGLETON_FIELDS, HeaderPolicy, Request
 from gunicorn.http.parser import RequestParser
 
 Header = tuple[str, str]
@@ -49,7 +49,7 @@ def read_once(config: Config) -> None:
 
 
 class KnownLines:
-    """Header lines, as bytes, and what gunicorn made of them; forgotten all at once when they become too many.
+    """Lines of heads, as bytes, and what gunicorn made of them; forgotten all at once when they become too many.
 
     Of one configuration, as that decides what gunicorn accepts. Any thread: every step is one of a dict's own, and a
     race forgets or remembers a line too many.
@@ -58,21 +58,55 @@ class KnownLines:
     def __init__(self, config: Config) -> None:
         self._remembered = _REMEMBERED.difference(config.secure_scheme_headers)
         self.headers: dict[bytes, Header] = {}
+        self.request_lines: dict[bytes, tuple[Any, ...]] = {}
 
-    def remember(self, line: bytes, header: Header) -> None:
+    def remember_header(self, line: bytes, header: Header) -> None:
         """Keep an accepted header line, if it is of those that repeat."""
-        if header[0] in self._remembered and len(line) <= _LONGEST_LINE_BYTES:
-            if len(self.headers) >= _MOST_LINES:
-                self.headers.clear()
-            self.headers[line] = header
+        if header[0] in self._remembered:
+            _keep(self.headers, line, header)
+
+    def remember_request_line(self, line: bytes, parts: tuple[Any, ...]) -> None:
+        """Keep an accepted request line; not with a query, which may be anything."""
+        if b"?" not in line:
+            _keep(self.request_lines, line, parts)
+
+
+def _keep(known: dict[bytes, Any], line: bytes, meaning: Any) -> None:
+    if len(line) <= _LONGEST_LINE_BYTES:
+        if len(known) >= _MOST_LINES:
+            known.clear()
+        known[line] = meaning
 
 
 class KnownRequest(Request):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's Request, with the header lines that are known already not parsed again."""
+    """gunicorn's Request, with the lines that are known already not parsed again."""
 
-    def __init__(self, known: KnownLines, *arguments: Any) -> None:
+    method: str
+    uri: str
+    path: str
+    query: str
+    fragment: str
+    version: tuple[int, int]
+
+    def __init__(self, known: KnownLines, trust: Any, *arguments: Any) -> None:
         self._known = known
+        self._trust = trust
         super().__init__(*arguments)  # parses
+        self._ends_connection: bool = super().should_close()
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with this request; asked several times for each."""
+        return self.must_close or self._ends_connection
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """Set what the request line says; raise as gunicorn does."""
+        known = self._known.request_lines.get(line_bytes)
+        if known is None:
+            super().parse_request_line(line_bytes)
+            known = (self.method, self.uri, self.path, self.query, self.fragment, self.version)
+            self._known.remember_request_line(line_bytes, known)
+        else:
+            self.method, self.uri, self.path, self.query, self.fragment, self.version = known
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> list[Header]:
         """The fields of a head, or of trailers; raise as gunicorn does."""
@@ -107,8 +141,11 @@ class KnownRequest(Request):  # type: ignore[misc]  # gunicorn has no types
         if len(headers) != len(lines):
             return None
         for line, header in zip(lines, headers, strict=True):
-            self._known.remember(line, header)
+            self._known.remember_header(line, header)
         return headers
+
+    def _peer_trusted_for_forwarded(self) -> Any:
+        return self._trust
 
 
 class HeadParser(RequestParser):  # type: ignore[misc]  # gunicorn has no types
@@ -116,7 +153,9 @@ class HeadParser(RequestParser):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, known: KnownLines, config: Config, client: Any, address: Any) -> None:
         super().__init__(config, client, address)
-        self.mesg_class = partial(KnownRequest, known)
+        policy = HeaderPolicy()
+        policy.cfg, policy.peer_addr = config, address
+        self.mesg_class = partial(KnownRequest, known, policy._peer_trusted_for_forwarded())
 
     def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> bool:
         """Whether the body is read to its end, by this call at the latest: gunicorn calls it twice for each.

@@ -29,6 +29,7 @@ USED = {
         "_emit_body",
         "_expected_100_continue",
         "_keepalive_after",
+        "_peer_trusted_for_forwarded",
     },
     "redis": {"_sock"},
 }

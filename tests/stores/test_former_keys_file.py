@@ -33,7 +33,7 @@ def test_keys_keep_their_states_over_the_upgrade(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(former_keys_file.time, "time", lambda: WRITTEN_AT + 60)
     master._begin_keys(folder)
     store = FileStore(folder)
-    cooling, retired, disabled, enabled, confirmed = store.read(["cooling", "retired", "disabled", "enabled", "key-7"])
+    cooling, retired, disabled, enabled, confirmed = store.read(["resting", "retired", "disabled", "enabled", "key-7"])
     now = machine_time()
     assert cooling.cooling_until_at - now == pytest.approx(540, abs=30)
     assert retired.is_on_trial(now)
@@ -77,7 +77,7 @@ def test_file_that_cannot_be_read_stops_nobody(folder: Path, content: bytes, cap
     with caplog.at_level(logging.INFO):
         master._begin_keys(folder)
     assert (folder / "keys.jsonl").exists()
-    assert "disable those again that were disabled" in caplog.text
+    assert "disable again those that were disabled" in caplog.text
 
 
 def test_every_way_to_lose_a_page_is_survived() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import requests
 
 from tests.harness import wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 60.0

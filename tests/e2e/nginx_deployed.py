@@ -18,7 +18,7 @@ import trustme
 
 from tests.e2e.clients import Client
 from tests.harness import ROOT, wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 _START_SECONDS = 10.0
 _TRIES = 5

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.harness import wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 _START_SECONDS = 10.0
 _TRIES = 5

@@ -20,7 +20,7 @@ import requests
 import yaml
 
 from tests.harness import ROOT, wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 SHIPPED = ROOT / "deploy" / "prometheus"
 HASTE = 30  # five minutes take ten seconds

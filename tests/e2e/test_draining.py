@@ -16,7 +16,7 @@ from tests.e2e.clients import Client, Received, message_body
 from tests.e2e.nginx_deployed import DeployedNginx
 from tests.e2e.talk import token_line
 from tests.harness import ROOT, GatewayProcess, wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 # A key for each gateway tells the upstream, and so the test, which one has sent a request.
 KEYS = ("sk-ant-api03-of-the-first", "sk-ant-api03-of-the-second")

@@ -19,8 +19,9 @@ import pytest
 
 from tests.harness import wait_until
 from tests.mcp.raw_server import Raw, RawMcpServer, tool
-from tests.mcp.servers import HERE, FaultServer, ServerProcess, everything_server, free_port, time_server
+from tests.mcp.servers import HERE, FaultServer, ServerProcess, everything_server, time_server
 from tests.mcp.stage import ToolStage, result_in, says, uses
+from tests.ports import free_port
 
 MODES = pytest.mark.parametrize("is_streaming", [True, False], ids=["streamed", "whole"])
 # For what takes seconds: the loop is the same code in both modes.

@@ -16,7 +16,8 @@ from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line
 from tests.harness import GatewayProcess, wait_until
-from tests.stores.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.stores.redis_server import RedisServer
 
 OPERATOR, USER = "gwt_an-operators-token", "gwt_a-users-token"
 AS_USER = {"X-Gateway-Token": USER}

@@ -16,20 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.harness import ROOT, wait_until
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv-mcp" / "python"
 NODE_MODULES = HERE / "node" / "node_modules"
 START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on: a server that is restarted must come back at the same one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class ServerProcess:

@@ -17,7 +17,8 @@ from gateway.tools.mcp import keeper
 from gateway.tools.toolbox import InjectedTool, ToolOutcome
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, is_ready, result_of, text_of
-from tests.mcp.servers import FaultServer, free_port
+from tests.mcp.servers import FaultServer
+from tests.ports import free_port
 
 TOOLS = ("add", "die", "echo", "fail", "grow", "long", "show", "sing", "slow")
 

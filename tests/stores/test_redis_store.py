@@ -19,7 +19,8 @@ from gateway.keys.pool import LEASE_SECONDS
 from gateway.keys.redis.store import RedisStore
 from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
-from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine, free_port
+from tests.ports import free_port
+from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine
 
 KEY, OTHER = "11" * 32, "22" * 32
 

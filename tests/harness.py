@@ -24,7 +24,7 @@ from tests.forked import ForkedProcess, nursery
 
 ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -145,7 +145,7 @@ class GatewayProcess:
         """Send the master a signal."""
         self._process.send_signal(number)
 
-    def wait_for_log(self, text: str, timeout_seconds: float = 10.0) -> None:
+    def wait_for_log(self, text: str, timeout_seconds: float = 60.0) -> None:
         """Wait until a text stands in the log."""
         assert wait_until(lambda: text in self.log, timeout_seconds), f"{text!r} is not in the log:\n{self.log}"
 
@@ -153,7 +153,7 @@ class GatewayProcess:
         """Wait for the master's end; its exit status."""
         return self._process.wait(timeout_seconds)
 
-    def stop(self, number: int = signal.SIGTERM, timeout_seconds: float = 20.0) -> str:
+    def stop(self, number: int = signal.SIGTERM, timeout_seconds: float = 60.0) -> str:
         """End it if it still runs, and return the whole log; may be called again."""
         if self._process.poll() is None:
             self._process.send_signal(number)
@@ -172,7 +172,7 @@ class GatewayProcess:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """One request on a connection of its own, answered whole."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()

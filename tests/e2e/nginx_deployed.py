@@ -20,7 +20,7 @@ from tests.e2e.clients import Client
 from tests.harness import ROOT, wait_until
 from tests.ports import free_port
 
-_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 _TRIES = 5
 _GATEWAY = "server 127.0.0.1:8080 max_fails=3 fail_timeout=5s;"
 _TEMPORARY_FILES = "".join(

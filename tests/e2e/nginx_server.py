@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.harness import wait_until
 from tests.ports import free_port
 
-_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 _TRIES = 5
 _CONFIGURATION = """
 {user}daemon off;

@@ -18,7 +18,7 @@ from tests.harness import GatewayProcess, wait_until
 
 A, B, C = (f"sk-ant-api03-secret-of-key-{name}" for name in "abc")
 TOKEN, OTHER_TOKEN = "gateway-token-of-alice-0123456789", "gateway-token-of-bob-0123456789"
-SOON_SECONDS = 6.0
+SOON_SECONDS = 30.0
 
 Start = Callable[..., GatewayProcess]
 

@@ -17,7 +17,7 @@ from tests.harness import GatewayProcess, wait_until
 from tests.ports import free_port
 
 KEY, OPERATOR = "sk-ant-api03-the-only-key", "gwt_an-operators-token"
-SOON_SECONDS = 10.0
+SOON_SECONDS = 30.0
 STALE_SECONDS = 30.0  # the page waits ten
 NAMES = ("gateway-1", "gateway-2")
 # Notes every gateway that the page shows, and every state of its line of connection, from now on.

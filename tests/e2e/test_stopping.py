@@ -18,7 +18,7 @@ from tests.e2e.talk import Talk, error_of, events_of, message
 from tests.harness import Answer, GatewayProcess, wait_until
 
 KEY = "sk-ant-api03-the-only-key"
-SOON_SECONDS = 6.0
+SOON_SECONDS = 30.0
 
 Start = Callable[..., GatewayProcess]
 

@@ -21,7 +21,7 @@ from tests.ports import free_port
 HERE = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv-mcp" / "python"
 NODE_MODULES = HERE / "node" / "node_modules"
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 class ServerProcess:

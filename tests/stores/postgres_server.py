@@ -21,7 +21,7 @@ from tests.harness import wait_until
 from tests.ports import free_port
 
 PASSWORD = "PlantedPasswordOfTheDatabase8k"
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _TRIES = 5
 
 

@@ -28,7 +28,7 @@ from gateway.server.parking import Parked, Parking
 from tests.harness import wait_until
 from tests.unit.server.answer_rig import END, Pieces, Served, framed
 
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 30.0
 POOL = "a-worker-s"
 
 

@@ -95,7 +95,7 @@ def test_the_end_waits_for_a_stuck_collector_but_not_for_long(
     began_at = time.monotonic()
     try:
         made.close()
-        assert time.monotonic() - began_at < 5
+        assert time.monotonic() - began_at < 30
     finally:
         exporter.released.set()
     assert "are lost" in caplog.text

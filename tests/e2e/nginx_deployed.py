@@ -109,7 +109,7 @@ class DeployedNginx:
         """End it for good."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
         self._folder.cleanup()
 

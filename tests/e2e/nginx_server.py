@@ -84,7 +84,7 @@ class NginxServer:
         """End it for good."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
         self._folder.cleanup()
 
     def _starts(self) -> bool:

@@ -89,7 +89,7 @@ class _Pair:
     def _is_left_alone(self, number: int) -> bool:
         """Whether it gets no request while the other gets some."""
         mine, others = self.taken(number), self.taken(1 - number)
-        return wait_until(lambda: self.taken(1 - number) > others + 20, 10) and self.taken(number) == mine
+        return wait_until(lambda: self.taken(1 - number) > others + 20, 30) and self.taken(number) == mine
 
 
 class _Load(threading.Thread):

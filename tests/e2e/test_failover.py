@@ -132,7 +132,7 @@ def test_the_pool_is_walked_as_the_design_says(rig: Rig, row: Row, route: Route)
     for _ in range(row.asked - 1):
         route.ask(rig)
     if SHORT_REST in row.scripts[0]:
-        assert wait_until(lambda: rig.states[0] == VALID, 10)
+        assert wait_until(lambda: rig.states[0] == VALID, 30)
     rig.simulator.clear_requests()
 
     answer = route.ask(rig)

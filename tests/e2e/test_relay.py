@@ -351,7 +351,7 @@ def _at_once(rig: Rig, cases: list[tuple[str, bytes]]) -> Iterator[Received]:
             rig.simulator.script(rig.secrets[0], script)
             clients.append(stack.enter_context(Client(rig.gateway.url)))
             clients[-1].send(body)
-            assert rig.simulator.wait_until(lambda wanted=number: len(rig.calls) == wanted, 10)
+            assert rig.simulator.wait_until(lambda wanted=number: len(rig.calls) == wanted, 30)
         yield from (client.read_answer() for client in clients)
 
 

@@ -93,7 +93,7 @@ def test_worker_whose_master_was_killed_stops_as_if_told_to(gateway_process: Sta
     with Talk(gateway) as talk:
         talk.begin_stream()
         os.kill(gateway.pid, signal.SIGKILL)
-        assert wait_until(lambda: _is_refused(gateway), 10)
+        assert wait_until(lambda: _is_refused(gateway), 30)
         assert wait_until(lambda: not _runs(worker), 30), gateway.log
 
 

@@ -63,7 +63,7 @@ class ServerProcess:
         assert self._process is not None
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(60)
 
     def freeze(self) -> None:
         """Let it hang: connections are accepted by the kernel, and nothing is answered."""

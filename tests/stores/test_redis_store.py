@@ -260,7 +260,7 @@ def test_leases_and_trials_hold_across_wrong_clocks(make: Maker) -> None:
     def is_on_trial(number: int) -> bool:
         return known(stores[number]).is_on_trial(clocks[number]())
 
-    assert wait_until(lambda: is_on_trial(0) and is_on_trial(1), 2.0)
+    assert wait_until(lambda: is_on_trial(0) and is_on_trial(1), 30)
     granted = [store.lease(KEY, clock() + LEASE_SECONDS, clock()) for store, clock in zip(stores, clocks, strict=True)]
     assert granted == [True, False]
     stores[0].confirm(KEY, 0, clocks[0]())
@@ -446,7 +446,7 @@ def test_a_paused_server_costs_nothing_but_time(server: RedisServer, make: Maker
         stores[1].retire(KEY, 0, refused())
         stores[2].cool(KEY, until_at + 100, 0, limited())
         assert not _waits(stores[0], 0, 3.0)
-        assert wait_until(lambda: not any(store.is_up for store in stores), 3.0)
+        assert wait_until(lambda: not any(store.is_up for store in stores), 30)
         assert not known(stores[0]).is_retired
     finally:
         server.resume()
@@ -526,7 +526,7 @@ def test_going_down_and_coming_back_are_said_once(
     caplog.set_level(logging.INFO, "gateway.redis_store")
     store = make()
     server.kill()
-    assert wait_until(lambda: not store.is_up, 2.0)
+    assert wait_until(lambda: not store.is_up, 30)
     for _ in range(50):
         store.cool(KEY, machine_time() + 5, 0, limited())
     assert not store.flush(0.5)
@@ -608,7 +608,7 @@ def test_a_lost_prober_gives_up_its_turn_by_time(make: Maker) -> None:
         moment = machine_time()
         return stores[1].lease(KEY, moment + LEASE_SECONDS, moment)
 
-    assert wait_until(lease, 5.0)
+    assert wait_until(lease, 30)
     assert now + 0.7 <= machine_time() < now + 2.4
 
 

@@ -109,8 +109,8 @@ class GatewayProcess:
     ) -> subprocess.Popen[bytes] | ForkedProcess:
         """Forked, if nothing about it is unusual: that saves most of a start's work."""
         usual = ["-c", "gunicorn.conf.py"]
-        if not arguments and root == ROOT and open_files is None and nursery().offers(environ):
-            return nursery().start(usual, environ, self._log)
+        if root == ROOT and open_files is None and nursery().offers(environ):
+            return nursery().start([*usual, *arguments], environ, self._log)
         return subprocess.Popen(
             [*_limited(open_files), sys.executable, "-m", "gunicorn", *usual, *arguments],
             cwd=root,

@@ -365,7 +365,7 @@ FIRST_EVENTS = {
 }
 
 
-@pytest.mark.parametrize("behind", ["", ",pings=2", ",pings=2,first=0.7"], ids=["first", "behind-pings", "late"])
+@pytest.mark.parametrize("behind", ["", ",pings=2", ",pings=2,first=2.5"], ids=["first", "behind-pings", "late"])
 @pytest.mark.parametrize(("options", "state"), FIRST_EVENTS.values(), ids=FIRST_EVENTS)
 def test_first_event_is_judged_like_a_status(rig: Rig, options: str, state: str, behind: str) -> None:
     """Given a stream whose first event but for pings refuses the key, then another key answers in its place."""

@@ -420,7 +420,7 @@ def test_there_are_pings_between_head_and_first_event(hasty_rig: Rig) -> None:
 
 def test_there_are_pings_while_the_next_key_is_slow(hasty_rig: Rig) -> None:
     """Given the head has gone out for a key that was then limited, then pings fill the next key's silence."""
-    hasty_rig.keys("error_event:type=rate_limit_error,first=0.7", "slow_head:seconds=0.6")
+    hasty_rig.keys("error_event:type=rate_limit_error,first=1.4", "slow_head:seconds=0.6")
     answer = _relayed(hasty_rig, STREAMED)
     assert hasty_rig.calls == [0, 1]
     assert answer.arrivals[1][0] - answer.arrivals[0][0] > 0.15
@@ -531,7 +531,7 @@ def test_a_broken_whole_answer_is_a_502(rig: Rig, script: str) -> None:
     assert rig.states == ["valid"]
 
 
-LATE_BREAKS = ["cut:after=0,hold=0.7", "reset:after=0,hold=0.7", "empty:first=0.7", "cut_half:after=0,first=0.7"]
+LATE_BREAKS = ["cut:after=0,hold=2.5", "reset:after=0,hold=2.5", "empty:first=2.5", "cut_half:after=0,first=2.5"]
 
 
 @pytest.mark.parametrize("script", LATE_BREAKS)

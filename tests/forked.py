@@ -39,6 +39,7 @@ _NEEDED = (
 )
 _NEVER_SHARED = "gateway.web.launch"
 _MESSAGE_BYTES = 1 << 20
+_ENVIRON = dict(os.environ)  # before any test has changed it
 
 
 class ForkedProcess:
@@ -47,8 +48,9 @@ class ForkedProcess:
     def __init__(self, news: socket.socket) -> None:
         self._news = news
         self.returncode: int | None = None
-        told, [self._handle], _, _ = socket.recv_fds(news, _MESSAGE_BYTES, 1)
-        self.pid = int(told)
+        told, handles, _, _ = socket.recv_fds(news, _MESSAGE_BYTES, 1)
+        assert told, "the process that forks gateways has ended"
+        self.pid, [self._handle] = int(told), handles
 
     def poll(self) -> int | None:
         """The exit status; None while it runs."""
@@ -89,12 +91,13 @@ class Nursery:
     """The process that gateways are forked from."""
 
     def __init__(self) -> None:
-        self._environ = _lasting(os.environ)
+        self._environ = _lasting(_ENVIRON)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.forked", str(theirs.fileno())],
                 cwd=ROOT,
+                env=_ENVIRON,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )

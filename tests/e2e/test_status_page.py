@@ -97,7 +97,7 @@ def state_of(browser: Browser, number: int) -> str:
     return browser.text(f'[data-part="key-{number + 1}"] .state')
 
 
-def becomes(browser: Browser, number: int, state: str, timeout_seconds: float = 3 * POLL_SECONDS) -> bool:
+def becomes(browser: Browser, number: int, state: str, timeout_seconds: float = 30.0) -> bool:
     """Whether the page comes to show that state in time."""
     return wait_until(lambda: state_of(browser, number) == state, timeout_seconds)
 

@@ -20,7 +20,7 @@ from tests.harness import GatewayProcess, wait_until
 THREADS, RESERVED = 6, 2
 ADMITTED = THREADS - RESERVED
 # The design's two seconds, with a margin for a busy machine.
-FREE_SECONDS = 12.0  # the next ping, which would notice, too, takes 15 s
+FREE_SECONDS = 8.0  # the next ping, which would notice, too, takes 10 s
 
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
 # More than the kernel's buffers of both ends hold.

@@ -23,7 +23,7 @@ TOKEN = "gateway-token-of-alice-0123456789"
 HEADERS = (f"X-Gateway-Token: {TOKEN}",)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 # The design's two seconds, with a margin for a busy machine.
-FREE_SECONDS = 12.0  # the next ping, which would notice, too, takes 15 s
+FREE_SECONDS = 8.0  # the next ping, which would notice, too, takes 10 s
 
 Start = Callable[..., GatewayProcess]
 

@@ -1,27 +1,9 @@
 #!/bin/sh
-# Every test but the storms at full count, in two processes side by side: end-to-end tests mostly wait, for servers and
-# deadlines. Both are run to their end, and both must pass.
-set -u
+# Every test but the storms at full count. Several run at once on each processor, because most of them wait: for servers,
+# and for deadlines. Each process of tests takes some 400 MB, so there are no more than eight. Whatever is given is
+# handed on to pytest.
+set -eu
 
-log=$(mktemp)
-end_to_end=
-# What runs in the background does not hear Ctrl-C by itself, and has gateways to stop.
-finish() {
-    [ -z "$end_to_end" ] || { kill -INT "$end_to_end" 2>/dev/null; wait "$end_to_end"; }
-    rm -f "$log"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-env --default-signal=INT .venv/bin/python -m pytest tests/e2e >"$log" 2>&1 &
-end_to_end=$!
-.venv/bin/python -m pytest --ignore=tests/e2e
-others_status=$?
-echo
-echo "The end-to-end tests, which ran meanwhile:"
-wait "$end_to_end"
-end_to_end_status=$?
-end_to_end=
-cat "$log"
-[ "$others_status" -eq 0 ] && [ "$end_to_end_status" -eq 0 ]
+processes=$(($(nproc) * 3))
+[ "$processes" -le 8 ] || processes=8
+exec .venv/bin/python -m pytest --numprocesses "$processes" --dist worksteal --durations 10 "$@"

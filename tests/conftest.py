@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +15,25 @@ from tests.full_disk import SmallDisk
 from tests.harness import GatewayProcess
 from tests.stores.postgres_server import PostgresServer
 
+# Compiling the sources in each process would cost more than most tests, whatever this shell wants.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How long an example takes to be made says how busy the machine is, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Thousands of tests are made, and all of them stay: looking for garbage among them would take seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage, but none of it is among what was loaded."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.config.limit_rules import Limited, Limits
+from gateway.limits import link_words, statements
 from gateway.limits.counters import MachineCounters
 from gateway.limits.link import Link
 from gateway.limits.shared_limiter import SharedLimiter
@@ -98,6 +99,9 @@ class Worker:
 
 def main(words: Sequence[str]) -> None:
     write_fd, number, folder, limit, threads, url, hold_ms = words
+    # A busy machine is late to tell what it runs, and the others must not forget it meanwhile.
+    statements.HEARD_SECONDS = PATIENT_SECONDS
+    link_words._LASTS_MICROSECONDS = round(PATIENT_SECONDS * 1e6)
     counters = MachineCounters(Path(folder), patience_seconds=PATIENT_SECONDS)
     link = None if url == "-" else Link(url, counters, ask_seconds=PATIENT_SECONDS)
     limiter = SharedLimiter(counters, link)

@@ -8,6 +8,7 @@ read them.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -130,6 +131,7 @@ def when_ready(server: Any) -> None:
     listening.tell_start(server.LISTENERS, settings)
     if _data_folder is not None:
         _data_folder.name_master()  # not before gunicorn has its handlers of signals
+    gc.freeze()  # what is loaded stays: workers share its memory with the master, and none looks for garbage in it
 
 
 def _note_signal(server: Any, number: int, frame: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from gateway.simulator.wire import Wire
 
 _BACKLOG = 1024
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 30.0
 
 
 class Server:

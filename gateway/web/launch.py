@@ -172,11 +172,17 @@ def read_settings(read_file: ReadFile = read_now) -> Settings:
     _check_state_url(found)
     _check_record_url(found)
     tracing.check(found)
+    _check_upstream_ca(found)
+    return found
+
+
+def _check_upstream_ca(found: Settings) -> None:
+    if found.upstream_ca_pem is None:
+        return  # to load the authorities of everybody takes 20 ms, which is most of a reload, and shows nothing
     try:
         tls_context(found.upstream_ca_pem)
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError([f"GATEWAY_UPSTREAM_CA_FILE: {found.upstream_ca_file} holds no certificate"]) from error
-    return found
 
 
 def _check_state_url(found: Settings) -> None:

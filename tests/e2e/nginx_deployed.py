@@ -18,9 +18,9 @@ import trustme
 
 from tests.e2e.clients import Client
 from tests.harness import ROOT, wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
-_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 _TRIES = 5
 _GATEWAY = "server 127.0.0.1:8080 max_fails=3 fail_timeout=5s;"
 _TEMPORARY_FILES = "".join(
@@ -109,7 +109,7 @@ class DeployedNginx:
         """End it for good."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
         self._folder.cleanup()
 

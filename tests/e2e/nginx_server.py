@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.harness import wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
-_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 _TRIES = 5
 _CONFIGURATION = """
 {user}daemon off;
@@ -84,7 +84,7 @@ class NginxServer:
         """End it for good."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
         self._folder.cleanup()
 
     def _starts(self) -> bool:

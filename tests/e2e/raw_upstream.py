@@ -17,7 +17,7 @@ from types import TracebackType
 
 from tests.unit.tiny_server import TinyServer
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
 
 Play = Callable[["Incoming"], object]

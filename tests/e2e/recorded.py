@@ -25,7 +25,7 @@ from gateway.records.interception_record import InterceptionRecord
 from tests.e2e.clients import events_of
 from tests.harness import ROOT, wait_until
 
-SOON_SECONDS = 20.0
+SOON_SECONDS = 60.0
 
 
 class Records:

@@ -73,10 +73,10 @@ class Rig:
         self._write_keys(number)
         self.gateway.send_signal(signal.SIGHUP)
         if self._has_own_worker:
-            assert wait_until(lambda: self.gateway.log.count(_RELOADED) > reloads, 10), self.gateway.log
+            assert wait_until(lambda: self.gateway.log.count(_RELOADED) > reloads, 30), self.gateway.log
         else:  # it begins other workers, and ends these
             assert wait_until(lambda: not set(workers) & set(self.gateway.worker_pids), 20), self.gateway.log
-            assert wait_until(self.gateway.is_ready, 10), self.gateway.log
+            assert wait_until(self.gateway.is_ready, 30), self.gateway.log
 
     def script(self, script: str) -> None:
         """From now on the first key plays this script; its state stays as it is."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.harness import Answer, GatewayProcess
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 
 
 def message(*, streamed: bool = False, text: str = "hello", pad_bytes: int = 0, **members: object) -> bytes:

@@ -28,7 +28,7 @@ ADMITTED = THREADS - RESERVED
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
 USER, PASSWORD = "gateway", "proxy-p4ssword"
 LONG_SECONDS = 600.0  # beyond what any test takes
-SOON_SECONDS = 20.0
+SOON_SECONDS = 60.0
 
 Start = Callable[..., GatewayProcess]
 Stuck = Callable[..., GatewayProcess]

@@ -14,7 +14,7 @@ from tests.harness import GatewayProcess, wait_until
 
 KEY = "sk-ant-api03-the-only-key"
 OPEN_FILES, IDLE, THREADS = 700, 760, 64
-SOON_SECONDS = 10.0
+SOON_SECONDS = 30.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 Start = Callable[..., GatewayProcess]

@@ -16,7 +16,7 @@ from tests.e2e.clients import Client, Received, message_body
 from tests.e2e.nginx_deployed import DeployedNginx
 from tests.e2e.talk import token_line
 from tests.harness import ROOT, GatewayProcess, wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 # A key for each gateway tells the upstream, and so the test, which one has sent a request.
 KEYS = ("sk-ant-api03-of-the-first", "sk-ant-api03-of-the-second")
@@ -89,7 +89,7 @@ class _Pair:
     def _is_left_alone(self, number: int) -> bool:
         """Whether it gets no request while the other gets some."""
         mine, others = self.taken(number), self.taken(1 - number)
-        return wait_until(lambda: self.taken(1 - number) > others + 20, 10) and self.taken(number) == mine
+        return wait_until(lambda: self.taken(1 - number) > others + 20, 30) and self.taken(number) == mine
 
 
 class _Load(threading.Thread):

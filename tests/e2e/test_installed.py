@@ -102,7 +102,7 @@ class Installed:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)
-            process.wait(20)
+            process.wait(60)
 
     def _is_up(self, process: subprocess.Popen[bytes]) -> bool:
         assert process.poll() is None, self.log
@@ -118,7 +118,7 @@ class Installed:
     @contextmanager
     def asked(self, method: str, path: str, body: bytes = b"", token: str = "") -> Iterator[http.client.HTTPResponse]:
         """The answer to a request; its body is still to be read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, {"x-api-key": token} if token else {})
             with connection.getresponse() as response:
@@ -173,7 +173,7 @@ def test_newcomer_gets_from_nothing_to_an_answer(installed: Installed, simulator
             assert simulator.keys_seen[-1] == SECOND
             process.send_signal(signal.SIGTERM)
             assert b"event: message_stop" in stream.read()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert os.listdir(tmp_path / "empty") == ["mine"]
 
 

@@ -19,7 +19,7 @@ from tests.harness import GatewayProcess, wait_until
 
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-SOON_SECONDS = 10.0
+SOON_SECONDS = 30.0
 ALWAYS = {"time", "level", "logger", "pid", "message"}
 
 

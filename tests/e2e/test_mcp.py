@@ -19,8 +19,9 @@ import pytest
 
 from tests.harness import wait_until
 from tests.mcp.raw_server import Raw, RawMcpServer, tool
-from tests.mcp.servers import HERE, FaultServer, ServerProcess, everything_server, free_port, time_server
+from tests.mcp.servers import HERE, FaultServer, ServerProcess, everything_server, time_server
 from tests.mcp.stage import ToolStage, result_in, says, uses
+from tests.ports import free_port
 
 MODES = pytest.mark.parametrize("is_streaming", [True, False], ids=["streamed", "whole"])
 # For what takes seconds: the loop is the same code in both modes.
@@ -152,7 +153,7 @@ def test_server_that_dies_in_mid_call_fails_no_request(stage, fault, is_streamin
     assert (message.content[-1].text, shows_no_trace(message)) == ("It died.", True)
     assert result_in(stage.bodies[1])["is_error"]
     assert fault.journal == ["die"]
-    assert wait_until(lambda: not stage.is_up("fault"), 10)
+    assert wait_until(lambda: not stage.is_up("fault"), 30)
     assert not [name for name in stage.offered() if name.startswith("bmcp_fault")]
     fault.start()
     assert wait_until(lambda: stage.is_up("fault"), 20)
@@ -167,7 +168,7 @@ def test_published_server_that_is_killed_and_restarted_serves_again(stage, proce
     """Given a published server that is killed and restarted, then its tools go and come without anybody's help."""
     process, prefix = processes[name], f"bmcp_{name}"
     process.kill()
-    assert wait_until(lambda: not stage.is_up(name), 10)
+    assert wait_until(lambda: not stage.is_up(name), 30)
     assert not [found for found in stage.offered() if found.startswith(prefix)]
     process.start()
     assert wait_until(lambda: stage.is_up(name), 20)
@@ -211,7 +212,7 @@ def test_client_that_leaves_cancels_the_call(stage, fault, is_streaming):
             timeout=1,
             capture_output=True,
         )
-    assert wait_until(lambda: fault.journal == ["slow begins", "slow cancelled"], 10), fault.journal
+    assert wait_until(lambda: fault.journal == ["slow begins", "slow cancelled"], 30), fault.journal
     assert len(stage.bodies) == 1
 
 
@@ -368,7 +369,7 @@ def test_stop_lets_a_call_end_and_then_ends_the_session(tmp_path, is_streaming):
         said: list[str] = []
         client = threading.Thread(target=lambda: said.append(stage.ask(is_streaming).content[-1].text))
         client.start()
-        assert wait_until(lambda: server.asked("tools/call") == 1, 10)
+        assert wait_until(lambda: server.asked("tools/call") == 1, 30)
         stage.gateway.send_signal(signal.SIGTERM)
         stage.gateway.wait_for_log("stopping")
         released.set()
@@ -405,17 +406,17 @@ def test_reload_exchanges_servers_and_cuts_no_call(tmp_path):
         said: list[str] = []
         client = threading.Thread(target=lambda: said.append(stage.ask(True).content[-1].text))
         client.start()
-        assert wait_until(lambda: old.asked("tools/call") == 1, 10)
+        assert wait_until(lambda: old.asked("tools/call") == 1, 30)
         stage.write(b={"url": new.url})
         stage.reload()
-        assert wait_until(lambda: stage.is_up("b"), 10)
+        assert wait_until(lambda: stage.is_up("b"), 30)
         released.set()
         client.join(20)
         assert said == ["Just so."]
         assert "called one" in json.dumps(result_in(stage.bodies[1]))
         assert stage.offered() == ["bmcp_b_two"]
         assert ("gateway_mcp_server_up", frozenset({("server", "a")})) not in stage.gateway.metrics()
-        assert wait_until(lambda: old.asked("DELETE") == 1, 10)
+        assert wait_until(lambda: old.asked("DELETE") == 1, 30)
         stage.write(c={"url": "nowhere"})
         stage.gateway.send_signal(signal.SIGHUP)
         stage.gateway.wait_for_log("mcp_servers: c: url: a URL such as")

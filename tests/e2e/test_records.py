@@ -39,7 +39,7 @@ ENDS = {
     **{name: (script, "completed", "completed") for name, script in GOOD.items()},
     **BREAKS,
     **LATE_BREAKS,
-    "cut_behind_its_head": ("cut:after=0,hold=0.7", "truncated", "upstream_failed"),
+    "cut_behind_its_head": ("cut:after=0,hold=2.5", "truncated", "upstream_failed"),
     "late_end": ("late_end", "completed", ""),  # a whole answer ends by its length
     "short_length": ("short_length", "completed", "upstream_failed"),
     "stall": ("stall:after=4", "idle_timeout", "timed_out"),

@@ -351,7 +351,7 @@ def _at_once(rig: Rig, cases: list[tuple[str, bytes]]) -> Iterator[Received]:
             rig.simulator.script(rig.secrets[0], script)
             clients.append(stack.enter_context(Client(rig.gateway.url)))
             clients[-1].send(body)
-            assert rig.simulator.wait_until(lambda wanted=number: len(rig.calls) == wanted, 10)
+            assert rig.simulator.wait_until(lambda wanted=number: len(rig.calls) == wanted, 30)
         yield from (client.read_answer() for client in clients)
 
 
@@ -410,22 +410,30 @@ def test_there_is_no_ping_before_the_stream_has_begun(hasty_rig: Rig) -> None:
     assert answer.raw_body == hasty_rig.direct(STREAMED).body
 
 
+def _assert_pings(answer: Received, good: bytes, at_least: int) -> None:
+    """The stream is so many pings or more, and then `good`."""
+    pings = answer.raw_body.count(PING)
+    assert pings >= at_least
+    assert answer.raw_body == PING * pings + good
+
+
 def test_there_are_pings_between_head_and_first_event(hasty_rig: Rig) -> None:
     """Given an upstream that is slow to send its first event, then pings fill the silence behind the head."""
     hasty_rig.keys("ok:first=1.25")
     answer = _relayed(hasty_rig, STREAMED)
     hasty_rig.script("ok")
-    assert answer.raw_body == PING + hasty_rig.direct(STREAMED).body
+    _assert_pings(answer, hasty_rig.direct(STREAMED).body, at_least=1)
 
 
 def test_there_are_pings_while_the_next_key_is_slow(hasty_rig: Rig) -> None:
     """Given the head has gone out for a key that was then limited, then pings fill the next key's silence."""
-    hasty_rig.keys("error_event:type=rate_limit_error,first=0.7", "slow_head:seconds=0.6")
+    hasty_rig.keys("error_event:type=rate_limit_error,first=1.4", "slow_head:seconds=1.4")
     answer = _relayed(hasty_rig, STREAMED)
     assert hasty_rig.calls == [0, 1]
     assert answer.arrivals[1][0] - answer.arrivals[0][0] > 0.15
     hasty_rig.script("ok")
-    assert answer.raw_body == PING + hasty_rig.direct(STREAMED).body
+    # Behind its head, half a second in, the first key's silence has room for one.
+    _assert_pings(answer, hasty_rig.direct(STREAMED).body, at_least=2)
 
 
 TIMED_OUT = [
@@ -531,7 +539,7 @@ def test_a_broken_whole_answer_is_a_502(rig: Rig, script: str) -> None:
     assert rig.states == ["valid"]
 
 
-LATE_BREAKS = ["cut:after=0,hold=0.7", "reset:after=0,hold=0.7", "empty:first=0.7", "cut_half:after=0,first=0.7"]
+LATE_BREAKS = ["cut:after=0,hold=2.5", "reset:after=0,hold=2.5", "empty:first=2.5", "cut_half:after=0,first=2.5"]
 
 
 @pytest.mark.parametrize("script", LATE_BREAKS)

@@ -35,7 +35,7 @@ PROXY_USER_CORE, PROXY_CORE = "ProxyUser8h", "ProxyCore9i"
 PROXY_LOGIN = (f"user-{PROXY_USER_CORE}", f"password-{PROXY_CORE}")
 PROMPT_CORE, ANSWER_CORE, TELLING_CORE = "PromptCore4d", "AnswerCore5e", "TellingCore6f"
 ASKING = {"X-Gateway-Token": TOKEN}
-SOON_SECONDS = 6.0
+SOON_SECONDS = 30.0
 
 
 @dataclass

@@ -15,7 +15,7 @@ from tests.e2e.nginx_deployed import DeployedNginx
 from tests.e2e.raw_upstream import FIRST_EVENT, stream_head, whole
 from tests.e2e.talk import token_line
 from tests.harness import ROOT, GatewayProcess
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 from tests.unit.tiny_server import Recorder, TinyServer, take_request
 
 KEY = "sk-ant-api03-the-only-key"

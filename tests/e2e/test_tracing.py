@@ -18,7 +18,7 @@ from tests.harness import GatewayProcess, wait_until
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
-SOON_SECONDS = 15.0
+SOON_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from gateway.simulator import Simulator
 from tests.e2e.clients import Client, ask, message_body
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.harness import wait_until
-from tests.stores.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.stores.redis_server import RedisServer
 
 LONG = "rate_limited:retry-after=600"
 # The simulator's model has no price of its own, which is a trouble by itself.

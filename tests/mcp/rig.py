@@ -11,7 +11,7 @@ from gateway.tools.mcp.toolbox import McpToolbox, ToolSettings
 from gateway.tools.toolbox import InjectedTool, ToolCall, ToolResult
 from tests.harness import Samples, samples_of, wait_until
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class ToolboxRig:

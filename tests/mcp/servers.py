@@ -16,20 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.harness import ROOT, wait_until
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ENVIRONMENT = ROOT / ".venv-mcp" / "python"
 NODE_MODULES = HERE / "node" / "node_modules"
-START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on: a server that is restarted must come back at the same one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+START_SECONDS = 120.0
 
 
 class ServerProcess:
@@ -71,7 +63,7 @@ class ServerProcess:
         assert self._process is not None
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(60)
 
     def freeze(self) -> None:
         """Let it hang: connections are accepted by the kernel, and nothing is answered."""

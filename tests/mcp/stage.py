@@ -60,7 +60,7 @@ class ToolStage:
         """SIGHUP, and wait until it is in force."""
         before = self.gateway.log.count("configuration reloaded")
         self.gateway.send_signal(signal.SIGHUP)
-        assert wait_until(lambda: self.gateway.log.count("configuration reloaded") > before, 10), self.gateway.log
+        assert wait_until(lambda: self.gateway.log.count("configuration reloaded") > before, 30), self.gateway.log
 
     def script(self, *turns: str) -> None:
         """What the upstream answers to the next requests, one after the other."""

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli import main
 from tests.mcp.raw_server import RawMcpServer, tool
-from tests.mcp.servers import free_port
+from tests.ports import free_port
 
 PLANTED = "PLANTED-0123456789-abcdefghij"
 

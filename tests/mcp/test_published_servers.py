@@ -92,4 +92,4 @@ def test_session_is_ended_at_the_server(everything):
     before = everything.log.count("Received session termination request")
     with ToolboxRig(at(everything)):
         pass
-    assert wait_until(lambda: everything.log.count("Received session termination request") == before + 1, 10)
+    assert wait_until(lambda: everything.log.count("Received session termination request") == before + 1, 30)

@@ -18,7 +18,8 @@ from gateway.tools.mcp import keeper
 from gateway.tools.toolbox import InjectedTool
 from tests.harness import wait_until
 from tests.mcp.rig import ToolboxRig, is_ready, result_of, text_of
-from tests.mcp.servers import FaultServer, free_port
+from tests.mcp.servers import FaultServer
+from tests.ports import free_port
 
 TOOLS = ("add", "die", "echo", "fail", "grow", "long", "show", "sing", "slow")
 
@@ -149,10 +150,10 @@ def test_closed_call_is_cancelled_at_the_server(server):
     """Given a call that runs, when it is closed, then the server stops working on it."""
     with ToolboxRig(at(server)) as rig:
         call = rig.begin("slow", seconds=60)
-        assert wait_until(lambda: "slow begins" in server.journal, 10)
+        assert wait_until(lambda: "slow begins" in server.journal, 30)
         call.close()
         assert call.result().outcome is ToolOutcome.CANCELLED
-        assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 10)
+        assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 30)
         assert text_of(rig.call("echo", text="on")) == "on"
 
 
@@ -162,7 +163,7 @@ def test_call_that_takes_too_long_times_out_and_is_cancelled(server):
         result = rig.call("slow", seconds=60)
         assert result.outcome is ToolOutcome.TIMED_OUT
         assert "0.5 seconds" in text_of(result)
-        assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 10)
+        assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 30)
         assert text_of(rig.call("echo", text="on")) == "on"
 
 
@@ -241,14 +242,14 @@ def test_servers_are_exchanged_without_cutting_calls(server, other):
     """Given a call that runs, when its server is taken out and another put in, then the call ends as it would have."""
     with ToolboxRig(at(server)) as rig:
         running = rig.begin("slow", seconds=1.5)
-        assert wait_until(lambda: "slow begins" in server.journal, 10)
+        assert wait_until(lambda: "slow begins" in server.journal, 30)
         rig.apply(McpServer("g", other.url))
-        assert wait_until(lambda: rig.names == [f"bmcp_g_{name}" for name in TOOLS], 10)
+        assert wait_until(lambda: rig.names == [f"bmcp_g_{name}" for name in TOOLS], 30)
         assert text_of(result_of(running)) == "at last"
         assert rig.is_up("g")
         assert "bmcp_f" not in str(rig.names)
         rig.apply()
-        assert rig.names == [] or wait_until(lambda: rig.names == [], 10)
+        assert rig.names == [] or wait_until(lambda: rig.names == [], 30)
 
 
 def test_changed_server_keeps_its_running_calls(server):
@@ -256,7 +257,7 @@ def test_changed_server_keeps_its_running_calls(server):
     new list holds."""
     with ToolboxRig(at(server)) as rig:
         running = rig.begin("slow", seconds=1.5)
-        assert wait_until(lambda: "slow begins" in server.journal, 10)
+        assert wait_until(lambda: "slow begins" in server.journal, 30)
         rig.apply(McpServer("f", server.url, deny=(re.compile("^[^e]"),)))
         rig.wait_for("echo")
         assert text_of(result_of(running)) == "at last"
@@ -266,11 +267,11 @@ def test_close_cancels_what_runs_and_ends_the_thread(server):
     """Given a call that runs, when the toolbox is closed, then it is cancelled at both ends, and no thread is left."""
     rig = ToolboxRig(at(server))
     call = rig.begin("slow", seconds=60)
-    assert wait_until(lambda: "slow begins" in server.journal, 10)
+    assert wait_until(lambda: "slow begins" in server.journal, 30)
     tool = rig.tool("echo")
     rig.toolbox.close(10)
     assert result_of(call).outcome is ToolOutcome.CANCELLED
-    assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 10)
+    assert wait_until(lambda: server.journal == ["slow begins", "slow cancelled"], 30)
     assert threads() == []
     assert result_of(rig.toolbox.begin(tool, {"text": "x"}, {})).outcome is ToolOutcome.UNKNOWN
 

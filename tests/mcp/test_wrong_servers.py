@@ -158,7 +158,7 @@ def test_sessions_that_do_not_last_are_not_opened_in_a_whirl(server, caplog):
     with ToolboxRig(at(server)) as rig:
         server.answers["tools/call"] = lambda request: error(request, -32600, "no session", status=404)
         one = rig.tool("one")
-        assert wait_until(lambda: result_of(rig.toolbox.begin(one, {}, {})) is not None and not rig.is_up("r"), 10)
+        assert wait_until(lambda: result_of(rig.toolbox.begin(one, {}, {})) is not None and not rig.is_up("r"), 30)
         opened = server.sessions
         assert opened <= 4
         assert result_of(rig.toolbox.begin(one, {}, {})).outcome is ToolOutcome.FAILED
@@ -184,11 +184,11 @@ def test_calls_in_the_old_session_run_on_while_a_new_one_is_opened(server):
 
         server.answers["tools/call"] = call
         first = rig.begin("one")
-        assert wait_until(lambda: server.asked("tools/call") == 1, 10)
+        assert wait_until(lambda: server.asked("tools/call") == 1, 30)
         assert text_of(rig.call("one")) == "call 3"
         goes_on.set()
         assert text_of(result_of(first)) == "call 1"
-        assert wait_until(lambda: server.asked("DELETE") == 1, 10)
+        assert wait_until(lambda: server.asked("DELETE") == 1, 30)
 
 
 def test_notification_that_is_never_answered_holds_nobody_up(server):
@@ -205,9 +205,9 @@ def test_cancelled_call_is_told_by_a_notification(server):
     server.answers["tools/call"] = server.hang
     with ToolboxRig(at(server)) as rig:
         call = rig.begin("one")
-        assert wait_until(lambda: server.asked("tools/call") == 1, 10)
+        assert wait_until(lambda: server.asked("tools/call") == 1, 30)
         call.close()
-        assert wait_until(lambda: server.asked("notifications/cancelled") == 1, 10)
+        assert wait_until(lambda: server.asked("notifications/cancelled") == 1, 30)
 
 
 def test_thousands_of_tools_in_pages_are_all_there(server):
@@ -260,7 +260,7 @@ def test_server_that_cannot_be_talked_with_is_down(server, method, answer, words
     server.answers[method] = answer
     with ToolboxRig(at(server)) as rig:
         assert rig.names == []
-        assert wait_until(lambda: rig.failures("r") >= 2, 10)
+        assert wait_until(lambda: rig.failures("r") >= 2, 30)
         del server.answers[method]
         rig.wait_for("one")
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -316,7 +316,7 @@ def test_refused_tools_are_told_once(server, caplog):
     server.tools.append(tool("x" * 200))
     with ToolboxRig(at(server), refresh_seconds=0.1) as rig:
         assert rig.names == ["bmcp_r_one"]
-        assert wait_until(lambda: server.asked("tools/list") >= 3, 10)
+        assert wait_until(lambda: server.asked("tools/list") >= 3, 30)
     assert [record.levelname for record in caplog.records if "is not offered" in record.getMessage()] == ["WARNING"]
 
 

@@ -141,7 +141,7 @@ def test_totals_of_all_servers_are_bounded_and_what_is_left_out_is_named_once(se
         both = (at(server), at(second, "s"))
         with ToolboxRig(*both, refresh_seconds=0.1, limits=ToolLimits(total_bytes=300)) as rig:
             rig.wait_for("t0", "t1", "t2")
-            assert wait_until(lambda: second.asked("tools/list") >= 3, 10)
+            assert wait_until(lambda: second.asked("tools/list") >= 3, 30)
             rig.apply(*both, limits=ToolLimits())
             rig.wait_for("t0", "t1", "t2", "other")
             rig.apply(*both, limits=ToolLimits(definition_bytes=10))

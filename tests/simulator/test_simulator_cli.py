@@ -15,7 +15,7 @@ import pytest
 from gateway.simulator import cli
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from gateway.simulator import Simulator
 from tests.simulator.worlds import Clock, two_organisations
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
 KEY = "sk-sim-0123456789"
 
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.simulator import Simulator
 from tests.simulator.wired import Client
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])

@@ -302,7 +302,7 @@ def test_threads_together_get_what_the_limit_allows(world):
     start = threading.Barrier(8)
 
     def ask_some() -> None:
-        start.wait(10)
+        start.wait(30)
         for _ in range(100):
             ask(world, "sk-1")
 

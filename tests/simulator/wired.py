@@ -15,7 +15,7 @@ from gateway.simulator.charge import Charge
 from gateway.simulator.playbook import parse_script
 from gateway.simulator.steps import Send, Step
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 import psycopg
 
 from tests.harness import wait_until
-from tests.stores.redis_server import free_port
+from tests.ports import free_port
 
 PASSWORD = "PlantedPasswordOfTheDatabase8k"
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _TRIES = 5
 
 

@@ -438,7 +438,7 @@ def test_a_server_that_was_down_is_used_again(postgres: PostgresServer) -> None:
         finally:
             postgres.start()
         assert PASSWORD not in f"{lost.value}{refused.value}{lost.value!r}{refused.value!r}"
-        assert wait_until(lambda: _is_ready(writer), 10)
+        assert wait_until(lambda: _is_ready(writer), 30)
         writer.write([record_of(2)])
     assert rows_in(url)["interceptions"] == 2
 

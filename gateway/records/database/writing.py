@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table, delete, select
-from sqlalchemy.dialects import postgresql
 
 from gateway.records.database.opening import Database, RecordRefused
 from gateway.records.database.schema import PARTS, interceptions
@@ -105,6 +104,8 @@ def _insert_by_many(connection: Connection, table: Table, rows: Sequence[dict[st
 @cache
 def _insert_one(table: Table) -> str:
     """The statement in the words of PostgreSQL's driver: it is the same for every record, and making it takes long."""
+    from sqlalchemy.dialects import postgresql  # most gateways write to SQLite, and need not load it
+
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # it has no annotations
     return str(postgresql.insert(table).on_conflict_do_nothing().compile(dialect=dialect))
 

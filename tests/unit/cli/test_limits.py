@@ -15,7 +15,8 @@ from gateway.limits.counters import MachineCounters
 from gateway.limits.shared_limiter import SharedLimiter
 from gateway.pricing.money import PICODOLLARS
 from gateway.web.launch import read_settings
-from tests.stores.redis_server import RedisServer, free_port
+from tests.ports import free_port
+from tests.stores.redis_server import RedisServer
 
 LIMITS = """
 [limits.groups.research]

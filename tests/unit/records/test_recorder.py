@@ -18,7 +18,7 @@ from tests.harness import wait_until
 from tests.record_samples import record_of
 from tests.unit.fakes import race
 
-SOON_SECONDS = 15.0
+SOON_SECONDS = 30.0
 
 
 class FakeSegment:

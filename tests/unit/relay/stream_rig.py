@@ -35,7 +35,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 START = b'event: message_start\ndata: {"type":"message_start","message":{"model":"m"}}\n\n'
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 ERROR = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"m"}}\n\n'
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 30.0
 
 
 def delta(number: int, text: str = "") -> bytes:

@@ -15,7 +15,7 @@ from gateway.runtime.client_socket import ClientSocket, ReadDeadlineExceeded
 from gateway.runtime.keepalive import keep_alive
 from tests.harness import wait_until
 
-SOON_SECONDS = 20.0
+SOON_SECONDS = 60.0
 Pair = tuple[ClientSocket, socket.socket]
 
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.runtime.pause import READABLE, WRITABLE, Pause, complete, is_ready, wait, waited
 
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 30.0
 
 Pair = tuple[socket.socket, socket.socket]
 

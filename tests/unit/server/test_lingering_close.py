@@ -14,7 +14,7 @@ from gateway.server import lingering_close
 from gateway.server.lingering_close import LingeringCloses
 from tests.harness import wait_until
 
-SOON_SECONDS = 10.0
+SOON_SECONDS = 30.0
 
 
 @pytest.fixture

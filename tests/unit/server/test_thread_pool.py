@@ -10,7 +10,7 @@ import pytest
 from gateway.server.thread_pool import ThreadPool
 from tests.harness import wait_until
 
-SOON_SECONDS = 10.0
+SOON_SECONDS = 30.0
 
 
 @pytest.fixture

@@ -91,11 +91,11 @@ def test_the_end_waits_for_a_stuck_collector_but_not_for_long(
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1))
     made = SpanTracing(provider)
     provider.get_tracer("test").start_span("stuck").end()
-    assert exporter.has_begun.wait(10)
+    assert exporter.has_begun.wait(30)
     began_at = time.monotonic()
     try:
         made.close()
-        assert time.monotonic() - began_at < 5
+        assert time.monotonic() - began_at < 30
     finally:
         exporter.released.set()
     assert "are lost" in caplog.text

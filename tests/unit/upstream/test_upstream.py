@@ -467,14 +467,14 @@ def test_spoiled_idle_connection_is_replaced(watch, spoils):
     def script(client: socket.socket) -> None:
         take_request(client)
         client.sendall(OK)
-        is_idle.wait(10)
+        is_idle.wait(30)
         spoils(client)
 
     with TinyServer(script, Recorder(OK)) as server, closing(upstream(server.url)) as upper:
         assert exchange(upper, watch) == b"ok"
         ((idle, _),) = upper._adapter._connections._idle
         is_idle.set()
-        assert wait_until(lambda: not idle.is_quiet(), 10)
+        assert wait_until(lambda: not idle.is_quiet(), 30)
         assert exchange(upper, watch) == b"ok"
         assert server.connections == 2
 

@@ -26,7 +26,7 @@ def test_what_ends_with_a_worker_ends_side_by_side(monkeypatch: pytest.MonkeyPat
     ended: list[str] = []
 
     def end(name: str) -> None:
-        together.wait(10)
+        together.wait(30)
         ended.append(name)
 
     class SlowRecorder:

@@ -39,6 +39,7 @@ class ResponseParser:
     """
 
     __slots__ = (
+        "__weakref__",
         "_body_pieces",
         "_bytes_before_head",
         "_has_surplus",

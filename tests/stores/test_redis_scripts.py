@@ -106,6 +106,8 @@ def test_what_another_wrote_meanwhile_is_merged_with(server: RedisServer, exchan
 class _Restless:
     """A server on which another process has always just written."""
 
+    channel = "news"
+
     def __init__(self) -> None:
         self.asked = 0
 

@@ -108,11 +108,9 @@ class News:
         self._listens_at = time.monotonic() + seconds
 
     def disconnect(self) -> None:
-        """Close the connection: the server is not reached, or not any more."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._connects_at = 0.0
+        """Close the connection: the server is not reached, so what failed says nothing of subscribing."""
+        self._drop()
+        self._connects_at, self._failure_count = 0.0, 0
 
     def close(self) -> None:
         """Hear nothing more, for good."""
@@ -135,12 +133,17 @@ class News:
         self._connection = connection
         self._connected_at = self._asked_at = self._heard_at = time.monotonic()
 
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _failed(self, error: Exception) -> None:
         now = time.monotonic()
         if self._is_sound():
             self._failure_count = 0
             self._pause.reset()
-        self.disconnect()
+        self._drop()
         self._error = error
         self._failure_count += 1
         self._connects_at = now + (self._pause.next_seconds() if self._failure_count > 1 else 0.0)

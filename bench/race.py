@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from bench.contenders import FOLDER, Contender, LiteLlm, Nginx, Ours, OursLimited, OursWide, Portkey, Upstream
 from bench.meter import wait_until_quiet
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, WARMING, Scenario
 from tests.harness import ROOT
 
 RESULTS = FOLDER / "results"
@@ -106,10 +106,13 @@ def interleaved(
     """The figures of one scenario, round by round, each contender once in each."""
     for contender in running:
         contender.ready(scenario.streams)
+    # For those that compile what runs often, and to fill every pool; what is loaded with the first requests is no
+    # stream's memory.
+    warming = WARMING if scenario.is_paced else scenario
+    upstream.answer(warming.answer)
+    for contender in running:
+        measured(warming, contender)
     upstream.answer(scenario.answer)
-    if not scenario.is_paced:
-        for contender in running:
-            measured(scenario, contender)  # for those that compile what runs often, and to fill every pool
     for number in range(rounds):
         for contender in running:
             wait_until_quiet([*contender.roots, *upstream.roots])

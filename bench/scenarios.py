@@ -59,6 +59,9 @@ def _slow(streams: int, seconds: int, ramp_seconds: int) -> Scenario:
     return Scenario(f"slow-{streams}", meaning, f"slow-{events}", load, ("nginx", "gateway"))
 
 
+# Comes before streams that last, and is not measured.
+WARMING = Scenario("warming", "streams of 20 events, 8 clients", "burst-20", _closed(8, True))
+
 # In the order in which they matter, so that a run that is cut short has measured what matters most.
 SCENARIOS = {
     scenario.name: scenario

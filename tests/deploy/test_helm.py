@@ -23,7 +23,7 @@ def output(program: str, *arguments: str) -> str:
     """What it prints. Raises AssertionError if it fails."""
     binary = PROGRAMS / program
     assert binary.exists(), "these tests need helm and kubectl: sh tests/deploy/tools/setup.sh"
-    done = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -91,7 +91,7 @@ def test_every_form_is_what_kubernetes_knows(options: list[str], release: str, t
     documents = rendered(*options, release=release)
     (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(documents))
     validate = [str(Path(sys.executable).parent / "kubernetes-validate"), "--strict", str(tmp_path / "all.yaml")]
-    done = subprocess.run(validate, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(validate, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     names = by_name(documents)
     assert all(len(name) <= 52 for _, name in names)

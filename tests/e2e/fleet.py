@@ -205,7 +205,7 @@ class Fleet:
             env=clean | named,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"

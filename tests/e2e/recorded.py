@@ -152,6 +152,6 @@ def run_command(data_dir: Path, *words: str, **settings: str) -> subprocess.Comp
         env=clean | {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_API_KEYS": "a=sk-a"} | named,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )

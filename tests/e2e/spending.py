@@ -201,7 +201,7 @@ class Stage:
             env=clean | named,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

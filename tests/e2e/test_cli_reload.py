@@ -42,7 +42,7 @@ class Reloading:
             env=clean | {"GATEWAY_DATA_DIR": str(self.data), **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return done.returncode, done.stdout, done.stderr

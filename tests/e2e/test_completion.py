@@ -128,7 +128,7 @@ def test_fish_completes(line: str, words: list[str], home: Path, capsys: pytest.
         env={"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},  # it must find gateway
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert done.stderr == ""

@@ -74,7 +74,7 @@ class _Pair:
             env={"PATH": f"{self._folder}:/usr/bin:/bin"},
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=300,
         )
 
     def taken(self, number: int) -> int:

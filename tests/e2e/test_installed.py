@@ -79,7 +79,7 @@ class Installed:
             input=typed,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return done.returncode, done.stdout, done.stderr

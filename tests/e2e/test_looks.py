@@ -80,7 +80,7 @@ class Scene:
         }
         command = [sys.executable, "-m", "gateway.cli", "keys", "--json"]
         done = subprocess.run(
-            command, cwd=ROOT, env=clean | named, capture_output=True, text=True, timeout=60, check=True
+            command, cwd=ROOT, env=clean | named, capture_output=True, text=True, timeout=300, check=True
         )
         described: list[dict[str, object]] = json.loads(done.stdout)
         return described

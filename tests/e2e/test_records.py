@@ -21,7 +21,7 @@ from tests.mcp.servers import FaultServer
 
 STREAMED, WHOLE = message_body(is_streamed=True), message_body(is_streamed=False)
 USAGE = "input-tokens=11,output-tokens=22,cache-read=33,cache-write=44,cache-write-1h=55,web-searches=2"
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 3.0
 
 # Scripts, and how their interception ends: streamed, and whole.
 BREAKS = {
@@ -39,7 +39,7 @@ ENDS = {
     **{name: (script, "completed", "completed") for name, script in GOOD.items()},
     **BREAKS,
     **LATE_BREAKS,
-    "cut_behind_its_head": ("cut:after=0,hold=2.5", "truncated", "upstream_failed"),
+    "cut_behind_its_head": ("cut:after=0,hold=1.5", "truncated", "upstream_failed"),
     "late_end": ("late_end", "completed", ""),  # a whole answer ends by its length
     "short_length": ("short_length", "completed", "upstream_failed"),
     "stall": ("stall:after=4", "idle_timeout", "timed_out"),

@@ -33,7 +33,7 @@ def smoke(*arguments: str, **environ: str) -> tuple[int, str]:
         env=plain | environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert not any(secret in done.stdout + done.stderr for secret in PLANTED)

@@ -28,6 +28,7 @@ import pytest
 # Examples are the same in each run, and the first that fails is enough.
 hypothesis.settings.register_profile(
     "mutation",
+    max_examples=40,
     derandomize=True,
     database=None,
     deadline=None,

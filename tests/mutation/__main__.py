@@ -11,8 +11,8 @@ import os
 import sys
 import time
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,8 +34,9 @@ class Module:
     tests: list[str]
     mutants: list[Mutant]
     chosen: list[Mutant] = field(default_factory=list)
-    seconds: float = 0.0
+    limits: tuple[float, int] = (0.0, 0)  # how long its tests may take, and their processor time
     killed: int = 0
+    endless: int = 0  # of those
     survivors: list[Mutant] = field(default_factory=list)
 
 
@@ -46,8 +47,7 @@ def main() -> int:
     choose(modules, os.environ.get("MUTANTS", ""), int(os.environ.get("SEED", "1")))
     asked = [module for module in modules if module.chosen]
     fork.import_libraries(sorted({test for module in asked for test in module.tests}))
-    for module in asked:
-        run(module)
+    for module in run(asked, int(os.environ.get("JOBS", os.cpu_count() or 1))):
         report(module, listed)
     complaints += [
         f"is killed now, take it off the list: {mutant.module}: {mutant.after}"
@@ -102,30 +102,45 @@ def choose(modules: Sequence[Module], asked: str, seed: int) -> None:
         module.chosen = [*islice((mutant for mutant in drawn if mutant.is_python()), each)]
 
 
-def run(module: Module) -> None:
-    """Run a module's own tests as they are, then with each of its mutants, as many at once as there are processors."""
-    began_at = time.monotonic()
-    unchanged = fork.start(module.tests, 300, 300)
-    while not unchanged.look():
-        time.sleep(0.02)
+def run(modules: Sequence[Module], at_once: int) -> Iterator[Module]:
+    """Run each module's own tests as they are, and then with each of its mutants; the modules, as they are done."""
+    waiting = deque[tuple[Module, Mutant | None]]((module, None) for module in modules)
+    running: list[tuple[fork.Run, Module, Mutant | None]] = []
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            module, mutant = waiting.popleft()
+            running.append((_started(module, mutant), module, mutant))
+        time.sleep(0.01)
+        ended = [one for one in running if one[0].look()]
+        running = [one for one in running if one[0].status is None]
+        for done, module, mutant in ended:
+            if mutant is None:
+                _begin(module, done)
+                waiting.extendleft((module, mutant) for mutant in reversed(module.chosen))
+                continue
+            module.killed += done.status != 0
+            module.endless += done.is_endless
+            module.survivors += [mutant] if done.status == 0 else []
+            if module.killed + len(module.survivors) == len(module.chosen):
+                yield module
+
+
+def _started(module: Module, mutant: Mutant | None) -> fork.Run:
+    if mutant is None:
+        return fork.start(module.tests, 600, 300)
+    return fork.start(module.tests, *module.limits, module=module.path, source=mutant.source)
+
+
+def _begin(module: Module, unchanged: fork.Run) -> None:
     if unchanged.status:
         raise SystemExit(f"{module.path}: its tests fail without a mutant: {' '.join(module.tests)}")
-    limits = (30 + 4 * (time.monotonic() - began_at), 2 + int(4 * unchanged.cpu_seconds))
-    waiting, running = list(reversed(module.chosen)), list[tuple[fork.Run, Mutant]]()
-    while waiting or running:
-        while waiting and len(running) < int(os.environ.get("JOBS", os.cpu_count() or 1)):
-            mutant = waiting.pop()
-            running.append((fork.start(module.tests, *limits, module=module.path, source=mutant.source), mutant))
-        time.sleep(0.01)
-        ended = [(started, mutant) for started, mutant in running if started.look()]
-        running = [one for one in running if one[0].status is None]
-        module.survivors += [mutant for started, mutant in ended if started.status == 0]
-        module.killed += sum(started.status != 0 for started, _ in ended)
-    module.seconds = time.monotonic() - began_at
+    module.limits = (60 + 5 * unchanged.seconds, 2 + int(4 * unchanged.cpu_seconds))
 
 
 def report(module: Module, listed: dict[tuple[str, str, str, str], str]) -> None:
-    print(f"{module.path}: {module.killed} of {len(module.chosen)} killed, {module.seconds:.0f} s", flush=True)
+    print(
+        f"{module.path}: {module.killed} of {len(module.chosen)} killed, {module.endless} of them endless", flush=True
+    )
     for mutant in module.survivors:
         if mutant.identity not in listed:
             print(f"  survived, line {mutant.line}, in {mutant.inside or 'the module'}:")

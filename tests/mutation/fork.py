@@ -43,8 +43,10 @@ class Run:
     """One fork with its tests: `status` is None while it runs; then 0 says that all tests passed."""
 
     pid: int
+    began_at: float
     ends_at: float
     status: int | None = None
+    seconds: float = 0.0
     cpu_seconds: float = 0.0
 
     def look(self) -> bool:
@@ -53,10 +55,16 @@ class Run:
             _end_group(self.pid)
         pid, status, used = os.wait4(self.pid, os.WNOHANG)
         if pid:
+            self.seconds = time.monotonic() - self.began_at
             self.cpu_seconds = used.ru_utime + used.ru_stime
             self.status = os.waitstatus_to_exitcode(status)
             _end_group(self.pid)  # what its tests may have left
         return pid != 0
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it was ended because it took too long, or too much processor time."""
+        return self.status == -signal.SIGKILL
 
 
 def start(tests: Sequence[str], seconds: float, cpu_seconds: int, *, module: str = "", source: str = "") -> Run:
@@ -68,7 +76,8 @@ def start(tests: Sequence[str], seconds: float, cpu_seconds: int, *, module: str
             sys.meta_path.insert(0, _Mutated(module.removesuffix(".py").replace("/", "."), module, source))
         return pytest.main([*PYTEST, *tests])
 
-    return Run(_forked(work), time.monotonic() + seconds)
+    now = time.monotonic()
+    return Run(_forked(work), now, now + seconds)
 
 
 def import_libraries(tests: Sequence[str]) -> None:

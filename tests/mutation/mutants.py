@@ -3,8 +3,8 @@
 Owns: the choice of operators, and what is left out. Pure: source text in, mutants out. The operators are Cosmic Ray's,
 and one of our own, which removes a statement that only calls. Each comparison gets its opposite and its neighbour, so
 that a boundary needs its own test; all ten of Cosmic Ray's would mostly repeat each other. Left out is what no test
-should have to notice: annotations, which are never evaluated; the arguments of `@dataclass`; and a module's constants
-that are numbers, which a test could only repeat.
+should have to notice: annotations, which are never evaluated; Protocols, the arguments of `@dataclass` and decorators
+that only cache or declare; and a module's constants that are numbers, which a test could only repeat.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ OPERATORS = (
 
 # Elsewhere an operator's sign means something else: `*` between parameters, `**` before a dictionary.
 ARITHMETIC = ("arith_expr", "term", "power", "shift_expr", "and_expr", "xor_expr", "expr")
+
+DECLARING = ("abstractmethod", "cache", "lru_cache")
 
 
 class RemoveCall(Operator):
@@ -131,14 +133,20 @@ def _left_out(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, in
         elif isinstance(node, ast.arg | ast.AnnAssign):
             parts = [node.annotation]
         elif isinstance(node, ast.FunctionDef):
-            parts = [node.returns]
+            parts = [node.returns, *(one for one in node.decorator_list if _name(one) in DECLARING)]
         elif isinstance(node, ast.ClassDef):
-            parts = [*(call for call in node.decorator_list if isinstance(call, ast.Call))]
+            is_protocol = any(_name(base) == "Protocol" for base in node.bases)
+            parts = [node] if is_protocol else [call for call in node.decorator_list if isinstance(call, ast.Call)]
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("cast", "TypeVar", "NewType"):
             parts = [node.args[0]]
         for part in parts:
             if part is not None:
-                yield (part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)
+                # a decorator's own place begins at its `@`
+                yield (part.lineno, max(0, part.col_offset - 1)), (part.end_lineno or 0, part.end_col_offset or 0)
+
+
+def _name(node: ast.expr) -> str:
+    return getattr(node.func if isinstance(node, ast.Call) else node, "id", "")
 
 
 def _is_number(constant: ast.Assign) -> bool:

@@ -46,7 +46,7 @@ def test_walks_read_once_while_nothing_changes():
 
 
 def test_how_long_a_rest_lasts_is_half_a_second_old_at_most():
-    """Given a key that rests, then walks are told its rest as it was up to half a second ago, and then the present one."""
+    """Given a key that rests, then walks are told its rest as of up to half a second ago, then the present one."""
     clock = FakeClock()
     pool = pool_of(2, clock)
     cool(pool, 0, 5)
@@ -105,7 +105,7 @@ def test_readings_of_64_scopes_are_kept():
 )
 def test_keys_of_one_workspace_are_one_group(places, has_several):
     """Given keys in these places, then caches lie in several or not; a process that has just begun knows as much."""
-    clock, here, there = two_processes(len(places))
+    _, here, there = two_processes(len(places))
     for key, place in zip(here.keys, places, strict=True):
         here.learn(key, place or Place())
     assert here.has_several_groups is has_several
@@ -208,7 +208,7 @@ def test_a_suspected_key_is_a_last_resort_until_it_is_known():
 def test_own_marks_are_told_apart_from_others():
     """Given two processes, when one cools or retires a key, then the mark is its own, and not the other's."""
     for mark in (lambda pool: cool(pool, 0, 5), lambda pool: retire(pool, 0)):
-        clock, here, there = two_processes()
+        _, here, there = two_processes()
         assert not here.has_made(whole(here)), "nothing was marked"
         mark(here)
         assert here.has_made(whole(here))
@@ -237,7 +237,7 @@ def test_a_mark_that_the_store_has_rounded_is_still_one_s_own():
 
 def test_who_brings_a_key_back_knows_it():
     """Given a retired key that one process revives, then its coming back is that one's doing alone."""
-    clock, here, there = two_processes()
+    _, here, there = two_processes()
     retire(there, 0)
     assert here.revive(here.statuses()[0])
     assert here.has_made(whole(here))
@@ -325,7 +325,7 @@ def test_a_workspace_that_this_answer_alone_has_told_is_marked():
     ("concern", "is_doubtful"), [(Concern.KEY, False), (Concern.WORKSPACE, False), (Concern.ORGANISATION, True)]
 )
 def test_only_an_organisation_s_fault_puts_its_other_keys_in_doubt(concern, is_doubtful):
-    """Given two keys of an organisation, when one is retired, then the other is in doubt if the fault is theirs both."""
+    """Given two keys of an organisation, when one is retired, then the other is in doubt if both are at fault."""
     clock = FakeClock()
     pool = pool_of(2, clock)
     for key, place in zip(pool.keys, (A1, A2), strict=True):

@@ -137,7 +137,9 @@ def _left_out(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, in
         elif isinstance(node, ast.ClassDef):
             is_protocol = any(_name(base) == "Protocol" for base in node.bases)
             parts = [node] if is_protocol else [call for call in node.decorator_list if isinstance(call, ast.Call)]
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("cast", "TypeVar", "NewType"):
+        elif isinstance(node, ast.Call) and _name(node) in DECLARING:
+            parts = [*node.args, *(given.value for given in node.keywords)]
+        elif isinstance(node, ast.Call) and _name(node) in ("cast", "TypeVar", "NewType"):
             parts = [node.args[0]]
         for part in parts:
             if part is not None:

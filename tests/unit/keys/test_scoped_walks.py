@@ -405,5 +405,5 @@ def test_a_request_that_every_key_was_forbidden_is_told_as_exhausted():
     """Given keys that were all forbidden a request, then the walk is told as exhausted, for that."""
     scene = Scene(None, None)
     assert scene.ask(k0=Outcome.FORBIDDEN, k1=Outcome.FORBIDDEN).key.name == "k1"
-    assert scene.observer.of("exhausted") == [("request_forbidden", 2)]
+    assert scene.observer.of("exhausted") == [("permission_error", 2)]
     assert scene.observer.of("walked") == []

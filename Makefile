@@ -1,12 +1,13 @@
 # Every target sets up what it needs.
 
-.PHONY: help run demo test test-long test-needs bench bench-soak bench-slow bench-events bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing bench-shortcuts check docs pictures format lock clean
+.PHONY: help run demo test test-long test-needs mutation bench bench-soak bench-slow bench-events bench-deadlines bench-workers bench-walk bench-recorder bench-against bench-limits bench-tracing bench-shortcuts check docs pictures format lock clean
 
 help:
 	@echo "make demo       the main job, shown: a failover, streamed through curl"
 	@echo "make run        start the gateway with the GATEWAY_* settings of the environment"
 	@echo "make test       set up everything and run every test"
 	@echo "make test-long  the storms at full count"
+	@echo "make mutation   small faults in the pure modules and in keys/: do their own tests notice? (MUTANTS=, SEED=)"
 	@echo "make bench      the gateway beside nginx, LiteLLM's proxy and Portkey's (SCENARIOS=, CONTENDERS=, ROUNDS=)"
 	@echo "make bench-soak ten minutes of everything: memory, threads, descriptors (SECONDS=)"
 	@echo "make bench-slow        thousands who take their time, and whether others are served meanwhile"
@@ -44,6 +45,9 @@ test: test-needs
 
 test-long: test-needs
 	@.venv/bin/python -m pytest -m long --timeout=1800
+
+mutation: venv-dev
+	@MUTANTS="$(MUTANTS)" SEED="$(or $(SEED),1)" .venv/bin/python -m tests.mutation
 
 test-needs: venv-dev
 	@sh scripts/need.sh redis-server:redis-server nginx:nginx-light pg_ctlcluster:postgresql openssl:openssl \

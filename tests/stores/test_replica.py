@@ -146,3 +146,34 @@ def test_details_that_had_their_time_are_not_told_again() -> None:
     assert news(replica) == ["base", "base/cooling"]
     replica.learn(replica.tell(["base/enabled"]), {"base/enabled": None}, now)
     assert replica.details("base") == ["cooling"]
+
+
+def test_keys_are_told_from_their_details(replica: Replica) -> None:
+    """Given a key and something about it, then the key alone is a base."""
+    replica.mark("name/messages/opus", cooling(200.0))
+    assert replica.bases() == {"name"}
+
+
+def test_counts_of_a_key_that_was_never_exchanged_begin_at_none(replica: Replica) -> None:
+    """Given a key that the server has not been told of, then it is told all of its counts."""
+    replica.mark("new", cooling(200.0))
+    told = replica.tell(["new"])["new"]
+    assert (told.record.limited_count, told.limited_count, told.refused_count) == (1, 0, 0)
+
+
+def test_one_answer_of_nothing_does_not_hide_the_next(replica: Replica) -> None:
+    """Given two subjects of which the server knows the second alone, then the second is learnt."""
+    told = replica.tell(["gone", "name"])
+    answer = replace(told["name"].record, cooling_until_at=333.0)
+    replica.learn(told, {"gone": None, "name": answer}, NOW)
+    assert replica.read(["name"])[0].cooling_until_at == 333.0
+
+
+def test_what_has_been_forgotten_is_not_told(replica: Replica) -> None:
+    """Given a scope's cooldown that had its time, when the server does not know it any more, then it is untold no more."""
+    replica.mark("name/messages/opus", cooling(101.0))
+    told = replica.tell(["name/messages/opus"])
+    replica.mark("name/messages/opus", cooling(102.0))
+    replica.learn(told, {"name/messages/opus": None}, 1e9)
+    assert news(replica) == []
+    assert replica.details("name") == []

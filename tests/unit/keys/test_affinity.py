@@ -496,3 +496,21 @@ def test_container_of_an_answer_is_followed_through_the_application(is_streamed)
         assert ask(PLAIN) == b"s0"
         assert ask(body_with(container="container_told")) == b"s1"
         assert ask(body_with(container="container_other")) == b"s0"
+
+
+def test_a_pin_is_no_limit_of_the_upstream_s():
+    """Given a pinned session, then its record has the workspace for a reason, and no status, and counts no limit."""
+    scene = Scene(A1, B1)
+    scene.displaced()
+    (pin,) = scene.store.read(scene.store.pinned[-1:])
+    assert (pin.reason, pin.status, pin.limited_count) == (B1.group, 0, 0)
+
+
+def test_repr_of_pins_shows_no_record():
+    """Given a request's pins, then their repr has neither the body nor the records that a walk has found."""
+    scene = Scene(A1, B1)
+    scene.displaced()
+    pins = scene.affinity.of(scene.pool, "alice", "s1", PLAIN, scene.seconds)
+    assert pins.group == B1.group
+    assert "Record(" not in repr(pins)
+    assert "hello" not in repr(pins)

@@ -174,3 +174,9 @@ def test_an_error_in_a_stream_has_the_status_of_its_kind(kind):
     documented = KINDS | {500: "api_error", 504: "timeout_error"}
     assert documented[status_of_kind(kind)] == kind
     assert status_of_kind("something_new") == 500
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
+def test_what_cools_no_key_has_no_rest(status):
+    """Given an answer that lets no key rest, then the verdict has no seconds."""
+    assert judge(status, {}, b"", NOW, RESTS).cooldown_seconds == 0

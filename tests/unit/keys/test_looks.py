@@ -601,3 +601,35 @@ def test_reload_during_a_step_is_not_missed(scene: Scene) -> None:
         looks.step()
         scene.clock.advance(1)
     assert scene.upstream.asked == ["k0", "k1"]
+
+
+def test_log_names_the_request_that_a_key_was_forbidden(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """Given keys that were forbidden a request, one with a name and one without, then the line about the first begins
+    with the name, and the other's with the key."""
+    caplog.set_level(logging.INFO, logger="gateway.looks")
+    first, second = scene.status(0), scene.status(1)
+    for status, request in ((first, "req_gw_7"), (second, "")):
+        scene.pool.retire(status, "forbidden", 403)
+        scene.looks.look_into([status], SCOPE, was_answered=False, request=request)
+    scene.run()
+    lines = [record.getMessage() for record in caplog.records if "is valid again" in record.getMessage()]
+    assert [line.partition(" (")[0] for line in lines] == ["req_gw_7: key k0", "key k1"]
+
+
+def test_a_key_that_is_known_by_now_is_looked_at_no_more(scene: Scene) -> None:
+    """Given a key that was forbidden something, when the operator enables it before it is looked at, then it is not
+    looked at, nor waited for."""
+    scene.forbid(0)
+    scene.pool.enable(scene.keys[0])
+    scene.pool.end_suspicion(scene.keys[0])
+    assert scene.run() == []
+    assert "forbidden=0" in repr(scene.looks)
+
+
+def test_rounds_of_less_than_a_second_are_rounds(tmp_path: Path) -> None:
+    """Given retired keys that are looked at after half a second, then they are."""
+    scene = Scene(tmp_path, count=2, first_seconds=0.5)
+    retire(scene.pool, 0)
+    scene.clock.advance(0.5)
+    assert scene.run() == ["k0"]
+    assert scene.states() == [VALID, VALID]

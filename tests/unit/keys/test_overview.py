@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.keys.overview import KeyView, overview, short
+from gateway.keys.overview import _LONGEST_ID, KeyView, overview, short
 from gateway.keys.places import Place
 from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.standing import Doubt, KeyState
@@ -153,3 +153,20 @@ def test_key_that_cools_with_others_is_temporary_as_a_whole():
 def test_ids_are_shortened(identifier, shown):
     """Given an id, then a long one is shown by its end, and none is a dash."""
     assert short(identifier) == shown
+
+
+def test_the_longest_id_that_is_shown_whole():
+    """Given ids around the longest that a table has room for, then the longer one is shortened."""
+    assert short("x" * _LONGEST_ID) == "x" * _LONGEST_ID
+    assert short("x" * (_LONGEST_ID + 1)) == "...xxxxxx"
+
+
+def test_keys_that_rest_with_others_are_not_counted_as_limited():
+    """Given two limited keys of a workspace of four, then each of the other two rests with two, not with three."""
+    pool = pool_of(4)
+    for key in pool.keys:
+        pool.learn(key, PLACES[0])
+    for number in (0, 1):
+        limit(number, OPUS)(pool)
+    views = overview(pool.statuses)
+    assert [[scope.siblings for scope in view.scopes] for view in views] == [[0], [0], [2], [2]]

@@ -392,3 +392,21 @@ def test_session_is_displaced_by_a_key_that_was_limited_however_shortly(seconds)
     scene, session = Scene(A1, B1), RecordingSession()
     scene.ask(Course(OPUS.scope, session=session), k0=limited(seconds))
     assert session.told == [("k1", True)]
+
+
+def test_every_key_that_is_not_tried_is_told_of_those_after_a_tried_one_too():
+    """Given a key that was tried, one that rests and one that is left, then a walk tells of the resting one each time,
+    and never of the one that was tried."""
+    scene = Scene(None, None, None)
+    scene.pool.cool(scene.pool.statuses()[1], 60, "rate_limited", 429)
+    scene.ask(k0=limited(9))
+    assert scene.called == ["k0", "k2"]
+    assert scene.observer.of("passed_over") == [("k1", "temporary")]
+
+
+def test_a_request_that_every_key_was_forbidden_is_told_as_exhausted():
+    """Given keys that were all forbidden a request, then the walk is told as exhausted, for that."""
+    scene = Scene(None, None)
+    assert scene.ask(k0=Outcome.FORBIDDEN, k1=Outcome.FORBIDDEN).key.name == "k1"
+    assert scene.observer.of("exhausted") == [("permission_error", 2)]
+    assert scene.observer.of("walked") == []

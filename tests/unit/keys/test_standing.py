@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from gateway.access.credential import Key, Secret
 from gateway.keys.key_record import NEVER_SEEN, Record
 from gateway.keys.places import NOWHERE, Place
-from gateway.keys.standing import Doubt, KeyState, KeyStatus, Standing, Subject, status_at, statuses_at
+from gateway.keys.standing import (
+    Doubt,
+    KeyState,
+    KeyStatus,
+    Standing,
+    Subject,
+    changes_at,
+    overall_at,
+    status_at,
+    statuses_at,
+)
 from gateway.keys.verdict import Concern
 
 NOW = 1000.0
@@ -263,3 +273,47 @@ def test_key_that_has_been_permanent_whole_is_permanent_for_every_scope(known):
             for record in (NEVER_SEEN, cooling(60), ON_TRIAL):
                 other = Standing(one.key, one.place, one.whole, (Subject(SCOPE, "other", record),))
                 assert status_at(other, NOW).state is PERMANENT
+
+
+def test_a_rest_for_a_scope_says_how_long_ago_it_was_marked():
+    """Given a key that rests for a scope, then as a whole it is marked as long ago as that, and leased by nobody."""
+    rest = Record(
+        cooling_until_at=NOW + 9, lease_until_at=NOW + 5, reason="rate_limited", status=429, marked_at=NOW - 5
+    )
+    status = overall_at(standing(), {"messages/opus-4": rest}, NOW)
+    assert (status.state, status.remaining_seconds, status.marked_ago_seconds) == (TEMPORARY, 9, 5)
+    assert (status.record.lease_until_at, status.is_leased, status.concern) == (0, False, SCOPE)
+
+
+def test_as_a_whole_a_key_rests_as_long_as_its_longest_scope_and_is_on_trial_for_others():
+    """Given scopes that cool, are on trial and are confirmed, then the first two are told; the longest rest counts."""
+    scopes = {"a": cooling(9), "b": cooling(30), "c": ON_TRIAL, "d": CONFIRMED}
+    status = overall_at(standing(), scopes, NOW)
+    assert (status.state, status.remaining_seconds) == (TEMPORARY, 30)
+    assert [(rest.scope, rest.remaining_seconds) for rest in status.scopes] == [("a", 9), ("b", 30), ("c", 0)]
+
+
+@pytest.mark.parametrize(
+    ("whole", "state"), [(NEVER_SEEN, VALID), (RETIRED, PERMANENT), (cooling(3), TEMPORARY)], ids=["v", "p", "t"]
+)
+def test_a_trial_for_a_scope_changes_no_state_of_the_whole(whole, state):
+    """Given a scope on trial alone, then the key as a whole is as it is by itself."""
+    status = overall_at(standing(whole), {"c": ON_TRIAL}, NOW)
+    assert (status.state, status.concern) == (state, KEY)
+    assert status.remaining_seconds == (3 if state is TEMPORARY else 0)
+
+
+def test_a_retired_key_s_scopes_leave_it_retired():
+    """Given a retired key that cools for a scope, then it is retired as a whole; a rest of its own stays."""
+    assert overall_at(standing(RETIRED), {"a": cooling(9)}, NOW).state is PERMANENT
+    assert overall_at(standing(cooling(3)), {"a": cooling(9)}, NOW).remaining_seconds == 3
+
+
+def test_the_next_change_is_the_next_deadline_of_all():
+    """Given deadlines behind and ahead, then the nearest one ahead is told; with none ahead, none is."""
+    assert changes_at([standing()], NOW) == float("inf")
+    assert changes_at([standing(cooling(0))], NOW) == float("inf")
+    assert changes_at([standing(cooling(9), cooling(4)), standing(held_seconds=6)], NOW) == NOW + 4
+    assert changes_at([standing(cooling(9)), standing(held_seconds=6)], NOW) == NOW + 6
+    assert changes_at([standing(cooling(9)), standing(looked_into_seconds=5)], NOW) == NOW + 5
+    assert changes_at([standing(LEASED)], NOW) == NOW + 10

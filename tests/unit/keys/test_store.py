@@ -216,3 +216,9 @@ def test_a_process_alone_has_no_server_to_lose():
     store.flush()
     assert store.is_up
     assert record_of(store) == before
+
+
+def test_of_a_subject_never_seen_nothing_is_known():
+    """Given a subject that was never marked, then its record is empty: no time, no reason, no status, no count."""
+    (record,) = MemoryStore().read(["k"])
+    assert [getattr(record, name) for name in record.__slots__] == [0, 0, 0, False, False, 0, "", 0, 0, 0, 0]

@@ -236,3 +236,23 @@ def test_cost_is_proportional_to_the_deltas(deltas: list[dict[str, Any]]) -> Non
         if ratios[-1] < 3.0:
             return
     pytest.fail(f"twice the deltas cost {min(ratios):.1f} times as much")
+
+
+def test_what_is_no_object_is_no_usage_and_no_container():
+    """Given a message that says nonsense of its usage and its container, then there is none; else there is."""
+    for said, usage, container in (
+        ({"usage": {"input_tokens": 1}, "container": {"id": "c"}}, {"input_tokens": 1}, {"id": "c"}),
+        ({"usage": 7, "container": 7}, {}, None),
+        ({"usage": None, "container": {"id": 7}}, {}, None),
+    ):
+        accumulator = Accumulator()
+        accumulator.add({"type": "message_start", "message": {"type": "message", "content": [], **said}})
+        assert (accumulator.usage, accumulator.container) == (usage, container)
+
+
+def test_a_list_is_not_added_to_what_is_none():
+    """Given a list beside something else, then the later one stands."""
+    assert usage_sum({"a": [1]}, {"a": [2]}) == {"a": [1, 2]}
+    assert usage_sum({"a": [1]}, {"a": 5}) == {"a": 5}
+    assert usage_sum({"a": 5}, {"a": [2]}) == {"a": [2]}
+    assert usage_sum({"a": [1]}, {"a": None}) == {"a": [1]}

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.sse import PING, Event, EventSplitter, EventTooLarge, decode_event, notable_events, split_events
+from gateway.protocol.sse import (
+    LARGEST_EVENT_BYTES,
+    PING,
+    Event,
+    EventSplitter,
+    EventTooLarge,
+    decode_event,
+    encode_event,
+    notable_events,
+    split_events,
+)
 
 BOM = b"\xef\xbb\xbf"
 
@@ -289,3 +299,67 @@ def test_looking_only_where_it_matters_finds_what_looking_everywhere_finds(lines
     each = [raw for raw in split_events(whole) if notable(raw)]
     found = notable(whole)
     assert [decode_event(raw) for raw in found] == [decode_event(raw) for raw in each]
+
+
+@pytest.mark.parametrize(
+    ("held", "last"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"data: {}\n", b"data: {}\n\n", id="without-its-blank-line"),
+        pytest.param(b"data: {}\r", b"data: {}\r\r", id="without-its-blank-line-cr"),
+        pytest.param(b"data: {}\r\n", b"data: {}\r\n\n", id="without-its-blank-line-crlf"),
+        pytest.param(b"data: {}", b"data: {}\n\n", id="without-any-line-end"),
+        pytest.param(b"data:{}", b"data:{}\n\n", id="without-a-space"),
+        pytest.param(b'event: e\ndata: {"a": 1}', b'event: e\ndata: {"a": 1}\n\n', id="named"),
+        pytest.param(b'event: e\rdata: {"a": 1}', b'event: e\rdata: {"a": 1}\n\n', id="named-cr"),
+        pytest.param(b'event: e\ndata: {"a": 1', b"", id="half-its-data"),
+        pytest.param(b'event: e\ndata: {"a": 1\n', b"", id="half-its-data-and-a-line-end"),
+        pytest.param(b"event: e\ndata: 7\n", b"", id="no-object"),
+        pytest.param(b"event: e\n", b"", id="no-data"),
+        pytest.param(b"data: {}\neve", b"", id="half-a-line-after-its-data"),
+        pytest.param(b"data: {}\r: c", b"", id="half-a-comment-after-its-data"),
+        pytest.param(b"dat", b"", id="half-a-line"),
+    ],
+)
+def test_the_last_event_of_a_stream_is_given_out_if_it_is_whole(held, last):
+    """Given a stream that ends within an event, then what lacks line ends alone is given out with them; nothing is held
+    any more."""
+    splitter = EventSplitter()
+    assert splitter.feed(PING + held) == PING
+    assert splitter.finish() == last
+    assert not splitter.holds_half_an_event
+    assert splitter.finish() == b""
+
+
+def test_an_event_that_is_written_is_read_again():
+    """Given a name and data, then the event has a line for each, and is decoded to them."""
+    raw = encode_event("message_delta", b'{"a": 1}')
+    assert raw == b'event: message_delta\ndata: {"a": 1}\n\n'
+    assert decode_event(raw) == Event("message_delta", '{"a": 1}')
+
+
+def test_an_event_may_be_as_large_as_a_request():
+    """Given no other limit, then half an event of 32 MB is held, and a byte more is refused."""
+    assert LARGEST_EVENT_BYTES == 32 << 20
+    splitter = EventSplitter()
+    splitter.feed(bytes(LARGEST_EVENT_BYTES))
+    with pytest.raises(EventTooLarge, match="33554432"):
+        splitter.feed(b"d")
+
+
+@pytest.mark.parametrize("lines", [15, 16, 17, 32, 33])
+def test_an_event_of_many_lines_has_them_all(lines):
+    """Given an event with many data lines, a name in the middle and another one at its end, then its data are all of
+    them, and its name the last."""
+    data = [b"data: %d" % number for number in range(lines)]
+    raw = b"\n".join([*data[:3], b"event: first", *data[3:], b"event: last"]) + b"\n\n"
+    assert decode_event(raw) == Event("last", "\n".join(str(number) for number in range(lines)))
+
+
+def test_where_a_notable_event_begins_and_ends():
+    """Given a run of events, then a notable one is found from its first byte to its last, whatever its marks."""
+    error = b'event: error\r\ndata: {"type": "error", "error": {}}\r\n\r\n'
+    whole = PING + error + PING + error
+    first = len(PING)
+    second = first + len(error) + len(PING)
+    assert list(notable_events(whole)) == [(first, first + len(error)), (second, len(whole))]

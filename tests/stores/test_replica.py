@@ -170,7 +170,7 @@ def test_one_answer_of_nothing_does_not_hide_the_next(replica: Replica) -> None:
 
 
 def test_what_has_been_forgotten_is_not_told(replica: Replica) -> None:
-    """Given a scope's cooldown that had its time, when the server does not know it any more, then it is untold no more."""
+    """Given a scope's cooldown that had its time, when the server no longer knows it, then it is untold no more."""
     replica.mark("name/messages/opus", cooling(101.0))
     told = replica.tell(["name/messages/opus"])
     replica.mark("name/messages/opus", cooling(102.0))

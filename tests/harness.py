@@ -107,9 +107,11 @@ class GatewayProcess:
     def _started(
         self, arguments: Sequence[str], environ: Mapping[str, str], root: Path, open_files: int | None
     ) -> subprocess.Popen[bytes] | ForkedProcess:
-        """Forked, if nothing about it is unusual: that saves most of a start's work."""
+        """Forked in a test, if nothing about it is unusual: that saves most of a start's work. What is measured starts
+        as users start it."""
         usual = ["-c", "gunicorn.conf.py"]
-        if root == ROOT and open_files is None and nursery().offers(environ):
+        is_test = "PYTEST_VERSION" in os.environ
+        if is_test and root == ROOT and open_files is None and nursery().offers(environ):
             return nursery().start([*usual, *arguments], environ, self._log)
         return subprocess.Popen(
             [*_limited(open_files), sys.executable, "-m", "gunicorn", *usual, *arguments],

@@ -20,7 +20,7 @@ import pytest
 from gateway.simulator import Simulator
 from tests.harness import ROOT, wait_until
 
-SOON_SECONDS = 30.0
+SOON_SECONDS = 120.0
 RELOADED = "configuration reloaded"
 
 
@@ -47,7 +47,12 @@ class MakeRun:
                 stderr=log,
                 start_new_session=True,  # a group of their own, as in a terminal
             )
-        assert wait_until(lambda: "Listening at" in self.log, SOON_SECONDS), self.log
+        try:
+            assert wait_until(lambda: "Listening at" in self.log, SOON_SECONDS), self.log
+        except BaseException:
+            os.killpg(self.make.pid, signal.SIGKILL)
+            self.make.wait()
+            raise
         said = re.search(r"make run: process ([0-9]+) is the gateway", self.log)
         assert said, self.log
         self.gateway_pid = int(said[1])

@@ -309,6 +309,12 @@ def test_report_costs_what_the_upstream_bills_though_workers_are_killed(
         wish for wish in wishes if wish.session in billed and reported[wish.session] != cost_of(billed[wish.session])
     ]
     assert not wrong
+    unbilled = {
+        wish: by_session[wish.session]
+        for wish in wishes
+        if wish.token == "ending" and wish.session in by_session and wish.session not in billed
+    }
+    assert not any(Decimal(row["cost"] or 0) for row in unbilled.values()), unbilled
     assert Decimal(by_token["ending"]["cost"]) == cost_of(kept)
 
     lost = {session_of[line.request_id] for line in missing}

@@ -102,9 +102,9 @@ class Exchange:
         gateway.metrics.request_duration.labels(self._route, self.mode).observe(duration)
         if record is not None:
             gateway.metrics.usage.count(record)
-        gateway.metrics.requests_inflight.labels(self._route).dec()  # last: nothing in flight, everything counted
-        if record is not None:
             self._record(record)
+        # Last: with nothing in flight, everything is counted, and with the recorder.
+        gateway.metrics.requests_inflight.labels(self._route).dec()
 
     def _finished_record(self, status: int) -> InterceptionRecord | None:
         try:

@@ -219,6 +219,14 @@ class Storm:
         assert wait_until(lambda: self._total("requests_inflight") == 0, SOON_SECONDS)
         assert wait_until(lambda: self._total("recorder_queue_length") == 0, SOON_SECONDS)
         assert wait_until(lambda: not list(waiting_records(spool)), SOON_SECONDS)
+        # A segment that changes hands is in nobody's list for a moment.
+        assert wait_until(lambda: self._stored() >= self._total("recorder_written_total"), SOON_SECONDS)
+
+    def _stored(self) -> int:
+        """How many records the database has."""
+        with closing(sqlite3.connect(self.data_dir / "records.db")) as database:
+            (number,) = database.execute("SELECT count(*) FROM interceptions").fetchone()
+            return int(number)
 
     def untold(self) -> int:
         """How many requests were let in and have no record, as the metrics say."""
@@ -310,7 +318,7 @@ def test_report_costs_what_the_upstream_bills_though_workers_are_killed(
     ]
     assert not wrong
     unbilled = {
-        wish: by_session[wish.session]
+        wish.session: by_session[wish.session]
         for wish in wishes
         if wish.token == "ending" and wish.session in by_session and wish.session not in billed
     }

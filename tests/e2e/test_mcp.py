@@ -153,10 +153,10 @@ def test_server_that_dies_in_mid_call_fails_no_request(stage, fault, is_streamin
     assert (message.content[-1].text, shows_no_trace(message)) == ("It died.", True)
     assert result_in(stage.bodies[1])["is_error"]
     assert fault.journal == ["die"]
-    assert wait_until(lambda: not stage.is_up("fault"), 30)
+    assert wait_until(lambda: not stage.is_up("fault"), 90)
     assert not [name for name in stage.offered() if name.startswith("bmcp_fault")]
     fault.start()
-    assert wait_until(lambda: stage.is_up("fault"), 20)
+    assert wait_until(lambda: stage.is_up("fault"), 90)
     stage.script(uses("bmcp_fault_echo", text="back"), says("Fine."))
     assert stage.ask(is_streaming).content[-1].text == "Fine."
     assert "is_error" not in result_in(stage.bodies[1])
@@ -168,10 +168,10 @@ def test_published_server_that_is_killed_and_restarted_serves_again(stage, proce
     """Given a published server that is killed and restarted, then its tools go and come without anybody's help."""
     process, prefix = processes[name], f"bmcp_{name}"
     process.kill()
-    assert wait_until(lambda: not stage.is_up(name), 30)
+    assert wait_until(lambda: not stage.is_up(name), 90)
     assert not [found for found in stage.offered() if found.startswith(prefix)]
     process.start()
-    assert wait_until(lambda: stage.is_up(name), 20)
+    assert wait_until(lambda: stage.is_up(name), 90)
     called, arguments, words = CALLS[0 if name == "everything" else 1].values
     stage.script(uses(called, **arguments), says("Fine."))
     assert stage.ask(is_streaming).content[-1].text == "Fine."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +10,6 @@ from random import SystemRandom
 
 _LOWEST = 10_000
 _RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-
-_reserved: list[socket.socket] = []  # to the end of this process
 
 
 def free_port() -> int:
@@ -26,6 +25,6 @@ def free_port() -> int:
             reservation.bind(f"\0messages-gateway/tests/{port}")
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            _reserved.append(reservation)
+            atexit.register(reservation.close)  # it is held until then
             return port
         reservation.close()

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import socket
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from typing import Any, cast
 
 from gunicorn.config import Config
 
+from bench.callgrind import of_one
 from gateway.config.loader import load_settings
 from gateway.runtime.client_socket import ClientSocket
 from gateway.server.answer import Answer
@@ -39,6 +38,8 @@ DELTA = (
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"word after word "}}\n\n'
 )
+
+COUNTED_STREAMS = 20
 
 
 def chunk(data: bytes) -> bytes:
@@ -127,21 +128,10 @@ class Place:
                 self._parking._round()
 
 
-def counted(rounds: int) -> int:
-    """The instructions of a run with 20 streams."""
-    program = [sys.executable, "-m", "bench.events", str(rounds)]
-    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    environment = os.environ | {"PYTHONHASHSEED": "0"}
-    done = subprocess.run(valgrind + program, env=environment, check=True, capture_output=True, text=True)
-    match = re.search(r"Collected : (\d+)", done.stderr)
-    assert match is not None, done.stderr
-    return int(match[1])
-
-
 def main() -> None:
     """Measure, or be what is measured."""
     if len(sys.argv) > 1:
-        place = Place(20)
+        place = Place(COUNTED_STREAMS)
         for _ in range(int(sys.argv[1])):
             place.play(chunk(DELTA))
         return
@@ -154,7 +144,8 @@ def main() -> None:
             (now - then) / count / rounds * 1e6 for now, then in zip(os.times()[:2], before[:2], strict=True)
         )
         print(f"{count} streams: {user:.1f} us of the program and {system:.1f} us of the kernel an event")
-    print(f"{(counted(120) - counted(20)) // (100 * 20)} instructions of the program an event")
+    one_round = of_one(lambda rounds: [sys.executable, "-m", "bench.events", str(rounds)], 20, 120)
+    print(f"{one_round / COUNTED_STREAMS:.0f} instructions of the program an event")
 
 
 if __name__ == "__main__":

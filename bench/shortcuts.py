@@ -9,9 +9,6 @@ place, is the least of several rounds. `bench.marks` measures what the keys' sto
 from __future__ import annotations
 
 import io
-import os
-import re
-import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Iterator
@@ -21,9 +18,9 @@ from flask import Blueprint, Flask, Response
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
+from bench.callgrind import of_one
 from gateway.server.request_head import HeadParser, KnownLines, read_once
 from gateway.web.application import Application
-from tests.harness import ROOT
 
 FIELDS = """host: 127.0.0.1:8080
 accept: application/json
@@ -115,16 +112,7 @@ SCENES: dict[str, Callable[[], Callable[[], None]]] = {
 
 def instructions(name: str) -> float:
     """How many one call takes."""
-    environ = os.environ | {"PYTHONHASHSEED": "0"}
-    counts = []
-    for number in COUNTED:
-        program = [sys.executable, "-m", "bench.shortcuts", name, str(number)]
-        valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-        done = subprocess.run(valgrind + program, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
-        match = re.search(r"Collected : (\d+)", done.stderr)
-        assert match is not None, done.stderr
-        counts.append(int(match[1]))
-    return (counts[1] - counts[0]) / (COUNTED[1] - COUNTED[0])
+    return of_one(lambda number: [sys.executable, "-m", "bench.shortcuts", name, str(number)], *COUNTED)
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.against import cpu_seconds, load
+from bench.callgrind import of_one
 from bench.workers import REQUEST, simulator
 from gateway.keys.verdict import Verdict
 from gateway.protocol.messages import Tally
@@ -139,18 +139,13 @@ def ratio(costs: Mapping[str, list[float]], variant: str) -> str:
 
 
 def instructions(root: Path) -> float:
-    """Instructions of one whole message in the application alone, as valgrind counts them: the same in every run."""
-    environ = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
-    counts = []
-    for number in COUNTED:
-        program = [sys.executable, "-m", "bench.instructions", str(number)]
-        subprocess.run(program, cwd=root, env=environ, check=True)  # compiles what is to be imported
-        valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-        done = subprocess.run(valgrind + program, cwd=root, env=environ, check=True, capture_output=True, text=True)
-        match = re.search(r"Collected : (\d+)", done.stderr)
-        assert match is not None, done.stderr
-        counts.append(int(match[1]))
-    return (counts[1] - counts[0]) / (COUNTED[1] - COUNTED[0])
+    """Instructions of one whole message in the application alone: nearly the same in every run."""
+
+    def program_of(number: int) -> list[str]:
+        return [sys.executable, "-m", "bench.instructions", str(number)]
+
+    subprocess.run(program_of(1), cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)  # it is compiled
+    return of_one(program_of, *COUNTED, root)
 
 
 def calls_us() -> float:

@@ -115,7 +115,8 @@ class Recorder:
                 self._give_up()
         elif not self._is_called:
             self._is_called = True
-            self._meter.waiting(len(self._queue) + self._spooled)  # told before the request is over
+            # Told before the request is over. The writer, which is woken after it, tells what is so then.
+            self._meter.waiting(len(self._queue) + self._spooled)
             self._writer.wake()
 
     def close(self) -> None:
@@ -136,7 +137,6 @@ class Recorder:
         self._is_called = False
         if self._flush():
             self._forwarder.wake()
-        self._meter.waiting(len(self._queue) + self._spooled)  # `put` may have told of what was just written
         return 0.0 if self._queue else None  # not empty: more came, or the disk would not; again in a moment
 
     def _flush(self, wait_seconds: float = -1) -> bool:

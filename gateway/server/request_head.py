@@ -7,8 +7,8 @@ Nearly every line of a head has been there before, from this client or another. 
 found again, it means the same. A head in which anything is wrong, or not one line a field, gunicorn reads as a whole:
 what is accepted, and what is refused with which words, stays its decision alone.
 
-What it buys: of the instructions of a request with the 20 header lines of Claude Code, 10 % because header lines are
-known, 9 % because settings are attributes, and 4 % by the rest (bench/RESULTS.md, "What the shortcuts buy").
+What it buys: a head of Claude Code's 20 lines takes 195,000 instructions instead of 711,000, and 27 us instead of 69
+(bench/RESULTS.md, "What the shortcuts buy").
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ a fixed route is found by its method and path, and has nothing around it but wha
 of the request and of the application, with what is to be called at their ends, and the error handlers. All other routes
 are served by Flask's own way.
 
-What it buys: 8 % of a request's instructions, of which finding routes is 4 (bench/RESULTS.md, "What the shortcuts
-buy").
+What it buys: Flask takes 133,000 instructions for a request instead of 333,000, and 16 us instead of 37
+(bench/RESULTS.md, "What the shortcuts buy").
 """
 
 from __future__ import annotations

@@ -245,8 +245,8 @@ def test_clients_that_do_not_hang_up_hold_nobody_up(gateway: GatewayProcess, end
         for talk in lingering:
             talk.send(ending)
             assert talk.answer().status in (200, 400)
-            taken += _probe_seconds(gateway, "/healthz", 1)
-    assert min(taken) < PROMPT_SECONDS
+            taken += _probe_seconds(gateway, "/healthz", 5)
+    assert statistics.median(taken) < PROMPT_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+import trustme
 
 from tests.harness import wait_until
 from tests.ports import free_port
@@ -106,6 +107,17 @@ class RedisServer:
                 return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+def tls_server(folder: Path) -> tuple[RedisServer, str]:
+    """A server that speaks TLS, with its files in a folder; and the URL at which it does."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(f"{folder}/server.pem")
+    tls = f"--tls-cert-file {folder}/server.pem --tls-key-file {folder}/server.pem --tls-ca-cert-file {folder}/ca.pem"
+    port = free_port()
+    server = RedisServer(options=[*f"--tls-port {port} --tls-auth-clients no".split(), *tls.split()])
+    return server, f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem"
 
 
 def _found(program: str) -> str:

@@ -9,10 +9,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
-import trustme
 
 from gateway.keys.key_record import Cause, Record
 from gateway.keys.redis.news import News
@@ -21,7 +21,7 @@ from gateway.keys.redis.wire import Server
 from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores.odd_redis import OddRedis, as_the_server
-from tests.stores.redis_server import PROGRAMS, RedisServer, free_port
+from tests.stores.redis_server import RedisServer, tls_server
 from tests.stores.silent_path import SilentPath
 
 KEY, OTHER = "11" * 32, "22" * 32
@@ -30,21 +30,6 @@ SOON_SECONDS = 30.0
 NO_NEWS = b"-NOPERM this user has no permissions to access the 'gateway:news:0' channel\r\n"
 
 Maker = Callable[..., RedisStore]
-
-
-@pytest.fixture(scope="module", params=PROGRAMS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    started = RedisServer(request.param)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    """A plain client of an empty server."""
-    with server.client() as made:
-        made.flushall()
-        yield made
 
 
 @pytest.fixture
@@ -286,16 +271,9 @@ def test_rubbish_that_is_heard_harms_nobody(
     assert "fails" not in caplog.text
 
 
-def test_tls_is_heard_alike(tmp_path: object) -> None:
+def test_tls_is_heard_alike(tmp_path: Path) -> None:
     """Given a server that speaks TLS, then what one process marks reaches the other without a pull."""
-    authority = trustme.CA()
-    folder = str(tmp_path)
-    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(f"{folder}/server.pem")
-    tls = f"--tls-cert-file {folder}/server.pem --tls-key-file {folder}/server.pem --tls-ca-cert-file {folder}/ca.pem"
-    port = free_port()
-    server = RedisServer(options=[*f"--tls-port {port} --tls-auth-clients no".split(), *tls.split()])
-    url = f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem"
+    server, url = tls_server(tmp_path)
     stores = [RedisStore(url, pull_seconds=NEVER_SECONDS, start_timeout_seconds=SOON_SECONDS) for _ in range(2)]
     try:
         for number in range(20):

@@ -15,7 +15,7 @@ from gateway.keys.key_record import NEVER_SEEN, Record, joined
 from gateway.keys.redis.exchange import Exchanges
 from gateway.keys.redis.wire import SERVER_ERRORS, Server, ServerClock
 from gateway.keys.replica import Told
-from tests.stores.redis_server import PROGRAMS, RedisServer
+from tests.stores.redis_server import RedisServer
 
 moments = st.integers(0, 5).map(float)
 records = st.builds(
@@ -31,13 +31,6 @@ records = st.builds(
     limited_count=st.integers(0, 5),
     refused_count=st.integers(0, 5),
 )
-
-
-@pytest.fixture(scope="module", params=PROGRAMS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    started = RedisServer(request.param)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-import trustme
 
 from gateway.keys.key_record import Cause, Record
 from gateway.keys.pool import LEASE_SECONDS
 from gateway.keys.redis.store import RedisStore
 from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
-from tests.ports import free_port
 from tests.stores.odd_redis import OddRedis
-from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine
+from tests.stores.redis_server import PROGRAMS, RedisServer, SlowLine, tls_server
 
 KEY, OTHER = "11" * 32, "22" * 32
 
@@ -741,16 +740,9 @@ def test_a_unix_socket_serves_alike() -> None:
         server.stop()
 
 
-def test_tls_serves_alike(tmp_path: object) -> None:
+def test_tls_serves_alike(tmp_path: Path) -> None:
     """Given a server that speaks TLS, then rediss:// reaches it, for marks and for leases."""
-    authority = trustme.CA()
-    folder = str(tmp_path)
-    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(f"{folder}/server.pem")
-    tls = f"--tls-cert-file {folder}/server.pem --tls-key-file {folder}/server.pem --tls-ca-cert-file {folder}/ca.pem"
-    port = free_port()
-    server = RedisServer(options=[*f"--tls-port {port} --tls-auth-clients no".split(), *tls.split()])
-    url = f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem"
+    server, url = tls_server(tmp_path)
     stores = [RedisStore(url, lease_timeout_seconds=0.5) for _ in range(2)]
     try:
         assert wait_until(lambda: all(store.is_up for store in stores), BACK_SECONDS)

@@ -21,7 +21,7 @@ from gateway.runtime.machine_clock import machine_time
 from tests.harness import wait_until
 from tests.stores import former_redis_scripts
 from tests.stores.odd_redis import OddRedis
-from tests.stores.redis_server import PROGRAMS, RedisServer
+from tests.stores.redis_server import RedisServer
 
 KEY, OTHER = "11" * 32, "22" * 32
 SCOPE = f"{KEY}/messages/opus-5"
@@ -29,21 +29,6 @@ PATIENCE_SECONDS = 30.0
 PULL_SECONDS = 0.02
 
 Maker = Callable[..., RedisStore]
-
-
-@pytest.fixture(scope="module", params=PROGRAMS)
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    started = RedisServer(request.param)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    """A plain client of an empty server."""
-    with server.client() as made:
-        made.flushall()
-        yield made
 
 
 @pytest.fixture

@@ -203,6 +203,17 @@ def test_a_database_that_is_down_holds_up_nobody_and_loses_nothing(caplog: pytes
     assert stage.writer.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
 
 
+def test_a_record_waits_from_the_moment_it_is_taken() -> None:
+    """Given a disk that takes nothing yet; then a record is told of as waiting when `put` returns, and not for ever."""
+    with running() as stage:
+        stage.spool.gate.clear()
+        stage.put(1)
+        assert stage.meter.queue_length == 1
+        stage.spool.gate.set()
+        assert stage.has_stored(1)
+        assert wait_until(lambda: stage.meter.queue_length == 0, SOON_SECONDS)
+
+
 def test_a_database_that_hangs_keeps_nothing_from_the_spool() -> None:
     """Given a database that does not answer; then records are on disk all the same, within a moment."""
     with running() as stage:

@@ -84,6 +84,21 @@ def test_a_request_leaves_one_record() -> None:
     assert [(attempt.key, attempt.outcome) for attempt in record.attempts] == [("a", "transport_error")]
 
 
+def test_a_request_is_in_flight_until_its_record_is_handed_on() -> None:
+    """Given a request that ends; then it counts as in flight while its record is taken, and no longer after it."""
+    seen: list[float] = []
+    gateway = Gateway(Settings(upstream_url="http://127.0.0.1:1", keys=(Key("a", Secret("sk-a")),)))
+
+    class Looking(Sink):
+        def put(self, record: InterceptionRecord) -> None:
+            seen.append(value(gateway.metrics, "gateway_requests_inflight", route="messages"))
+
+    gateway.recorder = Looking()
+    create_app(gateway).test_client().post("/v1/messages", json={"model": "m"})
+    seen.append(value(gateway.metrics, "gateway_requests_inflight", route="messages"))
+    assert seen == [1.0, 0.0]
+
+
 def test_a_recorder_that_fails_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
     """Given a bug in the recorder; then the client has the answer that it has otherwise, and the log has the bug."""
     assert ask(Sink(is_broken=True))[0] == ask(Sink())[0] == 502

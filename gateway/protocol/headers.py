@@ -159,7 +159,8 @@ def of_a_proxy(names: Iterable[str]) -> str | None:
 def _without(headers: Headers, stopped: NameTable) -> Headers:
     named = {token.strip().lower() for name, value in headers if name == "connection" for token in value.split(",")}
     has = stopped.has
-    return [(name, value) for name, value in headers if not has(name) and name not in named]
+    # The same tuples: a stream keeps both lists for as long as it lasts.
+    return [header for header in headers if not has(header[0]) and header[0] not in named]
 
 
 @lru_cache(maxsize=4)

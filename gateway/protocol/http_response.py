@@ -33,7 +33,7 @@ class ResponseHead:
 
 
 class ResponseParser:
-    """One response. Feed it bytes; read `head` once it is set, then the body, until `is_complete`.
+    """One response. Feed it bytes; once it `has_head`, take that, then the body, until `is_complete`.
 
     `body` holds the pieces of it that have come and that nobody has taken.
     """
@@ -42,17 +42,20 @@ class ResponseParser:
         "__weakref__",
         "_body_pieces",
         "_bytes_before_head",
+        "_has_length",
         "_has_surplus",
         "_headers",
         "_keeps_alive",
         "_parser",
         "body",
+        "has_head",
         "head",
         "is_complete",
         "on_body",
     )
 
     def __init__(self) -> None:
+        self.has_head = False
         self.head: ResponseHead | None = None
         self.is_complete = False
         self._headers: list[tuple[bytes, bytes]] = []
@@ -61,6 +64,7 @@ class ResponseParser:
         self._body_pieces: int | None = None  # of this answer, once it is complete
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._bytes_before_head = 0
+        self._has_length = False  # else its end is that of the connection
         self._keeps_alive = False
         self._has_surplus = False
 
@@ -71,31 +75,41 @@ class ResponseParser:
             return
         if self._parser is None:
             raise RuntimeError("the parser is closed")
-        if self.head is None:
-            self._bytes_before_head += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
             self._failed(data, error)
-        if self.head is None and self._bytes_before_head > LARGEST_HEAD_BYTES:
-            raise WireError("the answer's head is too large")
+        if not self.has_head:
+            self._bytes_before_head += len(data)
+            if self._bytes_before_head > LARGEST_HEAD_BYTES:
+                raise WireError("the answer's head is too large")
 
     def end(self) -> None:
         """The connection has ended. Raises WireError if the answer has not."""
-        if self.head is None:
+        if not self.has_head:
             raise WireError("the connection ended before the answer's head was complete")
-        if not self.is_complete and (self.head.get("content-length") or self._is_chunked):
+        if not self.is_complete and self._has_length:
             raise WireError("the connection ended in the middle of the answer")
         self.is_complete = True
         self._keeps_alive = False
 
+    def take_head(self) -> ResponseHead:
+        """The head, handed out once: it need not live as long as the body arrives."""
+        head, self.head = self.head, None
+        if head is None:
+            raise RuntimeError("there is no head")
+        return head
+
     def take_body(self) -> bytes:
         """The body bytes that have come since the last call."""
-        if not self.body:
-            return b""
-        pieces = self.body[: self._body_pieces]
-        self.body.clear()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = self.body
+        if self._body_pieces is not None:
+            del body[self._body_pieces :]
+        if len(body) == 1:
+            return body.pop()
+        taken = b"".join(body)
+        body.clear()
+        return taken
 
     def close(self) -> None:
         """No more bytes will be fed.
@@ -112,16 +126,11 @@ class ResponseParser:
     def _failed(self, data: bytes, error: Exception) -> None:
         if isinstance(error, httptools.HttpParserUpgrade):
             raise WireError("the answer switches protocols") from error
-        if self.head is None and data.startswith(_TLS_RECORDS):
+        if not self.has_head and data.startswith(_TLS_RECORDS):
             raise WireError("the answer is not HTTP but TLS: should the address begin with https://?") from error
         if not self.is_complete:
             raise WireError(f"the answer is not HTTP/1.1: {error}") from error
         self._has_surplus = True
-
-    @property
-    def _is_chunked(self) -> bool:
-        coding = self.head.get("transfer-encoding") if self.head is not None else None
-        return coding is not None and "chunked" in coding.lower()
 
     # httptools calls these.
 
@@ -130,7 +139,7 @@ class ResponseParser:
         self._has_surplus = self.is_complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is None:
+        if not self.has_head:
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -139,16 +148,20 @@ class ResponseParser:
             return  # it is the parser itself that calls
         status = parser.get_status_code()
         if status >= 200 and not self.is_complete:
+            self.has_head = True
             self.head = ResponseHead(
                 status,
                 tuple(
                     [(name.decode("latin-1").lower(), value.decode("latin-1").strip()) for name, value in self._headers]
                 ),
             )
+            self._headers = []
+            coding = self.head.get("transfer-encoding") or ""
+            self._has_length = bool(self.head.get("content-length")) or "chunked" in coding.lower()
             self._keeps_alive = parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
         # An informational answer (1xx) is complete too, and the real one follows it.
-        if self.head is not None and not self.is_complete:
+        if self.has_head and not self.is_complete:
             self.is_complete = True
             self._body_pieces = len(self.body)  # what follows belongs to no answer that was asked for

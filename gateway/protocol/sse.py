@@ -29,7 +29,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAIRS = (b"\n\n", b"\r\r", b"\n\r")
 _ANY_PAIR = re.compile(rb"\n\n|\r\r\n?|\n\r\n?")
 # Bytes of which every event that matters has one: found at the speed of memchr, before anything is looked at closely.
-_MARKS = (b"message_st", b"message_delta", b"error")
+_MARKS = _START_OR_STOP, _MESSAGE_DELTA, _ERROR = (b"message_st", b"message_delta", b"error")
 # Anthropic names an event twice, in its `event:` line and in its data's "type"; either is enough to look inside.
 _NOTABLE = re.compile(rb"message_st(?:art|op)|message_delta|event: ?error|\"type\": ?\"error\"")
 # How Anthropic writes events, and nearly everybody: one line of name, one of data. What looks so needs no decoder.
@@ -122,7 +122,7 @@ def may_be_notable(whole: bytes) -> bool:
     """Whether `notable_events` has to look; nearly always not."""
     # Not `in`: CPython 3.11 first takes the mark for a number, and makes an exception for every answer.
     find = whole.find
-    return find(_MARKS[0]) >= 0 or find(_MARKS[1]) >= 0 or find(_MARKS[2]) >= 0
+    return find(_START_OR_STOP) >= 0 or find(_MESSAGE_DELTA) >= 0 or find(_ERROR) >= 0
 
 
 def notable_events(whole: bytes) -> Iterator[tuple[int, int]]:

@@ -153,7 +153,7 @@ class Interception:
         while True:
             if batch:
                 shown = self._shown(batch)
-                if stream.tally.has_ended:
+                if stream.has_ended:
                     self._settle()
                     if shown:
                         yield shown

@@ -23,11 +23,13 @@ HEAD_GRACE_SECONDS = 0.5
 class Head:
     """The response's head; `body` is the whole body, or None when a stream of bytes follows.
 
-    `is_due` says that it must go out at once; else the first bytes follow on its heels, and it goes with them.
+    `request_id` is the one among `headers`. `is_due` says that it must go out at once; else the first bytes follow on
+    its heels, and it goes with them.
     """
 
     status: int
     headers: Headers
+    request_id: str
     body: bytes | None = None
     is_due: bool = True
 
@@ -75,13 +77,14 @@ class Pace:
     def begin(self, reply: Reply, is_due: bool = True) -> Head:
         """The head of a stream, to be sent now, or with the bytes that follow at once."""
         self.has_begun = True
-        head = Head(reply.status, self._identified(for_client_stream(reply.headers)), is_due=is_due)
+        headers = self._identified(for_client_stream(reply.headers))
         self.sent(b"")
-        return head
+        return Head(reply.status, headers, self.told_id, is_due=is_due)
 
     def whole(self, reply: Reply, body: bytes) -> Head:
         """The head and body of a whole answer."""
-        return Head(reply.status, self._identified(for_client(reply.headers)), body)
+        headers = self._identified(for_client(reply.headers))
+        return Head(reply.status, headers, self.told_id, body)
 
     def sent(self, data: bytes) -> bytes:
         """Note that the client hears this now."""

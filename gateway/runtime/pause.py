@@ -28,6 +28,9 @@ GONE = HANG_UP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 _LONGEST_WAIT_SECONDS = 1e6
 
+# Descriptors, and what each is wanted for: READABLE, WRITABLE or both.
+Wanted = tuple[tuple[int, int], ...]
+
 Result = TypeVar("Result")
 Piece = TypeVar("Piece")
 
@@ -35,14 +38,15 @@ Piece = TypeVar("Piece")
 class Pause(bytes):
     """Until one of `wanted` is ready, or `until_at` (monotonic) has come, or the client hangs up, or all is over.
 
-    `wanted` holds descriptors and what each is wanted for, READABLE or WRITABLE. `client` is the client's descriptor,
-    whose hang-up ends the Pause; None if nobody is to be watched. `over` becomes readable at the end of the drain time.
+    `wanted` is best the same object from Pause to Pause: who watches sees at a glance that nothing has changed.
+    `client` is the client's descriptor, whose hang-up ends the Pause; None if nobody is to be watched. `over` becomes
+    readable at the end of the drain time.
     `needs_thread` says that what follows may block or take long. `carried` are the bytes that go to the client first:
     whoever takes them leaves none. A request has one Pause, which is changed and yielded again; it belongs to whoever
     runs the generator.
     """
 
-    wanted: tuple[tuple[int, int], ...] = ()
+    wanted: Wanted = ()
     until_at = math.inf
     needs_thread = False
     client_is_gone = False

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from gateway.runtime.pause import GONE, HANG_UP, WRITABLE, Pause, wait
+from gateway.runtime.pause import GONE, HANG_UP, WRITABLE, Pause, Wanted, wait
 from gateway.server.connection import Connection
 from gateway.server.server_response import PromptResponse
 
 # A response that has given so many pieces at once lets others go first.
 _MOST_PIECES = 8
-
-Watched = tuple[tuple[int, int], ...]  # descriptors, and what each is wanted for
 
 
 class Answer:
@@ -40,15 +38,15 @@ class Answer:
         self.connection = connection
         self.request = request
         self.response = response
-        self.followed: Watched = ()
-        self.wanted: Watched = ()
+        self.followed: Wanted = ()
+        self.wanted: Wanted = ()
         self.until_at = -math.inf
         self.needs_thread = False
         self.minds_the_end = False
         self._body: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] = iter(())
         self._pause: Pause | None = None
-        self._wanted_before: Watched | None = None  # by the Pause of which `wanted` was made
+        self._wanted_before: Wanted | None = None  # by the Pause of which `wanted` was made
         self._has_all = False  # the application has no more pieces
         self._environ = environ
         self._began_at = time.monotonic()
@@ -66,40 +64,45 @@ class Answer:
         response = self.response
         if response.held:
             response.flush()
-        given = 0
-        while not response.held:
-            if self._has_all:
-                return False
+        if response.held:
+            return self._waits_for_client()
+        if self._has_all:
+            return False
+        for given, piece in enumerate(self._pieces, start=1):
+            if isinstance(piece, Pause):
+                self._pause = piece
+                carried = piece.carried
+                if carried:
+                    piece.carried = b""
+                    response.write(carried)
+                    if response.held:
+                        break
+                self._waits_for(piece)
+                return True
+            response.write(piece)
+            if response.held:
+                break
             if given == _MOST_PIECES:
                 self.until_at, self.needs_thread, self.minds_the_end = -math.inf, False, False
                 return True
-            piece = next(self._pieces, None)
-            if piece is None:
-                self._has_all = True
-                response.close()
-            elif isinstance(piece, Pause):
-                carried, piece.carried = piece.carried, b""
-                if carried:
-                    response.write(carried)
-                self._pause = piece
-                if response.held:
-                    break
-                self._waits_for(piece)
-                return True
-            else:
-                response.write(piece)
-                given += 1
-        self.wanted, self._wanted_before = ((self.connection.sock.fileno(), WRITABLE),), None
-        self.until_at, self.needs_thread, self.minds_the_end = math.inf, False, False
-        return True
+        else:
+            self._has_all = True
+            response.close()
+        return self._waits_for_client() if response.held else False
 
     def _waits_for(self, pause: Pause) -> None:
         self.until_at = pause.until_at
         self.needs_thread = pause.needs_thread
         self.minds_the_end = pause.over is not None
-        if pause.wanted is not self._wanted_before:  # after an event of a stream it is
-            self._wanted_before = pause.wanted
-            self.wanted = pause.wanted if pause.client is None else (*pause.wanted, (pause.client, HANG_UP))
+        wanted = pause.wanted
+        if wanted is not self._wanted_before:  # after an event of a stream it is
+            self._wanted_before = wanted
+            self.wanted = wanted if pause.client is None else (*wanted, (pause.client, HANG_UP))
+
+    def _waits_for_client(self) -> bool:
+        self.wanted, self._wanted_before = ((self.connection.sock.fileno(), WRITABLE),), None
+        self.until_at, self.needs_thread, self.minds_the_end = math.inf, False, False
+        return True
 
     def end(self, log: Any) -> None:
         """The response is over, however it ended; gunicorn's `log` is told of it."""

@@ -7,7 +7,6 @@ llhttp says; what the body is, and what is wrong with it, remains gunicorn's wor
 from __future__ import annotations
 
 import os
-from collections import deque
 from typing import Any
 
 import httptools
@@ -32,7 +31,7 @@ class ArrivingBody:
         self._unreader = request.unreader
         self._reader = request.body.reader
         self._client = client
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._piece_bytes = 0
         self._chunks: _Chunks | None = None
 
@@ -83,7 +82,7 @@ class ArrivingBody:
             del self._unreader.chunk  # the class's own again
             from_socket: bytes = self._unreader.chunk(size_hint)
             return from_socket
-        piece = self._pieces.popleft()
+        piece = self._pieces.pop(0)
         self._piece_bytes -= len(piece)
         return piece
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 
-from gateway.runtime.pause import READABLE
-from gateway.server.answer import Watched
+from gateway.runtime.pause import READABLE, Wanted
 from gateway.server.connection import Connection
 
 # The poller looks at so distant deadlines now and then, and need not keep them in order.
@@ -20,7 +19,7 @@ _LINGER_SECONDS = 0.8
 class Kept:
     """A kept connection. `has_head`: its next request's head is there, and nothing is to be waited for."""
 
-    followed: Watched = ()
+    followed: Wanted = ()
     needs_thread = False
     minds_the_end = True
 
@@ -28,7 +27,7 @@ class Kept:
         self.connection = connection
         self.has_head = has_head
         self.until_at = -math.inf if has_head else time.monotonic() + _LINGER_SECONDS
-        self.wanted: Watched = () if has_head else ((connection.sock.fileno(), READABLE),)
+        self.wanted: Wanted = () if has_head else ((connection.sock.fileno(), READABLE),)
 
     def told_of(self, descriptor: int, events: int) -> None:
         """The client has sent something, or has gone: whoever receives finds out."""

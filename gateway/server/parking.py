@@ -144,8 +144,8 @@ class Parking:
 
     def _admit(self, parked: Parked, now: float) -> None:
         """Wait for what it waits for now; it is among `_parked`."""
-        until_at = parked.until_at
-        if until_at == -math.inf or (self._lifecycle.is_over and parked.minds_the_end):
+        is_near = parked.until_at < now + _NEAR_SECONDS
+        if (is_near and parked.until_at == -math.inf) or (self._lifecycle.is_over and parked.minds_the_end):
             self._release(parked)  # what it has closed or given back may be another's before the next round
             self._due[parked] = None
             return
@@ -158,8 +158,8 @@ class Parking:
             self._forget(parked)
             self._in_thread(partial(self._wait_and_run, parked))
             return
-        if until_at < now + _NEAR_SECONDS:
-            heapq.heappush(self._near, (until_at, next(self._numbers), parked))
+        if is_near:
+            heapq.heappush(self._near, (parked.until_at, next(self._numbers), parked))
 
     def _follow(self, parked: Parked) -> None:
         """Have the kernel tell of the descriptors that this response waits for now."""

@@ -48,11 +48,13 @@ class PromptResponse(Response):  # type: ignore[misc]  # gunicorn has no types
     def process_headers(self, headers: Any) -> None:
         """Take the application's headers; those that are not plain and good go gunicorn's way, and raise as there."""
         is_good = HEADER_VALUE_RE.fullmatch
-        for name, value in headers:
+        for header in headers:
+            name, value = header
             if isinstance(name, str) and isinstance(value, str) and _is_plain(name) and is_good(value):
-                self.headers.append((name, value.strip(" \t")))
+                stripped = value.strip(" \t")
+                self.headers.append(header if stripped == value else (name, stripped))
             else:
-                super().process_headers([(name, value)])
+                super().process_headers([header])
 
     def send_headers(self) -> None:
         """Make the head; it leaves with what comes next."""

@@ -80,7 +80,23 @@ class ServingWorker(PromptWorker):
 
     def go_on(self, parked: Parked) -> Parked | None:
         """Go on with a response that has paused, or a kept connection; what is to be parked next."""
-        return self._resumed(parked) if isinstance(parked, Answer) else self._next_request(parked)
+        if isinstance(parked, Kept):
+            return self._next_request(parked)
+        conn = parked.connection
+        served: bool | Answer = False
+        try:
+            if self._run(parked):
+                return parked
+            served = self._keepalive_after(conn, not parked.response.should_close())
+        except StopIteration as error:  # as gunicorn has it
+            log.debug("closing a connection: %s", error)
+        except OSError as error:
+            is_gone = isinstance(error, ConnectionError)
+            log.log(logging.DEBUG if is_gone else logging.ERROR, "a connection broke", exc_info=error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            self.handle_error(parked.request, conn.sock, conn.client, error)
+        self._at_hand.discard(conn.sock)
+        return self._following(conn, served)
 
     def _next_request(self, kept: Kept) -> Parked | None:
         conn = kept.connection
@@ -97,23 +113,6 @@ class ServingWorker(PromptWorker):
             served = self.handle(conn)
         except Exception:  # it would end the poller's round
             log.exception("a connection failed in the server")
-        return self._following(conn, served)
-
-    def _resumed(self, answer: Answer) -> Parked | None:
-        conn = answer.connection
-        served: bool | Answer = False
-        try:
-            if self._run(answer):
-                return answer
-            served = self._keepalive_after(conn, not answer.response.should_close())
-        except StopIteration as error:  # as gunicorn has it
-            log.debug("closing a connection: %s", error)
-        except OSError as error:
-            is_gone = isinstance(error, ConnectionError)
-            log.log(logging.DEBUG if is_gone else logging.ERROR, "a connection broke", exc_info=error)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
-            self.handle_error(answer.request, conn.sock, conn.client, error)
-        self._at_hand.discard(conn.sock)
         return self._following(conn, served)
 
     def _following(self, conn: Connection, served: bool | Answer) -> Parked | None:

@@ -20,7 +20,7 @@ from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.structures import CaseInsensitiveDict
 
 from gateway.protocol.http_response import ResponseHead, ResponseParser, WireError
-from gateway.runtime.pause import READABLE, Pause, complete
+from gateway.runtime.pause import Pause, Wanted, complete
 from gateway.upstream.connections import Connection, Connections
 from gateway.upstream.dialer import Route
 from gateway.upstream.proxy import authorization
@@ -44,10 +44,10 @@ class WireBody:
         self._failure: ChunkedEncodingError | None = None
 
     @property
-    def wanted(self) -> tuple[int, int]:
-        """The descriptor, and what it is wanted for, when `receive` has found nothing."""
+    def wanted(self) -> Wanted:
+        """What is to be waited for when `receive` has found nothing."""
         connection = self._connection
-        return (connection.descriptor, connection.wanted) if connection is not None else (-1, READABLE)
+        return connection.wanted if connection is not None else ()
 
     def receive(self) -> bytes | None:
         """Body bytes if any are there; b"" at the body's end; None if nothing has come.
@@ -69,13 +69,13 @@ class WireBody:
             self.take_in(arrived)
         return parser.take_body()
 
-    def wanted_if_drained(self) -> tuple[int, int] | None:
+    def wanted_if_drained(self) -> Wanted | None:
         """What is to be waited for, if `receive` would most likely find nothing: who has waited for it, asks again."""
         connection, parser = self._connection, self._parser
         if connection is None or not connection.is_drained or parser.is_complete or parser.body or self._failure:
             return None
         connection.is_drained = False
-        return connection.descriptor, READABLE
+        return connection.readable
 
     def take_in(self, arrived: bytes) -> None:
         """Parse what has come, b"" being the end. Raises requests' ChunkedEncodingError if the head is broken.
@@ -89,7 +89,7 @@ class WireBody:
                 self._parser.end()
         except WireError as error:
             self._failure = ChunkedEncodingError(str(error))
-            if self._parser.head is None:
+            if not self._parser.has_head:
                 raise self._failure from error
 
     def close(self) -> None:
@@ -183,9 +183,7 @@ class SocketAdapter(BaseAdapter):
             parser.close()
             connection.close()
             raise
-        if parser.head is None:
-            raise RuntimeError("an exchange ended without an answer")
-        return Answer(request, parser.head, body)
+        return Answer(request, parser.take_head(), body)
 
     def _written(self, request: PreparedRequest) -> bytes:
         target = str(request.url).removeprefix(self._untold)
@@ -215,7 +213,7 @@ def _converse(
         nonlocal has_arrived
         has_arrived = True
         body.take_in(arrived)
-        return parser.head is not None
+        return parser.has_head
 
     try:
         yield from connection.send(request, watch, timeout_seconds, heard)
@@ -224,7 +222,7 @@ def _converse(
     except OSError:
         pass  # the upstream may have answered before it closed; that answer is worth more than our broken pipe
     silent_until = time.monotonic() + timeout_seconds
-    while parser.head is None:
+    while not parser.has_head:
         try:
             arrived = connection.receive()
         except OSError as error:
@@ -234,7 +232,7 @@ def _converse(
         if arrived is None:
             if time.monotonic() >= silent_until:
                 raise ReadTimeout("the upstream did not answer in time")
-            yield watch.pause(connection.descriptor, connection.wanted, silent_until)
+            yield watch.pause(connection.wanted, silent_until)
             watch.check()
             continue
         silent_until = time.monotonic() + timeout_seconds

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 
 from requests.exceptions import ReadTimeout
 
-from gateway.runtime.pause import READABLE, WRITABLE, Pause
+from gateway.runtime.pause import READABLE, WRITABLE, Pause, Wanted
 from gateway.upstream.dialer import Dialer, Route
 from gateway.upstream.tls import Stream, is_tls
 from gateway.upstream.watch import Watch
@@ -30,16 +30,17 @@ _WANTS_READ = (BlockingIOError, ssl.SSLWantReadError)
 class Connection:
     """One connected socket. `has_sent_all` is False when a request was cut short: no further one may follow.
 
-    `wanted` is what a `receive` that found nothing waits for: READABLE, or WRITABLE under TLS. `is_drained`: the last
-    piece was most likely all that there was. `receive` will say so once; who waits without asking it clears that.
+    `wanted` is what a `receive` that found nothing waits for: `readable`, most often. `is_drained`: the last piece was
+    most likely all that there was. `receive` will say so once; who waits without asking it clears that.
     """
 
-    __slots__ = ("_is_tls", "_quiet_poll", "_socket", "descriptor", "has_sent_all", "is_drained", "wanted")
+    __slots__ = ("_is_tls", "_quiet_poll", "_socket", "descriptor", "has_sent_all", "is_drained", "readable", "wanted")
 
     def __init__(self, stream: Stream) -> None:
         self._socket = stream
         self.descriptor = stream.fileno()
-        self.wanted: int = READABLE
+        self.readable: Wanted = ((self.descriptor, READABLE),)
+        self.wanted: Wanted = self.readable
         self._is_tls = is_tls(stream)
         self.is_drained = False
         self._quiet_poll: select.poll | None = None
@@ -72,7 +73,7 @@ class Connection:
             silent_until = min(silent_until, now + timeout_seconds)
             if now >= silent_until:
                 raise ReadTimeout("the upstream took no more of the request")
-            yield watch.pause(self.descriptor, wanted, silent_until)
+            yield watch.pause(((self.descriptor, wanted),), silent_until)
             watch.check()
         self.has_sent_all = True
 
@@ -83,16 +84,16 @@ class Connection:
         """
         if self.is_drained:
             self.is_drained = False
-            self.wanted = READABLE
+            self.wanted = self.readable
             return None
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
             self.is_drained = not self._is_tls and 0 < len(data) < _RECEIVE_BYTES
             return data
         except _WANTS_READ:
-            self.wanted = READABLE
+            self.wanted = self.readable
         except ssl.SSLWantWriteError:
-            self.wanted = WRITABLE
+            self.wanted = ((self.descriptor, WRITABLE),)
         return None
 
     def is_quiet(self) -> bool:

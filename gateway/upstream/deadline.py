@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from gateway.runtime.pause import READABLE, WRITABLE, Pause
+from gateway.runtime.pause import READABLE, WRITABLE, Pause, Wanted
 from gateway.upstream.watch import Watch
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Deadline:
         """Wait for a descriptor to be READABLE or WRITABLE; who is woken needlessly calls again."""
         return self.wait_any(((descriptor, events),), self._at)
 
-    def wait_any(self, wanted: Iterable[tuple[int, int]], until_at: float) -> Generator[Pause, None, None]:
+    def wait_any(self, wanted: Wanted, until_at: float) -> Generator[Pause, None, None]:
         """Wait for one of several to be ready as asked, but not past a monotonic time."""
         if self.left_seconds <= 0:
             raise TimeoutError

@@ -38,16 +38,18 @@ class Opening:
 class EventStream:
     """The events of one Reply. `tally` is brought up to date with every batch that is handed out.
 
-    The last event (`message_stop`, or an `error`) ends it: what the upstream sends behind that is not handed out.
+    The last event (`message_stop`, or an `error`) ends it, and `has_ended` once it was handed out: what the upstream
+    sends behind that is not.
     Both what comes before the first event and an event that does not end are bounded in bytes, and in time by the
     upstream's longest silence: that something comes is no excuse for nothing that is whole.
     """
 
-    __slots__ = ("_began_at", "_half_since_at", "_prelude", "_splitter", "reply", "tally")
+    __slots__ = ("_began_at", "_half_since_at", "_prelude", "_splitter", "has_ended", "reply", "tally")
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.tally = Tally()
+        self.has_ended = False
         self._splitter = EventSplitter()
         self._half_since_at: float | None = None
         self._began_at = time.monotonic()
@@ -88,11 +90,12 @@ class EventStream:
                 raise UpstreamError(f"the upstream sent {error}") from error
             if batch:
                 self._half_since_at = None
+                tally = self.tally
                 if may_be_notable(batch):
                     batch = self._observed(batch)
                 else:
-                    self.tally.usage.passed(batch)
-                self.tally.tools.observe(batch)
+                    tally.usage.passed(batch)
+                tally.tools.observe(batch)
                 return batch
             if not data:
                 return b""
@@ -124,6 +127,7 @@ class EventStream:
             if event is not None:
                 self.tally.observe(event)
             if self.tally.has_ended:
+                self.has_ended = True
                 batch = batch[:end]
                 if batch.endswith(b"\r\n\r"):
                     batch += b"\n"  # on its way, and nothing more is read

@@ -57,7 +57,8 @@ def connect_first(addresses: Sequence[Address], deadline: Deadline) -> Generator
                 except OSError as error:
                     failure, next_at = error, 0.0
                 continue
-            yield from deadline.wait_any([(begun, WRITABLE) for begun in tried], next_at if untried else math.inf)
+            wanted = tuple((begun, WRITABLE) for begun in tried)
+            yield from deadline.wait_any(wanted, next_at if untried else math.inf)
             for descriptor in _connected(tried):
                 answered = tried.pop(descriptor)
                 code = answered.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -18,7 +18,7 @@ from urllib3.response import ContentDecoder, HTTPResponse, MultiDecoder
 
 from gateway.protocol.errors import GatewayError, UpstreamError, UpstreamSilent, UpstreamTimedOut
 from gateway.protocol.headers import Headers
-from gateway.runtime.pause import Pause
+from gateway.runtime.pause import Pause, Wanted
 from gateway.upstream.watch import Watch
 
 LARGEST_WHOLE_BYTES = 256 * 1024 * 1024
@@ -34,11 +34,11 @@ class Body(Protocol):
     """What an answer's `raw` can do; see adapter.WireBody."""
 
     @property
-    def wanted(self) -> tuple[int, int]: ...
+    def wanted(self) -> Wanted: ...
 
     def receive(self) -> bytes | None: ...
 
-    def wanted_if_drained(self) -> tuple[int, int] | None: ...
+    def wanted_if_drained(self) -> Wanted | None: ...
 
     def close(self) -> None: ...
 
@@ -86,36 +86,20 @@ class Reply:
         Raises UpstreamError if the body breaks, UpstreamSilent past the read-idle limit, ClientGone, Stopping.
         """
         self._watch.check()
-        while True:
-            if self._decoder is not None and self._decoder.has_unconsumed_tail:
-                return self._decode(b"")
-            if self._is_ended:
-                return b""
-            try:
-                data = self._raw.receive()
-                if data is None:
-                    data = self._late()
-            except RequestException as error:
-                raise translation_of(error) from error
-            if data is None:
-                return None
-            self._heard_at = time.monotonic()
-            self._is_ended = not data
-            if self._decoder is not None:
-                data = self._decode(data)
-            if data:
-                return data
+        if self._decoder is not None:
+            return self._decoded(self._decoder)
+        return self._arrived()
 
     def pause_if_drained(self, until_at: float) -> Pause | None:
         """As `pause`, if `receive` would most likely find nothing now; else None, and `receive` should be asked."""
         wanted = self._raw.wanted_if_drained() if self._decoder is None else None
         if wanted is None:
             return None
-        return self._watch.pause(*wanted, min(until_at, self._heard_at + self.read_idle_seconds))
+        return self._watch.pause(wanted, min(until_at, self._heard_at + self.read_idle_seconds))
 
     def pause(self, until_at: float = math.inf) -> Pause:
         """A Pause until `receive` may have something, or is to say that the upstream is silent, or a monotonic time."""
-        return self._watch.pause(*self._raw.wanted, min(until_at, self._heard_at + self.read_idle_seconds))
+        return self._watch.pause(self._raw.wanted, min(until_at, self._heard_at + self.read_idle_seconds))
 
     def read_whole(self) -> Generator[Pause, None, bytes]:
         """The rest of the body. Raises as `receive` does, and UpstreamError past a size nobody sends."""
@@ -185,6 +169,36 @@ class Reply:
         """Give the connection back, or close it if the answer was not read to its end; may be called again."""
         self._raw.close()
 
+    def _arrived(self) -> bytes | None:
+        """What has come, as it came."""
+        try:
+            data = self._raw.receive()
+            if data is None:
+                data = self._late()
+        except RequestException as error:
+            raise translation_of(error) from error
+        if data:
+            self._heard_at = time.monotonic()
+        return data
+
+    def _decoded(self, decoder: ContentDecoder) -> bytes | None:
+        """What has come, decoded, in pieces: a few bytes may stand for gigabytes."""
+        try:
+            while True:
+                if decoder.has_unconsumed_tail:
+                    return decoder.decompress(b"", _DECODED_BYTES)
+                if self._is_ended:
+                    return b""
+                data = self._arrived()
+                if data is None:
+                    return None
+                self._is_ended = not data
+                decoded = decoder.decompress(data, _DECODED_BYTES) if data else decoder.flush()
+                if decoded:
+                    return decoded
+        except _DECODER_ERRORS as error:
+            raise UpstreamError("the upstream's answer cannot be decoded") from error
+
     def _late(self) -> bytes | None:
         """Nothing is there. Raises UpstreamSilent if that has been so for too long."""
         if time.monotonic() < self._heard_at + self.read_idle_seconds:
@@ -194,19 +208,8 @@ class Reply:
             raise UpstreamSilent("the upstream has gone silent")
         return data
 
-    def _decode(self, data: bytes) -> bytes:
-        if self._decoder is None:
-            return data
-        try:
-            if self._is_ended and not self._decoder.has_unconsumed_tail:
-                return self._decoder.flush()
-            # In pieces: a few bytes may stand for gigabytes.
-            return self._decoder.decompress(data, _DECODED_BYTES)
-        except _DECODER_ERRORS as error:
-            raise UpstreamError("the upstream's answer cannot be decoded") from error
-
     def __repr__(self) -> str:
-        return f"<Reply {self.status} {self.content_type}{' ended' if self._is_ended else ''}>"
+        return f"<Reply {self.status} {self.content_type}>"
 
 
 def _decoder(coding: str) -> ContentDecoder | None:

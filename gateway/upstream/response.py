@@ -19,7 +19,7 @@ from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from gateway.protocol.http_response import ResponseHead
-from gateway.runtime.pause import wait
+from gateway.runtime.pause import Wanted, wait
 from gateway.upstream.watch import Watch
 
 
@@ -27,7 +27,7 @@ class Arriving(Protocol):
     """A body that is being read; see adapter.WireBody."""
 
     @property
-    def wanted(self) -> tuple[int, int]: ...
+    def wanted(self) -> Wanted: ...
 
     def receive(self) -> bytes | None: ...
 
@@ -107,7 +107,7 @@ class _WaitingFile(io.RawIOBase):
         while (data := self._body.receive()) is None:
             if time.monotonic() >= silent_until:
                 raise TimeoutError("the upstream has gone silent")  # as a socket does
-            wait(self._watch.pause(*self._body.wanted, silent_until))
+            wait(self._watch.pause(self._body.wanted, silent_until))
             self._watch.check()
         return data
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 
 from gateway.protocol.errors import ClientGone, Stopping
 from gateway.runtime.lifecycle import Lifecycle
-from gateway.runtime.pause import Pause
+from gateway.runtime.pause import Pause, Wanted
 
 
 class Watch:
@@ -30,12 +30,10 @@ class Watch:
             client.fileno() if client is not None else None, lifecycle.fileno() if lifecycle is not None else None
         )
 
-    def pause(self, descriptor: int, events: int, until_at: float) -> Pause:
-        """A Pause until a descriptor is READABLE or WRITABLE, but not past a monotonic time."""
+    def pause(self, wanted: Wanted, until_at: float) -> Pause:
+        """A Pause until a descriptor is ready as asked, but not past a monotonic time."""
         pause = self._pause
-        wanted = ((descriptor, events),)
-        if pause.wanted != wanted:  # after an event of a stream it is the same; who watches sees that at a glance
-            pause.wanted = wanted
+        pause.wanted = wanted
         pause.until_at = until_at
         pause.needs_thread = False
         return pause
@@ -44,10 +42,10 @@ class Watch:
         """Pause; raises ClientGone and Stopping. What follows may block or take long."""
         yield from self.wait_any(((descriptor, events),), until_at)
 
-    def wait_any(self, wanted: Iterable[tuple[int, int]], until_at: float) -> Generator[Pause, None, None]:
+    def wait_any(self, wanted: Wanted, until_at: float) -> Generator[Pause, None, None]:
         """Pause until one of several descriptors is ready as asked; else as `wait`."""
         pause = self._pause
-        pause.wanted = tuple(wanted)
+        pause.wanted = wanted
         pause.until_at = until_at
         pause.needs_thread = True
         yield pause

@@ -120,13 +120,14 @@ def _arrived(
     client: ClientSocket = environ["gunicorn.socket"]
     _invite(client)
     watch = Watch(None, lifecycle)
+    wanted = ((arriving.fileno(), READABLE),)
     deadline = time.monotonic() + timeout_seconds
     is_there = arriving.receive(limit_bytes)
     is_quick = is_there and (_announced_bytes(environ) or 0) <= _LARGE_BYTES
     while not is_there:
         if time.monotonic() >= deadline:
             raise RequestTimedOut(f"the request body did not arrive within {timeout_seconds:g} s")
-        yield watch.pause(arriving.fileno(), READABLE, deadline)
+        yield watch.pause(wanted, deadline)
         watch.check()
         is_there = arriving.receive(limit_bytes)
     if not is_quick:

@@ -79,10 +79,12 @@ class _Relaying:
             yield from self._failed(error)
             return
         self._status = head.status
-        self._exchange.builder.head_sent(dict(head.headers)["request-id"])
+        self._exchange.builder.head_sent(head.request_id)
         if head.body is None:
             self._start_response(_status_line(head.status), head.headers)
-            if head.is_due:
+            is_due = head.is_due
+            del head  # the stream may last for minutes
+            if is_due:
                 yield b""  # the server sends the head with the first piece of the body, even an empty one
             yield from self._outputs  # type: ignore[misc]  # there is one Head
             return

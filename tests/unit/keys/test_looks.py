@@ -82,7 +82,7 @@ class FakeUpstream:
         self.targets.add(f"{call.method} {call.target}")  # type: ignore[attr-defined]
         answer = self.answers.get(f"k{name}", self.answer)()
         if answer is None:
-            yield watch.pause(-1, READABLE, math.inf)
+            yield watch.pause(((-1, READABLE),), math.inf)
         if isinstance(answer, Exception):
             raise answer
         assert answer is not None, "the look went on waiting"

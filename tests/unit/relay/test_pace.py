@@ -86,7 +86,7 @@ def test_stream_s_head_has_the_upstream_s_headers_and_the_stream_s_own(pace):
 def test_whole_answer_has_no_stream_s_headers(pace, status):
     """Given a whole answer, error or not, then its head has its status, body and headers and nothing of a stream's."""
     head = pace.whole(reply(status, content_type="application/json", request_id="req_up"), b"{}")
-    assert head == Head(status, [("content-type", "application/json"), ("request-id", "req_up")], b"{}")
+    assert head == Head(status, [("content-type", "application/json"), ("request-id", "req_up")], "req_up", b"{}")
     assert not pace.has_begun
 
 

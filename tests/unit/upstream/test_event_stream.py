@@ -148,7 +148,7 @@ def test_nothing_is_handed_out_behind_the_last_event(last: bytes, more: bytes, i
     whole = START + DELTA + last
     stream, _ = stream_of([whole + more] if is_one_piece else [START, DELTA + last + more])
     batches = b""
-    while not stream.tally.has_ended:
+    while not stream.has_ended:
         batches += stream.receive() or b""
     assert batches == whole
 
@@ -160,7 +160,7 @@ def test_a_good_stream_is_handed_out_byte_for_byte_however_it_is_cut(eol: bytes,
     body = (START + DELTA + ENDING + STOP).replace(b"\n", eol)
     stream, _ = stream_of([body[at : at + size] for at in range(0, len(body), size)])
     batches = b""
-    while not stream.tally.has_ended:
+    while not stream.has_ended:
         batches += stream.receive() or b""
     assert batches == body
 
@@ -211,7 +211,7 @@ def test_half_an_event_at_the_end_is_not_handed_out(half: bytes) -> None:
     """Given a body that ends anywhere else, then what is left is dropped, and the stream has not stopped."""
     stream, _ = stream_of([START + DELTA + half])
     assert read(stream).rstrip(b"\r") == START + DELTA
-    assert not stream.tally.has_ended
+    assert not stream.has_ended
 
 
 @pytest.mark.parametrize("body", [START, event("error", error={"type": "rate_limit_error", "message": "no"})])

@@ -48,8 +48,8 @@ class FakeBody:
         self.reads = 0
 
     @property
-    def wanted(self) -> tuple[int, int]:
-        return _SILENT[0].fileno(), READABLE
+    def wanted(self) -> tuple[tuple[int, int], ...]:
+        return ((_SILENT[0].fileno(), READABLE),)
 
     def receive(self) -> bytes | None:
         self.reads += 1

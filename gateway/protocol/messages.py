@@ -133,7 +133,7 @@ class Tally:
 
     def observe(self, event: Event) -> None:
         """Take in one event; data that cannot be read is left to the client to judge."""
-        document = object_or_none(event.data)
+        document = event.document
         kind = document.get("type") if document is not None else None
         if event.name == "message_stop" or kind == "message_stop":
             self.has_stopped = True

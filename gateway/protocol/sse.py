@@ -16,10 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from sseclient import SSEClient
 
-from gateway.protocol.json_values import object_or_none
+from gateway.protocol.json_values import exact_object_or_none, object_or_none
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
@@ -93,7 +95,7 @@ class EventSplitter:
             last += b"\n"
         last += last[-1:]
         event = decode_event(last)
-        return last if event is not None and object_or_none(event.data) is not None else b""
+        return last if event is not None and event.document is not None else b""
 
     @property
     def holds_half_an_event(self) -> bool:
@@ -110,12 +112,23 @@ class EventSplitter:
         return end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
-    """One decoded event: its name (`message` when it has none) and its data."""
+    """One decoded event: its name (`message` when it has none) and its data, which are read when they are asked for."""
 
     name: str
     data: str
+
+    @cached_property
+    def exact(self) -> dict[str, Any] | None:
+        """The data's JSON object, if it can be written again; see `exact_object_or_none`."""
+        return exact_object_or_none(self.data)
+
+    @cached_property
+    def document(self) -> dict[str, Any] | None:
+        """The data's JSON object, whatever its numbers; None for anything else. As `exact`, if that was read before."""
+        known: dict[str, Any] | None = self.__dict__.get("exact")
+        return known if known is not None else object_or_none(self.data)
 
 
 def may_be_notable(whole: bytes) -> bool:
@@ -123,6 +136,11 @@ def may_be_notable(whole: bytes) -> bool:
     # Not `in`: CPython 3.11 first takes the mark for a number, and makes an exception for every answer.
     find = whole.find
     return find(_START_OR_STOP) >= 0 or find(_MESSAGE_DELTA) >= 0 or find(_ERROR) >= 0
+
+
+def is_notable(raw: bytes) -> bool:
+    """Whether one event may carry usage, the end, or an error. Errs towards yes."""
+    return may_be_notable(raw) and _NOTABLE.search(raw) is not None
 
 
 def notable_events(whole: bytes) -> Iterator[tuple[int, int]]:

@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.protocol.sse import decode_event, split_events
+from gateway.protocol.sse import Event, decode_event, split_events
 
 _MOST_CALLS = 200
 # A string in runs, each taken whole: a step a character would be remembered, at a hundred times its size.
 _PIECE = re.compile(rb'"partial_json" ?: ?("[^"\\]*+(?:\\.[^"\\]*+)*+")')
-_NAME, _PIECE_NAME = b"tool_use", b"partial_json"
+_NAME, _START, _PIECE_NAME = b"tool_use", b"content_block_start", b"partial_json"
 
 
 @dataclass(slots=True)
@@ -45,10 +45,14 @@ class ToolUses:
         if batch.find(_NAME) < 0 and not (self._is_open and batch.find(_PIECE_NAME) >= 0):
             return
         for raw in split_events(batch):
-            if b"content_block_start" in raw:
-                self._begin(raw)
-            elif self._is_open and _PIECE_NAME in raw:
-                self._measure(raw)
+            self.observe_event(raw)
+
+    def observe_event(self, raw: bytes, event: Event | None = None) -> None:
+        """Take in one event, which may be decoded already."""
+        if raw.find(_START) >= 0:
+            self._begin(event or decode_event(raw))
+        elif self._is_open and raw.find(_PIECE_NAME) >= 0:
+            self._measure(raw)
 
     def observe_whole(self, message: Mapping[str, Any]) -> None:
         """Take in a whole answer."""
@@ -57,13 +61,9 @@ class ToolUses:
             if self._add(block):
                 self.calls[-1].input_bytes = _size_bytes(block.get("input"))
 
-    def _begin(self, raw: bytes) -> None:
-        event = decode_event(raw)
-        try:
-            document = msgspec.json.decode(event.data) if event is not None else None
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-            document = None
-        self._is_open = isinstance(document, dict) and self._add(document.get("content_block"))
+    def _begin(self, event: Event | None) -> None:
+        document = event.document if event is not None else None
+        self._is_open = document is not None and self._add(document.get("content_block"))
 
     def _add(self, block: object) -> bool:
         if not isinstance(block, dict) or block.get("type") != "tool_use" or len(self.calls) >= _MOST_CALLS:

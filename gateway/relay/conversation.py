@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.relay.pace import Output, Pace
 from gateway.upstream import Call
+from gateway.upstream.event_stream import EventStream
 
 
 class Conversation(Protocol):
@@ -33,7 +34,7 @@ class Conversation(Protocol):
         """Whether no turn follows the one whose end was shown last."""
         ...
 
-    def show(self, batch: bytes) -> bytes:
+    def show(self, batch: bytes, stream: EventStream) -> bytes:
         """What the client is shown of whole events; may be nothing. Raises UpstreamError if they make no message."""
         ...
 
@@ -80,7 +81,7 @@ class OneTurn:
     def is_last(self) -> bool:
         return True
 
-    def show(self, batch: bytes) -> bytes:
+    def show(self, batch: bytes, stream: EventStream) -> bytes:
         return batch
 
     def show_whole(self, body: bytes) -> bytes | None:

@@ -152,7 +152,7 @@ class Interception:
         batch: bytes | None = opening
         while True:
             if batch:
-                shown = self._shown(batch)
+                shown = self._shown(batch, stream)
                 if stream.has_ended:
                     self._settle()
                     if shown:
@@ -185,9 +185,9 @@ class Interception:
             self._metrics.time_to_first_event.observe(self._clock() - self._started_at)
             self._builder.first_event()
 
-    def _shown(self, batch: bytes) -> bytes:
+    def _shown(self, batch: bytes, stream: EventStream) -> bytes:
         """What the client is shown of whole events; a ping if that has been nothing for too long."""
-        shown = self._conversation.show(batch)
+        shown = self._conversation.show(batch, stream)
         if shown:
             return self._pace.sent(shown)
         return self._pace.ping() if self._pace.left_seconds <= 0 else b""

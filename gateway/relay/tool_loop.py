@@ -16,9 +16,9 @@ from typing import Any
 
 from gateway.protocol.accumulator import Accumulator, MalformedStream, events_of
 from gateway.protocol.errors import TurnLimitReached, UpstreamError
-from gateway.protocol.json_values import exact_object_or_none, object_or_none, to_json
+from gateway.protocol.json_values import exact_object_or_none, to_json
 from gateway.protocol.outcomes import ToolOutcome
-from gateway.protocol.sse import BYTE_ORDER_MARK, decode_event, encode_event, split_events
+from gateway.protocol.sse import BYTE_ORDER_MARK, Event, encode_event
 from gateway.relay.pace import Output, Pace
 from gateway.relay.tool_call import RequestedCall
 from gateway.telemetry.observer import Observer
@@ -26,6 +26,7 @@ from gateway.tools.injection import ToolRequest, inject
 from gateway.tools.splicer import Splicer, ToolUse
 from gateway.tools.toolbox import InjectedTool, Toolbox
 from gateway.upstream import Call
+from gateway.upstream.event_stream import EventStream
 from gateway.upstream.watch import Watch
 
 # A turn is kept until it has ended: it may have to be sent back.
@@ -67,7 +68,8 @@ class ToolLoop:
     ) -> None:
         self.shows_events = is_streaming
         # A stream that nobody asked for is not one of ours to follow.
-        self._template = replace(call, headers=request.headers(call.headers), body=b"", may_stream=is_streaming)
+        headers = request.headers(call.headers)
+        self._template = replace(call, headers=headers, body=b"", may_stream=is_streaming, is_looked_into=True)
         self._request = request
         self._toolbox = toolbox
         self._tools = {tool.name: tool for tool in toolbox.tools()}
@@ -95,22 +97,21 @@ class ToolLoop:
     def is_last(self) -> bool:
         return not self._splicer.continues or self._turns >= self._max_turns
 
-    def show(self, batch: bytes) -> bytes:
-        if self._turns > 1:
-            batch = batch.removeprefix(BYTE_ORDER_MARK)  # in mid-stream it would be part of a name
+    def show(self, batch: bytes, stream: EventStream) -> bytes:
         self._turn_bytes += len(batch)
         if self._turn_bytes > LARGEST_TURN_BYTES:
             raise UpstreamError("the upstream's answer is too large")
         with _upstreams_fault():
-            return b"".join(self._show_event(raw) for raw in split_events(batch))
+            shown = b"".join(self._show_event(decoded.raw, decoded.event) for decoded in stream.take_decoded())
+        # In mid-stream it would be part of a name.
+        return shown.removeprefix(BYTE_ORDER_MARK) if self._turns > 1 else shown
 
-    def _show_event(self, raw: bytes) -> bytes:
-        event = decode_event(raw)
-        data = exact_object_or_none(event.data) if event is not None else None
+    def _show_event(self, raw: bytes, event: Event | None) -> bytes:
         if event is None:
             return raw
+        data = event.exact
         if data is None:
-            if object_or_none(event.data) is not None:  # it may be what must not be shown, as a turn's ending
+            if event.document is not None:  # it may be what must not be shown, as a turn's ending
                 raise UpstreamError(_UNFIT_NUMBERS)
             return raw
         shown = self._splicer.splice(data)

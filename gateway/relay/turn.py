@@ -145,7 +145,7 @@ class TurnMaker:
                 self._pool.learn(key, place_of(headers))
             self._observer.answered(key, reply.status, headers)
             if call.may_stream and reply.is_event_stream:
-                return (yield from self._opened(EventStream(reply), headers, pace))
+                return (yield from self._opened(EventStream(reply, call.is_looked_into), headers, pace))
             return (yield from with_pings(self._whole(reply, headers, key), pace))
         except BaseException:
             reply.close()

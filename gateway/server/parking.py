@@ -122,15 +122,18 @@ class Parking:
         self._is_waiting = False
         now = time.monotonic()
         self._look_at_deadlines(now)
-        due, self._due = self._due, {}
+        due, self._due = iter(self._due), {}
         requests = 0
-        for parked in due:
-            if isinstance(parked, Kept):  # those that run already come first, and few new ones follow
-                requests += 1
-                if requests > _MOST_REQUESTS:
-                    self._due[parked] = None
-                    continue
-            now = self._resume(parked, now)
+        try:
+            for parked in due:
+                if isinstance(parked, Kept):  # those that run already come first, and few new ones follow
+                    requests += 1
+                    if requests > _MOST_REQUESTS:
+                        self._due[parked] = None
+                        continue
+                now = self._resume(parked, now)
+        finally:
+            self._due.update(dict.fromkeys(due))  # if one has failed, the others' turn is the next
 
     def _patience_seconds(self) -> float:
         """How long the poller may sleep. From here on who parks wakes it."""

@@ -27,7 +27,8 @@ from gateway.upstream.watch import Watch
 class Call:
     """What is asked of the upstream, whichever credential pays. `target` is a path with its query string.
 
-    `may_stream` tells calls whose answer may be a stream of events from those that have only whole ones.
+    `may_stream` tells calls whose answer may be a stream of events from those that have only whole ones;
+    `is_looked_into`, those of which every event has to be decoded.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Call:
     headers: Headers = field(repr=False)
     body: bytes = field(default=b"", repr=False)
     may_stream: bool = False
+    is_looked_into: bool = False
 
 
 class Upstream:

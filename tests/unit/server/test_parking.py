@@ -655,3 +655,26 @@ def test_a_response_of_which_only_a_part_can_be_watched_leaves_nothing_behind(pl
     for descriptor in (served.upper.fileno(), served.ours.fileno()):
         with pytest.raises(FileNotFoundError):
             place.parking._epoll.unregister(descriptor)
+
+
+def test_a_round_that_fails_forgets_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given three responses that time out at once, when going on with the first fails, then the others have not to wait
+    for another event."""
+
+    def timing_out(served: Served) -> Iterator[bytes]:
+        yield served.until_readable(time.monotonic() + 0.01)
+        yield b"last"
+
+    first, *others = (place.park(timing_out) for _ in range(3))
+    place.rounds(1)
+    time.sleep(0.02)
+
+    def failing() -> bool:
+        raise RuntimeError("it was so")
+
+    monkeypatch.setattr(first, "go_on", failing)
+    place.parking._sweeps_at = math.inf  # no deadline is looked at again
+    with pytest.raises(RuntimeError, match="it was so"):
+        place.parking._round()
+    place.parking._round()
+    assert all(other.is_over.is_set() for other in others)

@@ -11,12 +11,13 @@ from typing import cast
 
 import pytest
 
+from gateway.protocol import sse as sse_module
 from gateway.protocol.errors import UpstreamError, UpstreamSilent
 from gateway.protocol.sse import LARGEST_EVENT_BYTES, PING, Event
 from gateway.upstream import Reply
 from gateway.upstream import event_stream as stream_module
 from gateway.upstream.event_stream import EventStream
-from tests.unit.messages_api import Answer, event, text
+from tests.unit.messages_api import Answer, event, text, tool_use
 
 START, *_, ENDING, STOP = Answer([text("It is noon.")]).events()
 DELTA = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "noon"})
@@ -38,9 +39,21 @@ class Pieces:
         return piece
 
 
+class Way:
+    """Whether the streams of a test are looked into."""
+
+    is_looked_into = False
+
+
+@pytest.fixture(params=[False, True], ids=["relayed", "looked-into"], autouse=True)
+def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that are passed on as they come, and those of which every event is decoded."""
+    monkeypatch.setattr(Way, "is_looked_into", request.param)
+
+
 def stream_of(pieces: Iterator[bytes] | Sequence[bytes]) -> tuple[EventStream, Pieces]:
     reply = Pieces(pieces)
-    return EventStream(cast(Reply, reply)), reply
+    return EventStream(cast(Reply, reply), Way.is_looked_into), reply
 
 
 def opened(stream: EventStream) -> tuple[Event, bytes]:
@@ -303,3 +316,60 @@ def test_cost_is_proportional_to_the_bytes(shape: Shape) -> None:
         if ratios[-1] < MOST:
             return
     pytest.fail(f"twice the bytes cost {min(ratios):.1f} times as much")
+
+
+# Looked into.
+
+
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_what_is_decoded_is_what_is_handed_out(eol: bytes, size: int) -> None:
+    """Given a message in pieces, then the decoded events are those of the batches, if they are asked for."""
+    body = (PING + START + DELTA + b": word\n\n" + ENDING + STOP).replace(b"\n", eol)
+    stream, _ = stream_of([body[at : at + size] for at in range(0, len(body), size)])
+    assert opened(stream)[0].name == "message_start"
+    while not stream.has_ended:
+        stream.receive()
+    decoded = stream.take_decoded()
+    assert stream.take_decoded() == []
+    if Way.is_looked_into:
+        assert b"".join(part.raw for part in decoded) == body
+        names = [part.event.name for part in decoded if part.event is not None]
+        assert names == ["ping", "message_start", "content_block_delta", "message_delta", "message_stop"]
+    else:
+        assert decoded == []
+
+
+def test_an_event_is_read_once_by_all_who_look_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a call of a tool, when its events are looked into again behind the stream, then no data is read twice."""
+    seen: list[str] = []
+
+    def reading(data: str) -> dict[str, object] | None:
+        seen.append(data)
+        return cast("dict[str, object]", json.loads(data))
+
+    monkeypatch.setattr(sse_module, "exact_object_or_none", reading)
+    monkeypatch.setattr(sse_module, "object_or_none", reading)
+    events = list(Answer([text("It is noon."), tool_use("bmcp_time_now", "toolu_1", zone="UTC")]).events())
+    stream = EventStream(cast(Reply, Pieces([b"".join(events)])), is_looked_into=True)
+    read(stream)
+    documents = [part.event.exact for part in stream.take_decoded() if part.event is not None]
+    assert stream.tally.tools.calls[0].name == "bmcp_time_now"
+    assert stream.tally.has_stopped
+    assert len(seen) == len(documents) == len(events)
+
+
+def test_both_ways_count_the_same() -> None:
+    """Given a broken stream, then what is guessed of its usage is the same whether it is looked into or not."""
+    pieces = [
+        START,
+        DELTA * 5,
+        event("content_block_delta", index=0, delta={"type": "text_delta", "text": "error " * 100}),
+    ]
+    usages = []
+    for is_looked_into in (False, True):
+        stream = EventStream(cast(Reply, Pieces(pieces)), is_looked_into)
+        read(stream)
+        usages.append(stream.tally.usage)
+    assert usages[0] == usages[1]
+    assert usages[0].guessed_output_tokens > usages[0].output_tokens

@@ -26,12 +26,14 @@ FIRST_BYTES = {"counter": 1 << 18, "histogram": 1 << 18} | dict.fromkeys(
 _HEAD = struct.Struct("=i4x")
 _LENGTH = struct.Struct("=i")
 _VALUE = struct.Struct("=dd")
+_WORD_BYTES = 8
 
 
 class CountsFile:
     """A file of counts, with blocks for all of it; it doubles when it is full. What is there already stays.
 
-    Raises OSError if there is no room for it.
+    Raises OSError if there is no room for it. A key's place is counted in words of 8 bytes: in `words` its number stands
+    there, and its timestamp behind. A word is written at a stroke, so that no reader sees half of it.
     """
 
     def __init__(self, path: Path, first_bytes: int) -> None:
@@ -43,24 +45,16 @@ class CountsFile:
             os.close(self._descriptor)
             raise
         try:
-            self._used, self._positions = _read(self._memory)
+            self._used, self._places = _read(self._memory)
         except (ValueError, struct.error):  # whatever wrote it, it is not ours
-            self._used, self._positions = _HEAD.size, {}
+            self._used, self._places = _HEAD.size, {}
         self._memory[: _HEAD.size] = _HEAD.pack(self._used)
+        self.words = self._in_words()
 
     def place(self, key: bytes) -> int:
         """Where a key's number is, from now on if it was not there. Raises OSError if there is no room."""
-        position = self._positions.get(key)
-        return self._begun(key) if position is None else position
-
-    def read(self, position: int) -> tuple[float, float]:
-        """A number and its timestamp."""
-        value, timestamp = _VALUE.unpack_from(self._memory, position)
-        return value, timestamp
-
-    def write(self, position: int, value: float, timestamp: float) -> None:
-        """Replace a number, at a stroke: a reader must not see it half-written."""
-        self._memory[position : position + _VALUE.size] = _VALUE.pack(value, timestamp)
+        place = self._places.get(key)
+        return self._begun(key) if place is None else place
 
     def is_gone(self) -> bool:
         """Whether somebody has removed the file, or put another in its place."""
@@ -71,6 +65,7 @@ class CountsFile:
 
     def close(self) -> None:
         """Let go of it."""
+        self.words.release()
         self._memory.close()
         os.close(self._descriptor)
 
@@ -83,12 +78,18 @@ class CountsFile:
             while size_bytes < end:
                 size_bytes *= 2
             allocate(self._descriptor, size_bytes)
+            self.words.release()  # what somebody looks at cannot be resized
             self._memory.resize(size_bytes)
+            self.words = self._in_words()
         self._memory[self._used : end] = entry
         self._memory[: _HEAD.size] = _HEAD.pack(end)  # from here on it is read
         self._used = end
-        self._positions[key] = position = end - _VALUE.size
-        return position
+        self._places[key] = place = (end - _VALUE.size) // _WORD_BYTES
+        return place
+
+    def _in_words(self) -> memoryview[float]:
+        whole = len(self._memory) // _WORD_BYTES * _WORD_BYTES
+        return memoryview(self._memory)[:whole].cast("d")
 
 
 def counts_path(folder: Path, kind: str, row: int) -> Path:
@@ -124,7 +125,7 @@ def _opened(path: Path, first_bytes: int) -> int:
 
 
 def _read(memory: mmap.mmap) -> tuple[int, dict[bytes, int]]:
-    """How much of a file is used, and where in it the numbers are. Raises ValueError and struct.error."""
+    """How much of a file is used, and the places of the numbers in it. Raises ValueError and struct.error."""
     (used,) = _HEAD.unpack_from(memory, 0)
     return used or _HEAD.size, dict(_entries(memory, used or _HEAD.size))
 
@@ -140,4 +141,4 @@ def _entries(memory: mmap.mmap, used: int) -> Iterator[tuple[bytes, int]]:
         at = position + _VALUE.size
         if length < 0 or at > used:
             raise ValueError("an entry is longer than the file")
-        yield memory[begin : begin + length], position
+        yield memory[begin : begin + length], position // _WORD_BYTES

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class SharedValue:
     """One number, as prometheus-client wants it. Its place in a file may be none, for lack of room."""
 
-    __slots__ = ("_lock", "amount", "file", "is_heir", "key", "kind", "position", "timestamp")
+    __slots__ = ("_lock", "amount", "file", "is_heir", "key", "kind", "place", "timestamp")
 
     _multiprocess = True  # prometheus-client looks for it
 
@@ -37,16 +37,18 @@ class SharedValue:
         self.key = key
         self.amount = self.timestamp = 0.0
         self.file: CountsFile | None = None
-        self.position = 0
+        self.place = 0
         self.is_heir = True  # until it has had a place: what is found there was counted by an earlier worker
 
     def inc(self, amount: float) -> None:
-        """Add to it."""
-        with self._lock:
+        """Add to it. Every request does so twenty times: as `with` and `write` it would take twice as long."""
+        self._lock.acquire()
+        try:
             self.amount += amount
-            self.timestamp = 0.0
-            if self.file is not None:  # as `write`, which every request would call twenty times
-                self.file.write(self.position, self.amount, 0.0)
+            if self.file is not None:
+                self.file.words[self.place] = self.amount
+        finally:
+            self._lock.release()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Replace it."""
@@ -68,19 +70,20 @@ class SharedValue:
     def write(self) -> None:
         """Copy it to its place. The lock is held."""
         if self.file is not None:
-            self.file.write(self.position, self.amount, self.timestamp)
+            self.file.words[self.place] = self.amount
+            self.file.words[self.place + 1] = self.timestamp  # last: it says which worker's number is the latest
 
     def settle(self, file: CountsFile) -> None:
         """Have a place in a file. The lock is held. Raises OSError if there is no room."""
-        position = file.place(self.key)
+        place = file.place(self.key)
         if self.is_heir:
-            amount, timestamp = file.read(position)
+            amount, timestamp = file.words[place], file.words[place + 1]
             if not self.kind.startswith("gauge"):
                 self.amount += amount
             elif not self.amount:
                 self.amount, self.timestamp = amount, timestamp
             self.is_heir = False
-        self.file, self.position = file, position
+        self.file, self.place = file, place
         self.write()
 
 

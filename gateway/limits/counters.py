@@ -79,21 +79,21 @@ class MachineCounters:
         `is_paid`: money and tokens matter. `asks`: the store is asked next about what runs and the last minute's
         requests, so what other machines had of these does not count here.
         """
-        return self._memory.use(lambda memory: self._enter(memory, limited, is_paid, asks))
+        return self._memory.use(self._enter, limited, is_paid, asks)
 
     def settle(self, limited: Sequence[Limited], tokens: int, picodollars: int) -> list[Crossing]:
         """A request that was counted has ended, and has used so much. Tells whose money comes to its end by that."""
         if tokens < 0 or tokens > _MOST_TOKENS or picodollars < 0:
             tokens, picodollars = min(max(0, tokens), _MOST_TOKENS), max(0, picodollars)
-        return self._memory.use(lambda memory: self._settle(memory, limited, tokens, picodollars))
+        return self._memory.use(self._settle, limited, tokens, picodollars)
 
     def check(self, limited: Sequence[Limited], *, is_paid: bool) -> Refusal | None:
         """Which limit would let no further request in, by what is known here."""
-        return self._memory.use(lambda memory: self._check(memory, limited, is_paid))
+        return self._memory.use(self._check, limited, is_paid)
 
     def undo(self, entry: Entry) -> None:
         """A request that was counted does not take place."""
-        self._memory.use(lambda memory: self._undo(memory, entry))
+        self._memory.use(self._undo, entry)
 
     def used(self, everybody: Sequence[Limited]) -> list[Used]:
         """What each of these has used."""
@@ -114,11 +114,11 @@ class MachineCounters:
 
     def report(self, subjects: Sequence[str]) -> Report:
         """What there is to say of these now, as far as there is anything."""
-        return self._memory.use(lambda memory: self._report(memory, subjects))
+        return self._memory.use(self._report, subjects)
 
     def begin(self, subjects: Sequence[str]) -> None:
         """Have a place for these, so that what others have used of them can be heard."""
-        self._memory.use(lambda memory: slots_of(memory, subjects))
+        self._memory.use(slots_of, subjects)
 
     def active(self) -> list[str]:
         """The subjects of which something changes by itself, and who has to be told of it."""
@@ -130,7 +130,7 @@ class MachineCounters:
 
     def hear(self, heard: Mapping[str, Others], ahead_seconds: float) -> None:
         """Other machines have used this, and the store's clock is ahead of the wall clock by so much."""
-        self._memory.use(lambda memory: self._hear(memory, heard, ahead_seconds))
+        self._memory.use(self._hear, heard, ahead_seconds)
 
     def claim_round(self, every_seconds: float) -> bool:
         """Whether it is time to tell all other machines of all that is active; then it is the caller's to do."""

@@ -32,8 +32,8 @@ _WORD_BYTES = 8
 class CountsFile:
     """A file of counts, with blocks for all of it; it doubles when it is full. What is there already stays.
 
-    Raises OSError if there is no room for it. A key's place is counted in words of 8 bytes: in `words` its number stands
-    there, and its timestamp behind. A word is written at a stroke, so that no reader sees half of it.
+    Raises OSError if there is no room for it. A key's place is counted in words of 8 bytes: in `words` its number
+    stands there, and its timestamp behind. A word is written at a stroke, so that no reader sees half of it.
     """
 
     def __init__(self, path: Path, first_bytes: int) -> None:

@@ -43,6 +43,8 @@ def codings_of(content_encoding: str) -> tuple[str, ...]:
 
     Raises UnsupportedCoding for one that is not read here, and for too many.
     """
+    if not content_encoding:
+        return ()
     named = [name.strip().lower() for name in content_encoding.split(",")]
     codings = tuple(name for name in reversed(named) if name not in ("", "identity"))
     for name in codings:

@@ -83,7 +83,7 @@ _DIGESTS: Patterns = ("content-md5", "digest", "content-digest", "repr-digest")
 # Length and coding are the gateway's own on its side of the exchange; `expect` was answered here.
 _OF_THE_EXCHANGE: Patterns = ("host", "content-length", "content-encoding", "accept-encoding", "expect", *_DIGESTS)
 
-_NOT_UPSTREAM = NameTable(HOP_BY_HOP, _PROXIES, _IDENTITIES, _BROWSERS, _CREDENTIALS, _OF_THE_EXCHANGE)
+_NOT_UPSTREAM = (HOP_BY_HOP, _PROXIES, _IDENTITIES, _BROWSERS, _CREDENTIALS, _OF_THE_EXCHANGE)
 _PROXY_TRACES = NameTable(_PROXIES)
 
 # What a site tells browsers: it would hold for the gateway's own name, or open it to other pages. And what tells a
@@ -136,8 +136,7 @@ def for_upstream(headers: Headers, dropped: Patterns = ()) -> Headers:
 
     `dropped` are more names that stop here, as the operator wishes.
     """
-    passed = _without(headers, _NOT_UPSTREAM)
-    return _without(passed, _table(dropped)) if dropped else passed
+    return _without(headers, _not_upstream(dropped))
 
 
 def for_client(headers: Headers) -> Headers:
@@ -164,5 +163,5 @@ def _without(headers: Headers, stopped: NameTable) -> Headers:
 
 
 @lru_cache(maxsize=4)
-def _table(patterns: Patterns) -> NameTable:
-    return NameTable(patterns)
+def _not_upstream(dropped: Patterns) -> NameTable:
+    return NameTable(*_NOT_UPSTREAM, dropped)

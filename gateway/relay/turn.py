@@ -164,8 +164,8 @@ class TurnMaker:
         verdict = self._judge(reply.status, headers, head)
         if verdict.next is not Next.NONE:
             yield from self._watch.to_thread()  # a mark may have to be written somewhere
-        if key is not None and verdict.next is not Next.NONE and not (is_all and verdict.is_kept):
-            return Turn(reply, Tally(), is_relayable=False), verdict
+            if key is not None and not (is_all and verdict.is_kept):
+                return Turn(reply, Tally(), is_relayable=False), verdict
         if failure is not None:
             raise failure
         body = head if is_all else head + (yield from reply.read_whole())

@@ -59,7 +59,8 @@ class Exchange:
         self._is_settled = False
         self._is_finished = False
         gateway.metrics.requests_admitted.inc()
-        gateway.metrics.requests_inflight.labels(route).inc()
+        self._inflight = gateway.metrics.requests_inflight.labels(route)
+        self._inflight.inc()
 
     def failed(self, error: Exception) -> GatewayError | None:
         """The request ends without an answer of the upstream's. What the client is told; None if it is gone."""
@@ -104,7 +105,7 @@ class Exchange:
             gateway.metrics.usage.count(record)
             self._record(record)
         # Last: with nothing in flight, everything is counted, and with the recorder.
-        gateway.metrics.requests_inflight.labels(self._route).dec()
+        self._inflight.dec()
 
     def _finished_record(self, status: int) -> InterceptionRecord | None:
         try:

@@ -87,7 +87,7 @@ bench-events: venv-dev
 	@.venv/bin/python -m bench.events
 
 bench-limits: venv-dev
-	@sh scripts/need.sh wrk:wrk
+	@sh scripts/need.sh wrk:wrk valgrind:valgrind
 	@.venv/bin/python -m bench.limits $(REV)
 
 bench-tracing: venv-dev

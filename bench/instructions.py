@@ -77,17 +77,21 @@ def environ() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Serve so many requests."""
-    gateway = Gateway(load_settings({"GATEWAY_API_KEYS": "sk-a", "HOME": "/nonexistent"}, lambda _: b""))
+def serve(gateway: Gateway, number: int, **headers: str) -> None:
+    """Serve so many requests, with these headers as well."""
     gateway.configuration = replace(gateway.configuration, upstream=Upstream())  # type: ignore[arg-type]
     application: Callable[..., Any] = create_app(gateway).extensions["pausing"]  # as the worker calls it
-    for _ in range(int(sys.argv[1])):
+    for _ in range(number):
         statuses: list[str] = []
-        body = application(environ(), lambda status, headers: statuses.append(status))  # noqa: B023
+        body = application(environ() | headers, lambda status, headers: statuses.append(status))  # noqa: B023
         answer = b"".join(body)
         body.close()
         assert (statuses, answer) == (["200 OK"], ANSWER)
+
+
+def main() -> None:
+    """Serve so many requests."""
+    serve(Gateway(load_settings({"GATEWAY_API_KEYS": "sk-a", "HOME": "/nonexistent"}, lambda _: b"")), int(sys.argv[1]))
 
 
 if __name__ == "__main__":

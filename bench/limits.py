@@ -2,7 +2,8 @@
 
 Run it with `make bench-limits REV=<commit before them>`; it prints a table for bench/RESULTS.md. Three real gateways in
 turn, each with one worker and a token file, before the same simulator: the earlier commit's; this one's without
-limits; this one's with a token and a group that have all five limits each, none of which is reached.
+limits; this one's with a token and a group that have all five limits each, none of which is reached. What noise hides
+there, a count of instructions shows: those of a whole message in this commit's application alone, without sockets.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import instructions
 from bench.against import BEHAVIOURS, CLIENTS, checkout, cpu_seconds, load
+from bench.callgrind import of_one
 from bench.workers import simulator
+from gateway.config.loader import load_settings
+from gateway.runtime.shared_counts import SharedCounts
+from gateway.web.launch import open_limiter
+from gateway.web.service import Gateway
 from tests.harness import ROOT, GatewayProcess
 
 LAUNCHES = 8
@@ -39,17 +46,25 @@ dollars_per_month = 9000000
 LIMITS = f"[limits.tokens.bench]\n{ALL_FIVE}\n[limits.groups.team]\n{ALL_FIVE}\n"
 
 
+# Messages of the two runs whose difference is counted: what a start costs falls out.
+COUNTED = (100, 400)
+
 Variant = tuple[Path, bool]  # which checkout, and whether it has limits
+
+
+def files_in(folder: Path, with_limits: bool) -> dict[str, str]:
+    """The settings that name a file of tokens, and one of limits or of none."""
+    tokens, config = folder / f"tokens-{with_limits}", folder / f"config-{with_limits}.toml"
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    tokens.write_text(f"bench sha256:{digest}{' group=team' if with_limits else ''}\n")
+    config.write_text(LIMITS if with_limits else "")
+    return {"client_tokens_file": str(tokens), "config": str(config)}
 
 
 def started(variant: Variant, upstream: str, folder: Path) -> GatewayProcess:
     """A gateway with a token, and with limits or none."""
     root, with_limits = variant
-    tokens, config = folder / f"tokens-{with_limits}", folder / f"config-{with_limits}.toml"
-    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    tokens.write_text(f"bench sha256:{digest}{' group=team' if with_limits else ''}\n")
-    config.write_text(LIMITS if with_limits else "")
-    files = {"client_tokens_file": str(tokens), "config": str(config)}
+    files = files_in(folder, with_limits)
     return GatewayProcess(upstream, ["sk-a"], root=root, threads="32", reserved_threads="8", **files)
 
 
@@ -88,8 +103,30 @@ def ratio(rows: Sequence[Sequence[float]], place: int) -> str:
     return f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
 
 
+def serve(number: int, with_limits: bool) -> None:
+    """So many whole messages through the application in this process, counted as a worker counts."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {f"GATEWAY_{setting.upper()}": path for setting, path in files_in(folder, with_limits).items()}
+        environ = {"GATEWAY_API_KEYS": "sk-a", "GATEWAY_DATA_DIR": str(folder / "data"), **files}
+        settings = load_settings(environ, lambda path: Path(path).read_bytes())
+        gateway = Gateway(settings, counts=SharedCounts(folder / "counts", 0))
+        gateway.begin_limits(lambda: open_limiter(settings))
+        instructions.serve(gateway, number, HTTP_X_API_KEY=TOKEN)
+        gateway.limiter.close()
+
+
+def instructions_of_one(with_limits: bool) -> float:
+    """How many a message takes."""
+    word = "limits" if with_limits else "none"
+    return of_one(lambda number: [sys.executable, "-m", "bench.limits", word, str(number)], *COUNTED)
+
+
 def main() -> None:
-    """Measure launch by launch and print medians."""
+    """Measure launch by launch and print medians, and count instructions; or serve so many messages to be counted."""
+    if len(sys.argv) > 2:
+        serve(int(sys.argv[2]), with_limits=sys.argv[1] == "limits")
+        return
     revision = sys.argv[1]
     with checkout(revision) as earlier, tempfile.TemporaryDirectory() as folder:
         variants = [(earlier, False), (ROOT, False), (ROOT, True)]
@@ -107,6 +144,8 @@ def main() -> None:
                 upstream.wait(10)
             medians = " | ".join(f"{statistics.median(column):.0f}" for column in zip(*rows, strict=True))
             print(f"| {name} | {medians} | {ratio(rows, 1)} | {ratio(rows, 2)} |", flush=True)
+    without, with_limits = map(instructions_of_one, (False, True))
+    print(f"\nInstructions a whole message: {without:,.0f}, with limits {with_limits:,.0f}.")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ TABLE = {
     "UpstreamSilent": (504, "timeout_error"),
 }
 
+REJECTIONS = (
+    *("InvalidRequest", "Unauthenticated", "PermissionDenied", "NotFound", "MethodNotAllowed", "RequestTimedOut"),
+    *("RequestTooLarge", "UnsupportedCoding", "LimitReached", "SpendLimitReached", "Overloaded"),
+)
+
 
 def test_every_error_has_the_design_s_status_and_type():
     """Given the errors that the gateway makes, then status and Anthropic type are the table's, and none is missing."""
@@ -69,6 +74,12 @@ def test_no_retry_is_asked_for_where_none_can_help(name):
     )
     assert (error.headers.get("x-should-retry") == "false") == is_final
     assert error.may_pass != is_final
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_the_gateway_refuses_by_itself_is_a_rejection(name):
+    """Given an error of a request for which no upstream call was made, then it is a rejection; no other error is."""
+    assert made(getattr(errors, name)).is_rejection == (name in REJECTIONS)
 
 
 def test_client_gone_is_no_answer():
@@ -119,3 +130,5 @@ def test_error_keeps_what_the_response_needs():
     assert errors.MethodNotAllowed("no", allow="GET, HEAD").headers["allow"] == "GET, HEAD"
     assert errors.UnsupportedCoding("no", accepted="gzip").headers["accept-encoding"] == "gzip"
     assert errors.NotFound("no").retry_after_seconds is None
+    reached = made(errors.LimitReached)
+    assert (reached.limit, reached.holder_kind, reached.holder) == ("concurrent", "token", "ann")

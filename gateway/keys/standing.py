@@ -66,9 +66,9 @@ class Standing:
     key: Key
     place: Place
     whole: Subject
-    others: tuple[Subject, ...] = ()  # scope, workspace, organisation, in this order: those that there are
-    held_until_at: float = 0.0  # its organisation has lost a key for good
-    looked_into_until_at: float = 0.0  # it was forbidden something, and until then somebody finds out what that means
+    others: tuple[Subject, ...]  # scope, workspace, organisation, in this order: those that there are
+    held_until_at: float  # its organisation has lost a key for good
+    looked_into_until_at: float  # it was forbidden something, and until then somebody finds out what that means
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -110,9 +110,9 @@ class KeyStatus:
     state: KeyState
     remaining_seconds: float
     record: Record
-    is_leased: bool = False
-    marked_ago_seconds: float = 0.0
-    concern: Concern = Concern.KEY
+    is_leased: bool
+    marked_ago_seconds: float
+    concern: Concern
     doubt: Doubt = Doubt.NONE
     is_shared_cooldown: bool = False
     is_last_resort: bool = False

@@ -29,15 +29,15 @@ class RequestSummary:
 
     model: str
     is_streaming: bool
-    user_id: str | None = field(default=None, repr=False)
-    is_fast: bool = False
+    user_id: str | None = field(repr=False)
+    is_fast: bool
 
 
 class _Envelope(msgspec.Struct):
     model: Any = None
     stream: Any = None
     speed: Any = None
-    metadata: msgspec.Raw = msgspec.Raw()
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Metadata(msgspec.Struct):
@@ -67,7 +67,7 @@ def read_request(body: bytes) -> RequestSummary:
 
 
 def _user_id(metadata: msgspec.Raw) -> str | None:
-    if not 0 < len(memoryview(metadata)) <= _LARGEST_METADATA_BYTES:
+    if len(memoryview(metadata)) > _LARGEST_METADATA_BYTES:
         return None
     try:
         user_id = msgspec.json.decode(metadata, type=_Metadata).user_id

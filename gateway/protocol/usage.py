@@ -215,7 +215,7 @@ class Usage:
         is_exact: bool,
         is_free: bool,
         *,
-        has_tools: bool = True,
+        has_tools: bool,
     ) -> BilledUsage:
         """One of the answer's; the uses of server tools stand with the first."""
         input_tokens, output_tokens, read_tokens, written_tokens = (counts.get(kept, 0) for kept in FIELDS)

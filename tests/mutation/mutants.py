@@ -4,7 +4,8 @@ Owns: the choice of operators, and what is left out. Pure: source text in, mutan
 and one of our own, which removes a statement that only calls. Each comparison gets its opposite and its neighbour, so
 that a boundary needs its own test; all ten of Cosmic Ray's would mostly repeat each other. Left out is what no test
 should have to notice: annotations, which are never evaluated; Protocols, the arguments of `@dataclass` and decorators
-that only cache or declare; and a module's constants that are numbers, which a test could only repeat.
+that only cache or declare; the `strict` of a `zip`, which holds wherever the code is right; and a module's constants
+that are numbers, which a test could only repeat.
 """
 
 from __future__ import annotations
@@ -137,14 +138,22 @@ def _left_out(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, in
         elif isinstance(node, ast.ClassDef):
             is_protocol = any(_name(base) == "Protocol" for base in node.bases)
             parts = [node] if is_protocol else [call for call in node.decorator_list if isinstance(call, ast.Call)]
-        elif isinstance(node, ast.Call) and _name(node) in DECLARING:
-            parts = [*node.args, *(given.value for given in node.keywords)]
-        elif isinstance(node, ast.Call) and _name(node) in ("cast", "TypeVar", "NewType"):
-            parts = [node.args[0]]
+        elif isinstance(node, ast.Call):
+            parts = _declared(node)
         for part in parts:
             if part is not None:
                 # a decorator's own place begins at its `@`
                 yield (part.lineno, max(0, part.col_offset - 1)), (part.end_lineno or 0, part.end_col_offset or 0)
+
+
+def _declared(call: ast.Call) -> list[ast.AST | None]:
+    """What a call says to whoever reads the code, or to a cache."""
+    name, named = _name(call), [given.value for given in call.keywords]
+    if name in DECLARING:
+        return [*call.args, *named]
+    if name in ("cast", "TypeVar", "NewType"):
+        return [call.args[0]]
+    return [*named] if name == "zip" else []
 
 
 def _name(node: ast.expr) -> str:

@@ -70,6 +70,7 @@ class FakeUpstream:
     def __init__(self, answer: Callable[[], Answer]) -> None:
         self.answer = answer
         self.answers: dict[str, Callable[[], Answer]] = {}
+        self.is_late = False  # it answers after a pause
         self.asked: list[str] = []
         self.targets: set[str] = set()
         self.replies: list[FakeReply] = []
@@ -83,6 +84,10 @@ class FakeUpstream:
         answer = self.answers.get(f"k{name}", self.answer)()
         if answer is None:
             yield watch.pause(((-1, READABLE),), math.inf)
+        if self.is_late:
+            pause = Pause(None, None)
+            pause.until_at = 0.0
+            yield pause
         if isinstance(answer, Exception):
             raise answer
         assert answer is not None, "the look went on waiting"
@@ -363,6 +368,15 @@ def test_retired_key_that_is_accepted_comes_back(scene: Scene, caplog: pytest.Lo
     other = Pool(scene.keys, scene.store, scene.clock)
     assert other.statuses()[0].place == Place("org-a", "ws-1")
     assert scene.upstream.replies[0].is_discarded
+
+
+def test_look_has_time_for_its_answer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given an upstream that answers after a while, then the look waits for it, as long as it has patience."""
+    monkeypatch.setattr("gateway.keys.look._PATIENCE_SECONDS", 60.0)
+    scene.upstream.is_late = True
+    retire(scene.pool, 0)
+    assert scene.pass_seconds(5 * MINUTE, 60.0) == [5 * MINUTE]
+    assert scene.states() == [VALID, VALID]
 
 
 def test_while_no_key_is_usable_all_are_looked_at_often(scene: Scene) -> None:

@@ -33,7 +33,7 @@ def test_detail_says_the_whole_place(place):
     assert place_from(place.detail) == place
 
 
-@pytest.mark.parametrize("detail", ["messages/opus-4", "of", "of/a", "of//", "suspect", "models"])
+@pytest.mark.parametrize("detail", ["messages/opus-4", "of", "of/a", "of//", "of//b", "on/a/b", "suspect", "models"])
 def test_other_details_are_no_places(detail):
     """Given another detail of a key's, then it is no place."""
     assert place_from(detail) is None

@@ -87,6 +87,7 @@ def standing(
         pytest.param(
             standing(scope=cooling(700), organisation=UNPAID), TEMPORARY, 700, SCOPE, "cooling down", id="longest-2"
         ),
+        pytest.param(standing(cooling(9), cooling(9)), TEMPORARY, 9, KEY, "cooling down", id="equally-long"),
         pytest.param(standing(cooling(0)), VALID, 0, KEY, "on trial", id="over-at-its-deadline"),
         pytest.param(standing(ON_TRIAL), VALID, 0, KEY, "on trial", id="on-trial"),
         pytest.param(standing(scope=ON_TRIAL), VALID, 0, SCOPE, "on trial", id="on-trial-for-the-scope"),
@@ -130,11 +131,21 @@ def test_last_resort_is_a_key_of_which_nobody_knows_yet(known, is_last_resort):
     assert status_at(known, NOW).is_last_resort is is_last_resort
 
 
+def test_a_mark_goes_on_what_it_concerns_or_else_on_the_key():
+    """Given what is known to concern a key, then a mark of each kind has its subject; what is not known is the key."""
+    known = standing(organisation=UNPAID)
+    found = [known.subject(concern).name for concern in (KEY, SCOPE, WORKSPACE, ORGANISATION)]
+    assert found == ["k", "k/scope", "k", "k/organisation"]
+    assert [subject.name for subject in known.subjects] == ["k", "k/scope", "k/organisation"]
+    assert (known.for_scope, standing(scope=None, organisation=UNPAID).for_scope) == (NEVER_SEEN, NEVER_SEEN)
+
+
 def test_why_is_the_deciding_mark_s():
     """Given marks of several kinds, then what decides is told, with its status, and how long ago."""
     status = status_at(standing(scope=cooling(9), organisation=UNPAID), NOW)
     assert (status.why, status.is_out_of_money, status.marked_ago_seconds) == ("out_of_credit (400)", True, 10)
     assert status_at(standing(CONFIRMED), NOW).why == ""
+    assert (status_at(standing(FORBIDDEN), NOW).is_forbidden, status.is_forbidden) == (True, False)
 
 
 # Several keys
@@ -271,7 +282,7 @@ def test_key_that_has_been_permanent_whole_is_permanent_for_every_scope(known):
     for one in known:
         if one.whole.record.is_permanent:
             for record in (NEVER_SEEN, cooling(60), ON_TRIAL):
-                other = Standing(one.key, one.place, one.whole, (Subject(SCOPE, "other", record),))
+                other = Standing(one.key, one.place, one.whole, (Subject(SCOPE, "other", record),), -NOW, -NOW)
                 assert status_at(other, NOW).state is PERMANENT
 
 
@@ -291,6 +302,8 @@ def test_as_a_whole_a_key_rests_as_long_as_its_longest_scope_and_is_on_trial_for
     status = overall_at(standing(), scopes, NOW)
     assert (status.state, status.remaining_seconds) == (TEMPORARY, 30)
     assert [(rest.scope, rest.remaining_seconds) for rest in status.scopes] == [("a", 9), ("b", 30), ("c", 0)]
+    assert not status.is_shared_cooldown
+    assert overall_at(standing(), {"a": cooling(0.5)}, NOW).state is TEMPORARY
 
 
 @pytest.mark.parametrize(

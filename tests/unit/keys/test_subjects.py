@@ -92,7 +92,7 @@ def test_a_shelf_is_tidied_once_an_hour():
     assert shelf.put("k/new", RECENT, NOW + 3599) == []
     assert shelf.details("k") == ["new", "old"]
     assert shelf.put("k/newer", RECENT, NOW + 3600) == ["k/old"]
-    assert "k" in shelf
+    assert ("k" in shelf, shelf.details("k")) == (True, ["new", "newer"])
     shelf.put("k/old", SPENT, NOW + 3601)
     assert shelf.put("k/last", RECENT, NOW + 7199) == []
     assert shelf.put("k/last", SPENT, NOW + 7200) == ["k/old", "k/last"]
@@ -111,3 +111,29 @@ def test_too_many_details_are_fewer_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     shelf = Shelf()
     gone = [name for name, record in records.items() for name in shelf.put(name, record, NOW)]
     assert gone == ["k/4", "k/3"]
+    spent = {f"k/spent{number}": SPENT for number in range(3)}
+    assert sorted(leaving({name: records[name] for name in ("k/2", "k/3", "k/4")} | spent, NOW)) == sorted(spent)
+
+
+def test_what_speaks_of_no_moment_is_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given too many details and an empty one, then that goes first."""
+    monkeypatch.setattr(subjects, "MOST_DETAILED", 1)
+    monkeypatch.setattr(subjects, "_KEPT_OF_TOO_MANY", 1)
+    assert leaving({"k/first": Record(marked_at=0.5), "k/empty": NEVER_SEEN}, 1.0) == ["k/empty"]
+
+
+def test_of_more_than_20000_details_a_tenth_goes_as_well():
+    """Given a detail too many, then 18,000 stay, so that the next is not looked at again."""
+    records = {f"k/{number}": Record(marked_at=NOW + number) for number in range(20_001)}
+    assert leaving(records, NOW) == [f"k/{number}" for number in range(2001)]
+
+
+def test_a_shelf_knows_how_many_details_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given details that come and go, then spent ones are looked for as soon as there are too many, not before."""
+    monkeypatch.setattr(subjects, "MOST_DETAILED", 4)
+    monkeypatch.setattr(subjects, "_KEPT_OF_TOO_MANY", 3)
+    shelf = shelf_of(k=RECENT, k__old=SPENT, k__a=RECENT, k__b=RECENT)
+    assert shelf.put("k/c", RECENT, NOW) == []
+    shelf.remove("k/a")
+    assert shelf.put("k/d", RECENT, NOW) == []
+    assert shelf.put("k/e", RECENT, NOW) == ["k/old"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.protocol.errors import InvalidRequest
 from gateway.protocol.messages import Tally, read_request
 from gateway.protocol.sse import Event
+from gateway.protocol.usage import BilledUsage
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,41 @@ def test_unusable_request_is_refused_by_name(body, what):
     with pytest.raises(InvalidRequest, match=what) as raised:
         read_request(body)
     assert (raised.value.status, raised.value.kind) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("members", "is_fast"),
+    [({}, False), ({"speed": "fast"}, True), ({"speed": "standard"}, False), ({"x": "\ud83d", "speed": "fast"}, True)],
+    ids=["none", "fast", "standard", "fast-and-read-leniently"],
+)
+def test_speed_that_is_asked_for_is_known(members, is_fast):
+    """Given a request with a speed or none, then it is known whether it is the fast one."""
+    assert read_request(json.dumps({"model": "m"} | members).encode()).is_fast is is_fast
+
+
+def of_user(size_bytes):
+    """A metadata object of so many bytes."""
+    return {"user_id": "u" * (size_bytes - len('{"user_id": ""}'))}
+
+
+@pytest.mark.parametrize(
+    ("members", "user_id"),
+    [
+        pytest.param({"metadata": {"user_id": "ann", "x": [1]}}, "ann", id="named"),
+        pytest.param({}, None, id="no-metadata"),
+        pytest.param({"metadata": None}, None, id="null"),
+        pytest.param({"metadata": "ann"}, None, id="no-object"),
+        pytest.param({"metadata": {}}, None, id="not-named"),
+        pytest.param({"metadata": {"user_id": 7}}, None, id="no-text"),
+        pytest.param({"metadata": of_user(4096)}, of_user(4096)["user_id"], id="as-large-as-may-be"),
+        pytest.param({"metadata": of_user(4097)}, None, id="too-large"),
+    ],
+)
+def test_user_that_a_request_names_is_known_and_not_shown(members, user_id):
+    """Given a request with metadata, then its user is read if it is a text of a sane size; no log can show it."""
+    summary = read_request(json.dumps({"model": "m"} | members).encode())
+    assert summary.user_id == user_id
+    assert repr(summary) == "RequestSummary(model='m', is_streaming=False, is_fast=False)"
 
 
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))))
@@ -176,6 +212,14 @@ def test_other_events_end_nothing(other):
     assert tally.billed("m") == []
 
 
+def test_other_events_usage_and_ending_are_not_read():
+    """Given an event of another kind that has a usage and a stop reason, then it changes nothing."""
+    tally = Tally()
+    tally.observe(event("content_block_stop", usage={"output_tokens": 9}, delta={"stop_reason": "refusal"}))
+    assert tally.billed("m") == []
+    assert not tally.is_refused
+
+
 @pytest.mark.parametrize("message", [None, 5, {"model": 5}, {"usage": None}], ids=str)
 def test_odd_message_start_is_borne(message):
     """Given a message_start of an unknown shape, then nothing is read of it and nothing breaks."""
@@ -222,3 +266,77 @@ def test_container_of_a_whole_answer_is_known():
     tally = Tally()
     assert tally.observe_whole(json.dumps({"type": "message", "container": CONTAINER}).encode())
     assert tally.container_id == "container_011CPR5"
+
+
+def test_container_is_not_shown():
+    """Given an answer whose code ran in a container, then its id stands in no `repr`, and so in no log."""
+    tally = Tally()
+    tally.observe(event("message_start", message={"container": CONTAINER}))
+    assert CONTAINER["id"] not in repr(tally)
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_refused"), [("refusal", True), ("end_turn", False), (None, False), (["refusal"], False)], ids=str
+)
+def test_an_answer_that_the_model_refused_is_known(reason, is_refused):
+    """Given a stop reason, streamed or in a whole message, then it is known whether the model declined."""
+    whole, streamed = Tally(), Tally()
+    assert whole.observe_whole(json.dumps({"type": "message", "stop_reason": reason}).encode())
+    streamed.observe(event("message_delta", delta={"stop_reason": reason}))
+    assert (whole.is_refused, streamed.is_refused) == (is_refused, is_refused)
+
+
+@pytest.mark.parametrize(
+    ("members", "billed"),
+    [
+        pytest.param({"usage": {"output_tokens": 3}, "content": []}, [(3, 3)], id="counted"),
+        pytest.param({"usage": {"output_tokens": 0}, "content": []}, [(0, 0)], id="counted-as-none"),
+        pytest.param({"usage": {"input_tokens": 1}, "content": ["x" * 400]}, [(0, 117)], id="not-counted"),
+        pytest.param({"content": ["x" * 400]}, [(0, 109)], id="no-usage"),
+        pytest.param({"content": "x" * 400}, [], id="no-message"),
+    ],
+)
+def test_a_whole_answer_s_output_is_what_was_counted_or_else_guessed(members, billed):
+    """Given a whole answer, then its output is the upstream's count; without one, a token for each four bytes."""
+    tally = Tally()
+    assert tally.observe_whole(json.dumps({"type": "message"} | members).encode())
+    assert [(used.output_tokens, used.billed_output_tokens) for used in tally.billed("m")] == billed
+
+
+def test_a_message_start_s_output_is_a_placeholder():
+    """Given an answer that broke behind its start, then what it says of the output is no count, and what follows is."""
+    tally = Tally()
+    tally.observe(event("message_start", message={"usage": {"output_tokens": 8}}))
+    assert not tally.usage.has_counted_output
+    tally.observe(event("message_delta", usage={"output_tokens": 3}))
+    assert tally.usage.has_counted_output
+    assert counts_of(tally) == (0, 3, 0, 0)
+
+
+def test_calls_of_a_whole_answer_are_known():
+    """Given a whole message that calls a tool, then the call is known by its name."""
+    tally = Tally()
+    assert tally.observe_whole(b'{"type":"message","content":[{"type":"tool_use","id":"t","name":"Read","input":{}}]}')
+    assert [(use.id, use.name, use.input_bytes) for use in tally.tools.calls] == [("t", "Read", 2)]
+
+
+LARGE_FILE = b"A" * 2000
+
+
+@pytest.mark.parametrize(
+    ("request_body", "tokens"),
+    [
+        pytest.param(b"x", 1, id="one"),
+        pytest.param(b"x" * 40, 10, id="ten"),
+        pytest.param(b"x" * 41, 11, id="rounded-up"),
+        pytest.param(b"text " + LARGE_FILE * 2, 1602, id="file"),
+        pytest.param(LARGE_FILE + b" x " + LARGE_FILE, 3201, id="two-files"),
+        pytest.param(b"." + LARGE_FILE[1:], 500, id="no-file"),
+    ],
+)
+def test_an_answer_that_was_lost_is_guessed_by_its_request(request_body, tokens):
+    """Given an answer of which nothing came, then its input is a token for each four bytes of text and as much as a
+    large image for each file; all else of it is zero."""
+    lost = Tally.of_lost_answer("m", request_body).billed("asked")
+    counts = (0,) * 7
+    assert lost == [BilledUsage("lost", "m", *counts, {}, None, None, None, False, False, tokens)]

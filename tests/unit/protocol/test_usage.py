@@ -180,6 +180,65 @@ def test_several_calls_are_told_apart_and_server_tools_are_none_of_the_client_s(
     assert [(use.id, use.name, use.input_bytes) for use in uses.calls] == [("a", "Read", 7), ("b", "Edit", 2)]
 
 
+def test_a_whole_answer_s_calls_have_each_their_own_size_in_bytes() -> None:
+    """Given a whole answer with two calls; then each is as large as its own input, written without spaces."""
+    uses = ToolUses()
+    block = {"type": "tool_use", "id": "t", "name": "n"}
+    uses.observe_whole({"content": [block | {"input": {"a": "é", "b": [1]}}, 7, block | {"input": {}}]})
+    assert [use.input_bytes for use in uses.calls] == [len('{"a":"é","b":[1]}'.encode()), 2]
+
+
+def test_an_input_that_cannot_be_written_has_no_size() -> None:
+    """Given an input that is nested too deeply to be written; then it counts as nothing."""
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    uses = ToolUses()
+    uses.observe_whole({"content": [{"type": "tool_use", "id": "t", "name": "n", "input": deep}]})
+    assert uses.calls[0].input_bytes == 0
+
+
+def test_calls_of_an_answer_are_bounded() -> None:
+    """Given more calls than any answer has; then the first two hundred are kept, and nothing is added to the last."""
+    uses = ToolUses()
+    for number in range(201):
+        uses.observe(start(number, type="tool_use", id=f"t{number}", name="n"))
+        uses.observe(piece(number, "{}"))
+    assert [use.id for use in uses.calls] == [f"t{number}" for number in range(200)]
+    assert {use.input_bytes for use in uses.calls} == {2}
+
+
+def test_what_cannot_be_read_of_an_input_is_passed_over() -> None:
+    """Given half a surrogate pair in a piece; then the other pieces are measured all the same."""
+    uses = ToolUses()
+    uses.observe(start(0, type="tool_use", id="t", name="Bash"))
+    uses.observe(piece(0, "ab\ud83d") + piece(0, "cd"))
+    uses.observe(b'data: {"delta":[{"partial_json":"\\ud83d"},{"partial_json":"efg"}]}\n\n')
+    assert uses.calls[0].input_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("before", "batch"),
+    [
+        pytest.param(b"", text("words"), id="text"),
+        pytest.param(b"", piece(0, "{}"), id="a-piece-of-no-call"),
+        pytest.param(start(0, type="tool_use", id="t", name="n"), text("words"), id="text-behind-a-call"),
+    ],
+)
+def test_what_has_nothing_of_a_call_is_not_looked_into(
+    before: bytes, batch: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a run of events without a call or a piece of one; then it is not cut into its events: there are many."""
+    uses = ToolUses()
+    uses.observe(before)
+    looked_into: list[bytes] = []
+    monkeypatch.setattr("gateway.protocol.tool_uses.split_events", lambda run: looked_into.append(run) or [])
+    uses.observe(batch)
+    assert looked_into == []
+    uses.observe(start(1, type="tool_use", id="u", name="n"))
+    assert len(looked_into) == 1
+
+
 @pytest.mark.parametrize("document", [{"a": "\ud800"}, {"a": 2**90}, None, [float("nan")]])
 def test_any_input_of_a_whole_answer_has_a_size(document: object) -> None:
     """Given an input that not every encoder takes; then it has a size all the same."""

@@ -77,7 +77,7 @@ def scene(store_name: str, name: str, folder: Path) -> Callable[[], None]:
 
     for number, key in enumerate(pool.keys):
         pool.learn(key, Place(f"organisation-{number // 2}", f"wrkspc_{number}"))
-    affinity, seconds = Affinity(store), PinSeconds()
+    affinity, seconds = Affinity(store), PinSeconds(300.0, 3600.0)
     cool(pool, (SCOPE,), (Concern.SCOPE,), name)
 
     def pins() -> Any:

@@ -37,8 +37,8 @@ _BELONGING = re.compile(rb'"(?:file_id|container|id)"\s*:\s*"((?:file|container)
 class PinSeconds:
     """How long a session stays after its last answer: an ordinary one, and one that has more to lose. 0: not at all."""
 
-    ordinary: float = 300.0
-    lasting: float = 3600.0
+    ordinary: float
+    lasting: float
 
 
 class Affinity:

@@ -200,7 +200,6 @@ def _tell_back(marked: _Marked) -> None:
 
 def _marked(status: KeyStatus) -> Iterator[_Marked]:
     """All that a key can be marked for. What it shares with others is told of the first of them."""
-    assert status.standing is not None
     whole = status.standing.whole
     for subject in status.standing.others:
         yield _Marked(status.key, subject, _WITH.get(subject.concern, ""))

@@ -141,7 +141,7 @@ def overview(statuses: Statuses) -> list[KeyView]:
     """How every key stands, in failover order."""
     whole = list(statuses(None))
     names = {rest.scope for status in whole for rest in status.scopes if rest.remaining_seconds > 0}
-    is_any_held = any(status.standing is not None and status.standing.held_until_at for status in whole)
+    is_any_held = any(status.standing.held_until_at for status in whole)
     held_by_scope = {MODELS} if is_any_held else set()
     for_scopes = {name: {status.key: status for status in statuses(name)} for name in sorted(names | held_by_scope)}
     return [_view(status, for_scopes, names) for status in whole]
@@ -166,7 +166,7 @@ def _view(status: KeyStatus, for_scopes: dict[str, dict[Key, KeyStatus]], names:
     told = {view.scope for view in others}
     scopes = sorted([*others, *(view for view in own if view.scope not in told)], key=lambda view: view.scope)
     looked_at = for_scopes.get(MODELS, {}).get(status.key)
-    held_until_at = status.standing.held_until_at if status.standing is not None else 0.0
+    held_until_at = status.standing.held_until_at
     is_held = bool(held_until_at) and looked_at is not None and looked_at.doubt is Doubt.ORGANISATION
     return KeyView(_joined(status, others), tuple(scopes), is_held)
 

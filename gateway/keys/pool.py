@@ -130,7 +130,7 @@ class Pool:
         A key that the operator has enabled since `status` was read is not concerned any more.
         """
         cause = Cause(reason, http_status, self._clock())
-        whole = self._whole(status)
+        whole = status.standing.whole
         if self._record(whole.name).generation != whole.record.generation:
             return False
         subject = self._subject(status, concern)
@@ -144,17 +144,17 @@ class Pool:
         Where that is its organisation's fault, the other keys of the organisation are in doubt.
         """
         now = self._clock()
-        whole = self._whole(status)
+        whole = status.standing.whole
         organisation = self.place(status.key).organisation
         if concern is Concern.ORGANISATION and organisation:
             self._cool(_held(organisation), _HELD_SECONDS)
         self._made[whole.name] = (now, -1)
         return self._store.retire(whole.name, whole.record.generation, Cause(reason, http_status, now))
 
-    def confirm(self, status: KeyStatus, *, costs: bool = True) -> None:
+    def confirm(self, status: KeyStatus, *, costs: bool) -> None:
         """A key on trial answered: so do all that concerns it; but money is shown by a request that costs alone."""
         now = self._clock()
-        for subject in self._subjects(status):
+        for subject in status.standing.subjects:
             record = subject.record
             if record.is_unconfirmed and not record.is_cooling(now) and (costs or not is_unpaid(record)):
                 self._store.confirm(subject.name, record.generation, now)
@@ -233,7 +233,7 @@ class Pool:
 
     def revive(self, status: KeyStatus) -> bool:
         """A retired key was accepted by the upstream; True if that made it valid."""
-        whole = self._whole(status)
+        whole = status.standing.whole
         self._made[whole.name] = (float("-inf"), whole.record.generation + 1)
         return self._store.revive(whole.name, whole.record.generation)
 
@@ -329,20 +329,12 @@ class Pool:
 
     def _subject(self, status: KeyStatus, concern: Concern) -> Subject:
         """What a mark goes on; a place that only this answer has told counts, too."""
-        known = self._whole(status) if status.standing is None else status.standing.subject(concern)
+        known = status.standing.subject(concern)
         if known.concern is concern or concern in (Concern.KEY, Concern.SCOPE):
             return known
         place = self.place(status.key)
         name = _workspace(place.workspace) if concern is Concern.WORKSPACE else _organisation(place.organisation)
         return Subject(concern, name, self._record(name)) if name else known
-
-    def _subjects(self, status: KeyStatus) -> tuple[Subject, ...]:
-        return status.standing.subjects if status.standing is not None else (self._whole(status),)
-
-    def _whole(self, status: KeyStatus) -> Subject:
-        if status.standing is not None:
-            return status.standing.whole
-        return Subject(Concern.KEY, self._fingerprints[status.key], status.record)
 
     def _record(self, name: str) -> Record:
         (record,) = self._store.read([name])

@@ -19,7 +19,7 @@ from operator import attrgetter
 
 from gateway.access.credential import Key
 from gateway.keys.key_record import NEVER_SEEN, Record
-from gateway.keys.places import NOWHERE, Place
+from gateway.keys.places import Place
 from gateway.keys.verdict import MONEY, Concern
 from gateway.protocol.outcomes import Outcome
 
@@ -113,10 +113,10 @@ class KeyStatus:
     is_leased: bool
     marked_ago_seconds: float
     concern: Concern
+    standing: Standing
     doubt: Doubt = Doubt.NONE
     is_shared_cooldown: bool = False
     is_last_resort: bool = False
-    standing: Standing | None = None
     scopes: tuple[ScopeCooldown, ...] = ()
 
     def cooling(self, record: Record, now: float, *, is_shared: bool = False) -> KeyStatus:
@@ -135,7 +135,7 @@ class KeyStatus:
     @property
     def place(self) -> Place:
         """Where the key belongs, as far as is known."""
-        return self.standing.place if self.standing is not None else NOWHERE
+        return self.standing.place
 
     @property
     def is_on_trial(self) -> bool:

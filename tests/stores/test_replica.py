@@ -118,6 +118,50 @@ def test_what_is_shown_between_exchanges_loses_no_mark_under_way(replica: Replic
     assert replica.tell(["name"])["name"].record.is_retired
 
 
+def test_a_lease_that_is_given_back_is_free_here_at_once_and_told() -> None:
+    """Given a lease taken here, when it is given back, then it is over here, and the next exchange says so."""
+    replica = Replica(lambda: NOW)
+    replica.mark("name", lambda record: replace(record, cooling_until_at=90.0))
+    replica.tell(["name"])
+    assert replica.lease("name", lambda record: leased(record, 130.0, NOW))
+    replica.release("name", lambda record: replace(record, lease_until_at=0.0), "lease")
+    assert replica.read(["name"])[0].lease_until_at == 0.0
+    assert news(replica) == ["name"]
+    assert replica.tell(["name"])["name"].released == "lease"
+
+
+def test_what_is_shown_between_exchanges_is_known(replica: Replica) -> None:
+    """Given a record shown outside of an exchange, then it is known at once; what was counted here is kept."""
+    before = replica.changes
+    replica.learn_one("name", Record(cooling_until_at=300.0, limited_count=50, refused_count=60))
+    (record,) = replica.read(["name"])
+    assert (record.cooling_until_at, record.limited_count, record.refused_count) == (300.0, 1, 0)
+    assert replica.changes > before
+
+
+def test_refusals_are_counted_by_all(replica: Replica) -> None:
+    """Given refusals counted here during an exchange, and elsewhere before, then none is lost or counted twice."""
+    replica.mark("name", retiring)
+    told = replica.tell(["name"])
+    replica.mark("name", lambda record: replace(record, refused_count=record.refused_count + 2))
+    replica.learn(told, {"name": replace(told["name"].record, refused_count=7)}, NOW)
+    assert replica.read(["name"])[0].refused_count == 9
+
+
+def test_a_subject_that_was_forgotten_begins_to_count_again() -> None:
+    """Given a detail that was counted, forgotten, and is marked again, then it is told with no count of before."""
+    now = [NOW]
+    replica = Replica(lambda: now[0])
+    replica.mark("base/detail", cooling(200.0))
+    told = replica.tell(["base/detail"])
+    replica.learn(told, {"base/detail": replace(told["base/detail"].record, limited_count=5)}, NOW)
+    now[0] += 10 * 86400.0
+    replica.doubt()
+    assert replica.details("base") == []
+    replica.mark("base/detail", cooling(now[0] + 5.0))
+    assert replica.tell(["base/detail"])["base/detail"].limited_count == 0
+
+
 def test_a_key_never_seen_is_not_told(replica: Replica) -> None:
     """Given a name that only the server has, then it is asked about, and known after."""
     told = replica.tell(["other"])

@@ -27,7 +27,7 @@ from tests.unit.tiny_server import TinyServer, take_request
 
 SCOPE = "messages/opus-4"
 A1, A2, B1 = Place("orgA", "wrkspc_A1"), Place("orgA", "wrkspc_A2"), Place("orgB", "wrkspc_B1")
-ORDINARY = PinSeconds()
+ORDINARY = PinSeconds(300.0, 3600.0)
 MINUTES = 60.0
 PLAIN = b'{"model": "claude-opus-4-8", "messages": [{"role": "user", "content": "hello"}]}'
 THINKING = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}]}
@@ -190,7 +190,7 @@ def test_pins_are_of_one_client():
 
 def test_zero_seconds_turn_it_off():
     """Given 0 seconds, then displaced sessions go back, and nothing is kept."""
-    scene = Scene(A1, B1, seconds=PinSeconds(ordinary=0))
+    scene = Scene(A1, B1, seconds=PinSeconds(0, 3600.0))
     scene.displaced(body=body_with(THINKING))
     assert scene.asks(body=body_with(THINKING)) == "k0"
     assert scene.pin_count == 0
@@ -270,6 +270,22 @@ def test_short_stays_are_renewed_too(seconds):
     for _ in range(10):
         assert scene.asks() == "k1"
         scene.clock.advance(seconds * 0.9)
+
+
+@pytest.mark.parametrize(("seconds", "more_seconds"), [(2.0, 0.4), (300.0, 60.0), (3600.0, 60.0)])
+def test_a_pin_lasts_longer_by_what_it_may_be_renewed_late(seconds, more_seconds):
+    """Given a stay, then its pin lasts a fifth of it longer, a minute at most."""
+    scene = Scene(A1, B1, seconds=PinSeconds(seconds, seconds))
+    scene.asks(k0=1.0)
+    (pin,) = scene.store.read(scene.store.pinned)
+    assert pin.cooling_until_at == scene.clock() + seconds + more_seconds
+
+
+def test_container_of_an_answer_from_an_unknown_place_is_not_pinned():
+    """Given a key of which no place is known, when its answer tells of a container, then that stays nowhere."""
+    scene = Scene(None, B1)
+    assert scene.asks(told_of="container_abcd") == "k0"
+    assert scene.pin_count == 0
 
 
 def test_pin_is_written_at_most_once_a_minute():
@@ -512,5 +528,6 @@ def test_repr_of_pins_shows_no_record():
     scene.displaced()
     pins = scene.affinity.of(scene.pool, "alice", "s1", PLAIN, scene.seconds)
     assert pins.group == B1.group
-    assert "Record(" not in repr(pins)
-    assert "hello" not in repr(pins)
+    assert repr(pins) == (
+        f"Pins(_seconds={scene.seconds!r}, _session={scene.store.pinned[-1]!r}, _belongings=[], _group='')"
+    )

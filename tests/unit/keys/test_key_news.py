@@ -141,7 +141,7 @@ def test_a_key_that_is_back_is_told(scene: Scene, is_own: bool, is_confirmed: bo
     assert scene.told(39.0) == []
     scene.clock.advance(1.0)
     if is_confirmed:
-        scene.pool.confirm(scene.pool.statuses(SCOPE)[0])
+        scene.pool.confirm(scene.pool.statuses(SCOPE)[0], costs=True)
     assert scene.told(0.5) == [f"key k0 is back for {SCOPE}: its cooldown is over; one request tries it first"]
     assert scene.told() == []
 

@@ -25,7 +25,7 @@ def retired(pool, clock):
 
 
 def confirmed(pool, clock):
-    pool.confirm(pool.statuses()[0])
+    pool.confirm(pool.statuses()[0], costs=True)
 
 
 def enabled(pool, clock):
@@ -166,7 +166,7 @@ def test_what_began_before_the_operator_enabled_a_key_says_nothing_of_it(step):
     enabled_record = pool.statuses()[0].record
     assert not pool.cool(before, 5, "rate_limited", 429)
     assert not pool.retire(before, "unauthorized", 401)
-    pool.confirm(before)
+    pool.confirm(before, costs=True)
     assert pool.statuses()[0].record == enabled_record
     step(pool, clock)
     assert pool.statuses()[0].record != enabled_record

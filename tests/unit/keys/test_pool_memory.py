@@ -85,6 +85,7 @@ def test_readings_of_64_scopes_are_kept():
     kept = [pool.recent(scope) for scope in scopes]
     assert all(pool.recent(scope) is statuses for scope, statuses in zip(scopes, kept, strict=True))
     pool.recent("messages/one-more")
+    assert (len(pool._recent), len(pool._kept)) == (1, 1)
     assert pool.recent(scopes[0]) is not kept[0]
     assert pool.recent("messages/one-more") is pool.recent("messages/one-more")
 
@@ -125,6 +126,26 @@ def test_a_place_learned_by_another_process_is_known_within_a_second():
     here.statuses()
     assert here.place(key) == A1
     assert here.statuses(OPUS)[0].place == A1, "what was kept without the place is read again"
+
+
+def test_a_place_that_the_store_knew_already_is_known_to_walks_at_once():
+    """Given a place that another process told at this very moment, when this one learns it, then walks have it."""
+    _, here, there = two_processes()
+    (key,) = here.keys
+    here.statuses(OPUS)
+    there.learn(key, A1)
+    assert here.statuses(OPUS)[0].place == Place()
+    here.learn(key, A1)
+    assert here.statuses(OPUS)[0].place == A1
+
+
+def test_how_long_ago_a_place_was_told_is_asked_of_the_store():
+    """Given a place that another process told, then a process that has read nothing yet knows when that was."""
+    clock, here, there = two_processes()
+    (key,) = here.keys
+    there.learn(key, A1)
+    clock.advance(7)
+    assert here.place_told_ago_seconds(key) == 7
 
 
 def test_the_place_told_last_counts():
@@ -233,6 +254,9 @@ def test_a_mark_that_the_store_has_rounded_is_still_one_s_own():
     known = whole(pool)
     for marked_at, is_own in ((1000.0004, True), (999.9996, True), (1000.0014, False), (999.9986, False)):
         assert pool.has_made(Subject(known.concern, known.name, Record(marked_at=marked_at))) is is_own
+    pool = pool_of(1, FakeClock(0.002))
+    cool(pool, 0, 5)
+    assert not pool.has_made(Subject(known.concern, known.name, Record(marked_at=0.001))), "a whole millisecond"
 
 
 def test_who_brings_a_key_back_knows_it():
@@ -251,11 +275,15 @@ def test_what_the_operator_does_is_nobody_s_own():
     assert not pool.has_made(whole(pool))
 
 
-def test_a_subject_of_which_nothing_is_known_was_not_marked_by_anybody():
-    """Given a mark that the store has forgotten since, then it is nobody's."""
+@pytest.mark.parametrize(
+    "mark",
+    [lambda pool: None, lambda pool: cool(pool, 0, 5), lambda pool: retire(pool, 0)],
+    ids=["none", "cooled", "retired"],
+)
+def test_a_subject_of_which_nothing_is_known_was_not_marked_by_anybody(mark):
+    """Given a mark that the store has forgotten since, or none, then it is nobody's."""
     pool = pool_of(1)
-    cool(pool, 0, 5)
-    retire(pool, 0)
+    mark(pool)
     for generation in (0, 1):
         forgotten = Subject(Concern.KEY, whole(pool).name, Record(generation=generation))
         assert not pool.has_made(forgotten)
@@ -308,6 +336,23 @@ def test_a_mark_goes_on_what_it_concerns(concern):
     assert whole(pool).record == Record()
 
 
+def test_a_rest_for_no_scope_is_the_key_s():
+    """Given a status of a key as a whole, when it is limited for a scope, then the key's own record has it."""
+    pool = pool_of(1)
+    pool.learn(pool.keys[0], A1)
+    pool.cool(pool.statuses()[0], 5, "rate_limited", 429, Concern.SCOPE)
+    assert whole(pool).record.reason == "rate_limited"
+
+
+def test_what_is_noted_of_a_key_has_no_status():
+    """Given a key that is under suspicion, then the note in the store is no answer of the upstream's."""
+    clock, store = FakeClock(), MemoryStore()
+    pool = Pool(keys_of(1), store, clock)
+    pool.suspect(pool.keys[0])
+    (note,) = store.read([f"{pool.keys[0].secret.fingerprint}/suspect"])
+    assert (note.reason, note.status, note.marked_at) == ("note", 0, clock())
+
+
 def test_a_workspace_that_this_answer_alone_has_told_is_marked():
     """Given a status from before its key's place was known, when its workspace is out of money, then the workspace is
     marked; where no place is known, the key is."""
@@ -344,7 +389,7 @@ def test_only_a_request_that_costs_shows_that_there_is_money():
     clock.advance(5)
     pool.confirm(pool.statuses()[0], costs=False)
     assert pool.statuses()[0].is_on_trial
-    pool.confirm(pool.statuses()[0])
+    pool.confirm(pool.statuses()[0], costs=True)
     assert not pool.statuses()[0].is_on_trial
 
 

@@ -9,7 +9,7 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Next, Verdict, cooldown_seconds
+from gateway.keys.verdict import LONGEST_COOLDOWN_SECONDS, Concern, Next, Verdict, cooldown_seconds
 from gateway.protocol.outcomes import Outcome
 from tests.unit.fakes import NOW
 
@@ -36,6 +36,30 @@ def test_another_key_is_tried_only_after_a_refusal(outcome):
     assert (verdict.next is Next.ANY) is marks
     assert not (verdict.cools and verdict.retires)
     assert not (verdict.vouches and marks)
+
+
+# Whom it speaks of, and whether it is about money, is kept for the client, and vouches for the key.
+SAYS = {
+    Outcome.OK: (Concern.KEY, False, False, True),
+    Outcome.RATE_LIMITED: (Concern.SCOPE, False, False, False),
+    Outcome.NOT_ENTITLED: (Concern.KEY, False, True, False),
+    Outcome.SPEND_LIMITED: (Concern.ORGANISATION, True, True, False),
+    Outcome.OUT_OF_CREDIT: (Concern.ORGANISATION, True, True, False),
+    Outcome.WORKSPACE_UNUSABLE: (Concern.WORKSPACE, False, False, False),
+    Outcome.FORBIDDEN: (Concern.KEY, False, True, False),
+    Outcome.CLIENT_ERROR: (Concern.KEY, False, False, True),
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.value)
+def test_an_outcome_says_whom_it_is_about_and_what_the_client_gets(outcome):
+    """Given an outcome, then it speaks of a scope, a workspace, an organisation or else the key, as the answer may say
+    better; refusals that the client can do something about are kept."""
+    verdict = Verdict(outcome)
+    says = (verdict.concern, verdict.is_about_money, verdict.is_kept, verdict.vouches)
+    assert says == SAYS.get(outcome, (Concern.KEY, False, False, False))
+    assert verdict == Verdict(outcome, 0.0, 0, None)
+    assert Verdict(outcome, 5.0, 429, Concern.WORKSPACE).concern is Concern.WORKSPACE
 
 
 @pytest.mark.parametrize(
@@ -71,6 +95,8 @@ def test_another_key_is_tried_only_after_a_refusal(outcome):
         pytest.param({DATE: THEIRS, RA: "5"}, 5, id="seconds-need-no-clock"),
         pytest.param({DATE: THEIRS, RA: "Fri, 15 Jan 2027 08:01:30 GMT"}, 60, id="past-by-their-clock"),
         pytest.param({DATE: "soon", RA: "Fri, 15 Jan 2027 08:01:30 GMT"}, 90, id="unreadable-date-is-passed-by"),
+        pytest.param({RA: "5".rjust(40, "0")}, 5, id="as-many-digits-as-are-read"),
+        pytest.param({RA: "5".rjust(41, "0")}, 60, id="too-many-digits"),
         pytest.param({RA: "5, 5"}, 60, id="twice"),
         pytest.param({RA: "1_000"}, 60, id="underscores"),
         pytest.param({RA: "0x10"}, 60, id="hexadecimal"),

@@ -33,4 +33,5 @@ class Capacity:
         return max(_LEAST_REQUESTS, min(_MOST_REQUESTS, by_descriptors, by_memory))
 
 
-UNLIMITED = Capacity(descriptors=1 << 30, memory_bytes=1 << 50)
+_NO_END = 1 << 50
+UNLIMITED = Capacity(descriptors=_NO_END, memory_bytes=_NO_END)

@@ -67,8 +67,8 @@ class KeyView:
     """
 
     status: KeyStatus
-    scopes: tuple[ScopeView, ...] = ()
-    is_held: bool = False
+    scopes: tuple[ScopeView, ...]
+    is_held: bool
 
     @property
     def word(self) -> str:
@@ -133,7 +133,7 @@ class KeyView:
             what = "forbidden" if self.status.record.reason == Outcome.FORBIDDEN.value else "limited"
             return f"{what} for {_named(own)}"
         shared = [view for view in self.scopes if view.siblings]
-        others = max(view.siblings for view in shared) if shared else 0
+        others = max(view.siblings for view in shared)
         return f"cools down with {others} others of its workspace, limited for {_named(shared)}"
 
 

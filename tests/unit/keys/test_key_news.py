@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.store import MemoryStore
 from gateway.keys.verdict import Concern
 from gateway.runtime.chair import Chair
+from tests.harness import wait_until
 from tests.unit.fakes import FakeClock, keys_of
 
 SCOPE = "messages/opus-4"
@@ -229,6 +231,53 @@ def test_every_change_is_an_event_whoever_made_it(scene: Scene) -> None:
         ("was enabled by the operator", "k0", 1.0),
         ("was put aside by the operator for 90 s", "k0", 1.0),
     ]
+
+
+def test_a_scope_that_was_answered_for_is_back_as_an_event(scene: Scene) -> None:
+    """Given a cooldown whose end a request was quick to confirm, then it is an event of now."""
+    scene.cool(scene.pool, 0, 30.0, concern=Concern.SCOPE)
+    scene.told(1.0)
+    scene.clock.advance(29.0)
+    scene.pool.confirm(scene.pool.statuses(SCOPE)[0], costs=True)
+    scene.told(1.0)
+    assert scene.events[1:] == [(f"is back for {SCOPE}", "k0", 0.0)]
+
+
+def test_a_second_aside_is_told_as_such(scene: Scene) -> None:
+    """Given an operator who puts a key aside for a second, then the event says so."""
+    scene.cool(scene.others, 0, 1.0, BY_OPERATOR)
+    scene.told(0.5)
+    assert scene.events == [("was put aside by the operator for 1 s", "k0", 0.5)]
+
+
+def test_no_event_is_of_the_future(scene: Scene) -> None:
+    """Given a mark of a process whose clock is ahead, then it is an event of now."""
+    scene.clock.advance(5.0)
+    scene.pool.retire(scene.pool.statuses()[0], "unauthorized", 401)
+    scene.told(-3.0)
+    assert scene.events == [("was refused (401) and is retired", "k0", 0.0)]
+
+
+def test_what_was_known_when_a_key_came_is_no_news(scene: Scene) -> None:
+    """Given a key that a reload brings, and that was disabled at the moment of the last look, then that is no news."""
+    pool = scene.another_pool(3)
+    pools = [scene.pool]
+    scene.news = KeyNews(lambda: pools[-1], scene.folder / "other", None, scene.clock, scene.happened)
+    scene.told(1.0)
+    pool.disable(pool.keys[2])
+    pools.append(pool)
+    scene.told(1.0)
+    assert scene.events == []
+
+
+def test_news_are_looked_for_in_a_thread_until_it_is_stopped(scene: Scene) -> None:
+    """Given news that are begun, then a thread looks; when they are stopped, another worker may take the chair."""
+    looked = threading.Event()
+    news = KeyNews(lambda: looked.set() or scene.pool, scene.folder / "thread", None, scene.clock)
+    news.start()
+    assert looked.wait(30)
+    news.stop()
+    assert wait_until(Chair(scene.folder / "thread").is_taken, 30)
 
 
 def test_cooldown_that_is_over_before_anybody_looks_is_an_event(scene: Scene) -> None:

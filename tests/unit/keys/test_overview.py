@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.keys.overview import _LONGEST_ID, KeyView, overview, short
+from gateway.keys.key_record import Record
+from gateway.keys.overview import _LONGEST_ID, KeyView, ScopeView, overview, short
 from gateway.keys.places import Place
 from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.standing import Doubt, KeyState
@@ -81,6 +82,10 @@ def views_after(*marks: Mark) -> list[KeyView]:
             "check the workspace's encryption key, then: gateway keys enable k1",
         ),
         (0, [cooled(Concern.KEY, BY_OPERATOR, 0)], "put aside by the operator", "wait"),
+        (0, [cooled(Concern.KEY, "rate_limited")], "limited", "wait"),
+        (1, [cooled(WORKSPACE, "rate_limited")], "its workspace is limited", "wait"),
+        (0, [cooled(Concern.KEY, "forbidden", 403)], "refused (403)", "wait"),
+        (1, [limit(0, OPUS, 0.5)], "tried late for messages/opus-4 (its workspace has a limited key)", ""),
         (0, [retire("unauthorized", 401)], "refused (401)", "replace or enable it: gateway keys enable k0"),
         (0, [retire("forbidden", 403)], "forbidden something (403)", "replace or enable it: gateway keys enable k0"),
         (
@@ -139,11 +144,78 @@ def test_key_that_cools_with_others_is_temporary_as_a_whole():
     views = views_after(limit(0, OPUS, 30), limit(1, OPUS, 20))
     third, other = views[2], views[3]
     assert (third.status.state, third.status.remaining_seconds) == (KeyState.TEMPORARY, 20)
+    assert third.status.is_shared_cooldown
     assert [(scope.scope, scope.siblings) for scope in third.scopes] == [(OPUS, 2)]
     assert other.status.state is KeyState.VALID
-    assert [(scope.scope, scope.word, scope.doubt) for scope in other.scopes] == [
-        (OPUS, "doubtful", Doubt.ORGANISATION)
+    assert [(scope.scope, scope.word, scope.remaining_seconds, scope.doubt) for scope in other.scopes] == [
+        (OPUS, "doubtful", 0, Doubt.ORGANISATION)
     ]
+
+
+@pytest.mark.parametrize(
+    ("mark", "cause"),
+    [
+        (cooled(Concern.KEY, "rate_limited"), "limited until now: one request tries it"),
+        (
+            cooled(ORGANISATION, "out_of_credit", 400),
+            "its organisation is out of credit until now: one request tries it",
+        ),
+        (retire("unauthorized", 403, ORGANISATION), "refused (403)"),
+    ],
+    ids=["key", "organisation", "retired"],
+)
+def test_what_is_over_is_tried_by_one_request(mark, cause):
+    """Given a mark on a whole key or its organisation, when its time is over, then a request tries what it was on; what
+    another key was refused for counts no more."""
+    clock = FakeClock()
+    pool = placed_pool(clock)
+    mark(pool)
+    clock.advance(3600)
+    assert [view.cause for view in overview(pool.statuses)[::3]] == [cause, cause if "organisation" in cause else ""]
+
+
+def test_key_that_is_retired_is_on_trial_for_nothing():
+    """Given a retired key whose cooldown for a scope is over, then it is retired."""
+    clock = FakeClock()
+    pool = placed_pool(clock)
+    limit(0, OPUS, 5)(pool)
+    retire("unauthorized", 401)(pool)
+    clock.advance(6)
+    assert overview(pool.statuses)[0].word == "retired"
+
+
+@pytest.mark.parametrize(("marked_at", "seconds"), [(90.0, 10), (98.5, 1.5), (99.5, 1), (100.0, 1)])
+def test_a_cooldown_takes_a_second_at_least(marked_at, seconds):
+    """Given a mark and its end, then the whole cooldown is told, for a bar that shows how much of it is over."""
+    assert ScopeView(OPUS, Record(cooling_until_at=100.0, marked_at=marked_at)).cooldown_seconds == seconds
+
+
+def test_siblings_are_those_of_the_workspace_that_were_limited_themselves():
+    """Given keys that are limited, retired, cool down as a whole, or belong elsewhere, then a key that cools down with
+    others is told of the limited ones of its own workspace alone, two at least."""
+    pool = pool_of(8)
+    for number, key in enumerate(pool.keys):
+        pool.learn(key, PLACES[3] if number in (4, 5) else PLACES[0])
+    for number in (0, 1, 2, 4, 6):
+        limit(number, OPUS)(pool)
+    pool.retire(pool.statuses(OPUS)[5], "unauthorized", 401)
+    pool.cool(pool.statuses(OPUS)[6], 90.0, "rate_limited", 429)
+    assert [scope.siblings for scope in overview(pool.statuses)[3].scopes] == [3]
+    for number in (0, 1):
+        pool.cool(pool.statuses(OPUS)[number], 90.0, "rate_limited", 429)
+    assert [scope.siblings for scope in overview(pool.statuses)[3].scopes] == [2]
+
+
+def test_scopes_for_which_nothing_cools_are_not_read():
+    """Given a scope on trial, then how others stand for it is not asked: it says nothing of them."""
+    clock = FakeClock()
+    pool = placed_pool(clock)
+    limit(0, OPUS, 5)(pool)
+    limit(0, SONNET, 30)(pool)
+    clock.advance(6)
+    asked = []
+    overview(lambda scope: asked.append(scope) or pool.statuses(scope))
+    assert asked == [None, SONNET]
 
 
 @pytest.mark.parametrize(

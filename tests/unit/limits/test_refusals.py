@@ -257,15 +257,15 @@ def test_the_client_is_told_in_words_and_fields(refusal: Refusal, message: str, 
     ("spent", "told", "now_told"),
     [
         (0, 0, 0),
-        (74, 0, 0),
-        (75, 0, 75),
-        (94, 75, 75),
-        (95, 75, 95),
-        (99, 95, 95),
-        (100, 95, 100),
-        (500, 0, 100),
-        (80, 100, 75),
-        (10, 95, 0),
+        (749, 0, 0),
+        (750, 0, 75),
+        (949, 75, 75),
+        (950, 75, 95),
+        (999, 95, 95),
+        (1000, 95, 100),
+        (5000, 0, 100),
+        (800, 100, 75),
+        (100, 95, 0),
     ],
 )
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_the_client_is_told_in_words_and_fields(refusal: Refusal, message: str, 
     ids=["day", "month"],
 )
 def test_a_share_is_told_once(limit: str, fact: str, note: str, spent: int, told: int, now_told: int) -> None:
-    """Given what was spent of a budget of 100, and what was told, then a share that is new is told and noted; where the
-    budget was raised, that is noted alone."""
-    who = limited(**{limit: 100})
+    """Given what was spent of a budget of 1000, and what was told, then a share that is new is told and noted; where
+    the budget was raised, that is noted alone."""
+    who = limited(**{limit: 1000})
     slot = slot_of(who, {fact: spent - 1, note: told} if spent else {fact: spent, note: told})
     others = ELSEWHERE if spent else NOBODY  # one of it was spent elsewhere
     found = crossings(who, slot, others)
@@ -304,6 +304,7 @@ def test_shares_of_a_day_and_a_month_are_told_each() -> None:
     [
         (Crossing(limited(picodollars_per_day=5 * PICODOLLARS), "dollars_per_day", 75), "5.00 dollars a day"),
         (Crossing(limited(picodollars_per_month=1), "dollars_per_month", 75), "0.000000 dollars a month"),
+        (Crossing(limited(picodollars_per_day=0), "dollars_per_day", 75), "0.00 dollars a day"),
         (
             Crossing(
                 limited(picodollars_per_day=2 * PICODOLLARS, picodollars_per_month=9 * PICODOLLARS),
@@ -312,7 +313,7 @@ def test_shares_of_a_day_and_a_month_are_told_each() -> None:
             "9.00 dollars a month",
         ),
     ],
-    ids=["day", "month", "month-of-both"],
+    ids=["day", "month", "nothing", "month-of-both"],
 )
 def test_a_share_is_told_in_words(crossing: Crossing, words: str) -> None:
     """Given a share that is spent, then the log says whose, how much of what."""

@@ -76,6 +76,14 @@ def test_lines_that_are_meant_stay_lines() -> None:
     assert safe_lines("a\n" * 10, most=3) == "a\na\na\n..."
 
 
+def test_a_traceback_has_500_lines_of_1000_characters_at_most() -> None:
+    """Given as many lines as are shown, and as long ones, then they are whole; one more of either is cut."""
+    line = "x" * 1000
+    assert safe_lines("\n".join([line] * 500)) == "\n".join([line] * 500)
+    assert safe_lines("\n".join(["x"] * 501)) == "\n".join(["x"] * 500 + ["..."])
+    assert safe_lines(line + "x") == "x" * 997 + "..."
+
+
 def is_safe(text: str) -> bool:
     return (text.isascii() and text.isprintable()) or text == safe_text(text, 10**6)
 

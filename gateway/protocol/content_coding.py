@@ -100,7 +100,7 @@ def _gunzip(_: bytes) -> _Decoder:
 
 def _inflate(body: bytes) -> _Decoder:
     """Zlib's format (RFC 1950), as the name means, or the bare one (RFC 1951), as some understood it."""
-    has_head = len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
+    has_head = body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
     return zlib.decompressobj(wbits=15 if has_head else -15)
 
 

@@ -82,7 +82,7 @@ def exact_object_or_none(text: str | bytes) -> dict[str, Any] | None:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is too large, or no number")
+        raise ValueError("too large, or no number")
     return number
 
 

@@ -187,14 +187,13 @@ class Usage:
     def _whole(self, model: str | None, billed_output_tokens: int, is_exact: bool, is_free: bool) -> BilledUsage:
         """The answer as one inference, as most are."""
         of_lifetimes = self.cache_write_5m_tokens + self.cache_write_1h_tokens
-        written = self.cache_write_tokens
         return BilledUsage(
             MESSAGE,
             model,
             self.input_tokens,
             self.output_tokens,
             self.cache_read_tokens,
-            written if written >= of_lifetimes else of_lifetimes,
+            max(self.cache_write_tokens, of_lifetimes),
             self.cache_write_5m_tokens,
             self.cache_write_1h_tokens,
             billed_output_tokens,

@@ -3,9 +3,9 @@
 Owns: the choice of operators, and what is left out. Pure: source text in, mutants out. The operators are Cosmic Ray's,
 and one of our own, which removes a statement that only calls. Each comparison gets its opposite and its neighbour, so
 that a boundary needs its own test; all ten of Cosmic Ray's would mostly repeat each other. Left out is what no test
-should have to notice: annotations, which are never evaluated; Protocols, the arguments of `@dataclass` and decorators
-that only cache or declare; the `strict` of a `zip`, which holds wherever the code is right; and a module's constants
-that are numbers, which a test could only repeat.
+should have to notice: annotations, which are never evaluated; Protocols, the arguments of classes and of `@dataclass`,
+decorators that only cache or declare; the `strict` of a `zip`, which holds wherever the code is right; and a module's
+constants that are numbers, which a test could only repeat.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def _left_out(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, in
             parts = [node.returns, *(one for one in node.decorator_list if _name(one) in DECLARING)]
         elif isinstance(node, ast.ClassDef):
             is_protocol = any(_name(base) == "Protocol" for base in node.bases)
-            parts = [node] if is_protocol else [call for call in node.decorator_list if isinstance(call, ast.Call)]
+            declaring = [*node.keywords, *(call for call in node.decorator_list if isinstance(call, ast.Call))]
+            parts = [node] if is_protocol else declaring
         elif isinstance(node, ast.Call):
             parts = _declared(node)
         for part in parts:

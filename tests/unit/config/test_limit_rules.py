@@ -74,6 +74,26 @@ def test_without_tables_nothing_is_limited():
     assert LimitRules().of("ann", "research") == rules("[limits.groups.a]").of("ann", "a") == ()
 
 
+@pytest.mark.parametrize(
+    "table", ["groups.a", "groups.a.each", "tokens.a", "default"], ids=["group", "share", "token", "default"]
+)
+def test_a_single_table_limits_somebody(table):
+    """Given one limit in any of the tables, then there are limits."""
+    assert rules(f"[limits.{table}]\nconcurrent = 1").are_any
+
+
+@pytest.mark.parametrize("field", ["groups", "shares", "tokens"])
+def test_a_table_of_any_kind_is_enough(field):
+    """Given rules that have tables of one kind alone, then there are limits."""
+    assert LimitRules(**{field: {"a": Limits(concurrent=1)}}).are_any
+
+
+def test_a_share_of_each_budget_is_told_first():
+    """Given budgets of a day and of a month, then three quarters of each are told first, in whole picodollars."""
+    who = Limited("group", "a", Limits(7, 8, 9, picodollars_per_day=50, picodollars_per_month=101))
+    assert (who.bounds, who.first_told) == ((9, 7, 8, 50, 101), (38, 76))
+
+
 def test_everybody_stands_once():
     """Given tokens, then groups and tokens with limits are listed once each; groups also if nobody belongs to them."""
     tokens = [token("bob", "research"), token("cid"), token("free", "research"), token("dan", "research")]

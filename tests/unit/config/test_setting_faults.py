@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.loader import load_settings
+from gateway.config.setting_faults import did_you_mean
 from gateway.config.settings import SettingsError
 
 SECRET = "sk-ant-api03-PLANTED-0123456789-abcdefgh"
@@ -43,6 +44,22 @@ def test_what_is_no_key_is_told_with_its_place(keys: str, what: str, place: str)
         assert fault.startswith("GATEWAY_API_KEYS, entry 2: ")
     assert what in fault
     assert "PLANTED" not in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ping_second", "ping_seconds"),
+        ("GATEWAY_PING-SECONDS", "ping_seconds"),
+        ("Bindd", "bind"),
+        ("bnid", "bind"),
+        ("bixx", None),
+        ("colour", None),
+    ],
+)
+def test_a_name_that_is_nearly_one_is_taken_for_it(name: str, meant: str | None) -> None:
+    """Given an unknown name, then the known one that it resembles is suggested, if it resembles any."""
+    assert did_you_mean(name, iter(["bind", "ping_seconds", "read_seconds"])) == meant
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_citations_are_collected_and_unknown_deltas_taken_in() -> None:
     ]
 
 
+def test_what_takes_a_texts_place_leaves_nothing_of_it() -> None:
+    """Given a text that grows and is then replaced by what is none, then that alone is left of it."""
+    accumulator = Accumulator()
+    accumulator.add({"type": "message_start", "message": {"content": []}})
+    accumulator.add({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+    for said in ("a", "b", ["odd"]):
+        accumulator.add({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}})
+    accumulator.add({"type": "content_block_stop", "index": 0})
+    assert accumulator.message["content"] == [{"type": "text", "text": ["odd"]}]
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

@@ -198,6 +198,22 @@ def test_endless_head_is_refused(piece_bytes):
     assert fed <= LARGEST_HEAD_BYTES + piece_bytes
 
 
+def test_the_largest_head_is_taken():
+    """Given a head that has not ended, then as many bytes of it are taken as may be, and not one more."""
+    parser = ResponseParser()
+    parser.feed(OK + b"X: ".ljust(LARGEST_HEAD_BYTES - len(OK), b"x"))
+    with pytest.raises(WireError, match="too large"):
+        parser.feed(b"x")
+
+
+def test_body_of_an_answer_that_nobody_asked_for_is_not_handed_out():
+    """Given an answer without a body and another one behind it, then nothing of the other's body is taken."""
+    parser = ResponseParser()
+    parser.feed(OK + b"Content-Length: 0\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nhi")
+    assert parser.is_complete
+    assert (parser.take_body(), parser.take_body(), parser.is_reusable) == (b"", b"", False)
+
+
 def test_headers_are_in_lower_case_in_order_and_repeated():
     """Given headers of mixed case, twice, with spaces and bytes past ASCII, then names are lower and all are kept."""
     parser = ResponseParser()

@@ -32,6 +32,26 @@ def test_an_exact_object_can_be_written_again(text, expected):
     assert exact_object_or_none(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        (b'{"a": 1}', {"a": 1}),
+        ('{"a": "\\ud800"}', {"a": "\ud800"}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ('{"a": -Infinity}', {"a": -math.inf}),
+        ("[1]", None),
+        ("", None),
+        ("{", None),
+        (b"\xff", None),
+        pytest.param(f'{{"a": {DEEP}}}', None, id="too-deep"),
+    ],
+)
+def test_an_object_is_read_as_far_as_it_can_be(text, expected):
+    """Given a text, then it is read if any reader takes it for an object, and is None else."""
+    assert object_or_none(text) == expected
+
+
 @pytest.mark.parametrize("digits", [999, 1000])
 def test_a_number_of_a_thousand_digits_is_one(digits):
     """Given an object that only the lenient reader takes, then its long number is read, up to 1,000 digits."""

@@ -17,6 +17,7 @@ from gateway.protocol.sse import (
     EventTooLarge,
     decode_event,
     encode_event,
+    may_be_notable,
     notable_events,
     split_events,
 )
@@ -272,6 +273,16 @@ def test_events_that_matter_are_notable(raw):
     """Given an event with usage, an end or an error, alone or among others, then the fast path looks inside."""
     assert [decode_event(found) for found in notable(raw)] == [decode_event(raw)]
     assert [decode_event(found) for found in notable(PING + raw + PING)] == [decode_event(raw)]
+
+
+@pytest.mark.parametrize("mark", [b"message_start", b"message_stop", b"message_delta", b"error"])
+@pytest.mark.parametrize("before", [b"", b"data: "], ids=["first", "later"])
+def test_a_run_with_a_mark_of_what_matters_is_looked_into(mark, before):
+    """Given a run of events, then it is looked into if anything in it may matter, wherever that stands."""
+    assert may_be_notable(before + mark)
+    assert may_be_notable(PING + before + mark)
+    assert not may_be_notable(before + mark[1:-1])
+    assert not may_be_notable(b"")
 
 
 def test_text_deltas_and_pings_are_not_looked_into():

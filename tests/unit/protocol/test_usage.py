@@ -11,7 +11,7 @@ import pytest
 from gateway.protocol.messages import Tally
 from gateway.protocol.sse import split_events
 from gateway.protocol.tool_uses import ToolUses
-from gateway.protocol.usage import Certainty, Usage
+from gateway.protocol.usage import BilledUsage, Certainty, Usage
 from gateway.upstream.event_stream import EventStream
 
 
@@ -90,6 +90,52 @@ def test_what_is_no_count_is_passed_over(bad: object) -> None:
     assert usage.server_tools["web_search_requests"] == 6
 
 
+TOOLS = {"web_search_requests": 6, "web_fetch_requests": 0}
+
+
+def billed(usage: Usage) -> list[BilledUsage]:
+    return usage.billed("asked", "m", has_ended=True, is_refused=False)
+
+
+def test_an_answer_is_billed_as_one_inference_that_has_all_of_it() -> None:
+    """Given an answer without iterations; then its one inference has every count and what the price depends on."""
+    usage = Usage()
+    usage.take(FULL | {"inference_geo": "us", "speed": "fast"})
+    assert (usage.has_counted_output, usage.is_said) == (False, True)
+    usage.take({"output_tokens": 2}, is_at_end=True)
+    told = ("priority", "us", "fast")
+    assert billed(usage) == [BilledUsage("message", "m", 1, 2, 3, 9, 4, 5, 2, TOOLS, *told, True, False, 0)]
+
+
+def test_each_iteration_is_billed_with_its_own_counts_and_the_rest_besides() -> None:
+    """Given iterations that leave some of the answer out; then each has its own counts, the first the uses of server
+    tools, and what is left out is one of no known kind."""
+    first = {"type": "message", "input_tokens": 4, "output_tokens": 5, "cache_read_input_tokens": 1}
+    lifetimes = {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}
+    second = {"type": "message", "model": "n", "input_tokens": 1, "output_tokens": 2, "cache_creation": lifetimes}
+    usage = Usage()
+    said = {"server_tool_use": TOOLS, "service_tier": "standard", "iterations": [first, second]}
+    usage.take({"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 3} | said, is_at_end=True)
+    told = ("standard", None, None)
+    assert billed(usage) == [
+        BilledUsage("message", "m", 4, 5, 1, 0, 0, 0, 5, TOOLS, *told, True, False, 0),
+        BilledUsage("message", "n", 1, 2, 0, 7, 3, 4, 2, {}, *told, True, False, 0),
+        BilledUsage("other", "m", 5, 13, 2, 0, 0, 0, 13, {}, *told, False, False, 0),
+    ]
+
+
+def test_nothing_is_counted_that_was_not_said() -> None:
+    """Given an inference or a usage of which nothing is said; then all its counts are zero."""
+    nothing = (0,) * 7
+    assert BilledUsage() == BilledUsage("message", None, *nothing, {}, None, None, None, True, False, 0)
+    usage = Usage()
+    assert billed(usage) == []
+    usage.take({"service_tier": "standard"}, is_at_end=True)
+    assert billed(usage) == [
+        BilledUsage("message", "m", *nothing, {}, "standard", None, None, False, False, 0),
+    ]
+
+
 def test_certainty_says_how_far_an_answer_came() -> None:
     """Given streams that end, break behind their count, or before it; then exact, partial, estimated."""
     begin = event("message_start", message={"model": "m", "usage": FULL})
@@ -130,6 +176,20 @@ def test_the_guess_is_never_less_than_what_was_said() -> None:
     usage.take({"output_tokens": 300})
     usage.passed(text("."))
     assert usage.guessed_output_tokens == 300
+
+
+@pytest.mark.parametrize(("size_bytes", "tokens"), [(100, 0), (128, 0), (129, 1), (132, 1), (133, 2), (528, 100)])
+def test_the_guess_leaves_out_what_is_about_the_text(size_bytes: int, tokens: int) -> None:
+    """Given deltas of a size; then the guess is a token for each four bytes that are beyond what any delta has."""
+    words = text("w" * (size_bytes - len(text(""))))
+    for count in (1, 2):
+        usage = Usage()
+        for _ in range(count):
+            usage.passed(words)
+        usage.passed(event("ping"))
+        text_bytes = count * (size_bytes - 128)
+        assert usage.guessed_output_tokens == max(0, math.ceil(text_bytes / 4))
+        assert count == 2 or usage.guessed_output_tokens == tokens
 
 
 INPUTS = ['{"command":"ls"}', '{"text":"Grüße \\"quoted\\" \\\\ \U0001f99c"}', "", '{"a":"' + "x" * 5000 + '"}']

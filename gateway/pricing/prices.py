@@ -52,9 +52,9 @@ class Price:
     cache_write_1h: int
     cache_read: int
     output: int
-    above_prompt_tokens: int = 0
-    fast_percent: int | None = None
-    us_percent: int = 100
+    above_prompt_tokens: int
+    fast_percent: int | None
+    us_percent: int
 
     # Which row it is, `claude-opus-5 from 2026-08-22` or `default`; and whether it stands for models without a price.
     name: str = field(init=False)
@@ -104,7 +104,7 @@ class PriceList:
     def _rows_of(self, model: str) -> Sequence[Price]:
         rows = self._known.get(model)
         if rows is None:
-            if len(self._known) > _MOST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             rows = self._rows.get(model) or self._rows.get(plain_model(model), [])
             self._known[model] = rows
@@ -185,7 +185,7 @@ def _default(table: object) -> Price:
     for name in ("model", "from", "above_prompt_tokens"):
         if name in table:
             raise PriceError(f"[default]: {name}: a default holds for all models, dates and prompts")
-    return _priced(table, "[default]", model=DEFAULT, since="")
+    return _priced(table, "[default]", model=DEFAULT, since="", above_prompt_tokens=0)
 
 
 def _priced(table: Mapping[str, Any], label: str, **known: Any) -> Price:

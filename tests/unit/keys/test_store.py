@@ -166,6 +166,19 @@ def test_a_mark_tells_a_change_exactly_when_it_made_one(some):
             assert told == (was_usable and after.is_cooling(mark.at))
 
 
+@pytest.mark.parametrize(
+    ("history", "generation", "is_told"),
+    [(retired, 0, True), (retired, 1, False), (disabled, 0, False)],
+    ids=["retired", "enabled-since", "disabled"],
+)
+def test_coming_back_is_told_once(history, generation, is_told):
+    """Given a key that the upstream accepts, then it comes back if it was retired, and that is told once."""
+    store = MemoryStore()
+    history(store)
+    assert store.revive(KEY, generation) is is_told
+    assert store.revive(KEY, generation) is False
+
+
 @pytest.mark.parametrize("cooldown_seconds", [60, None], ids=["cool", "retire"])
 def test_a_race_of_marks_tells_one_change(cooldown_seconds):
     """Given 64 threads at a barrier, when all mark one key, then exactly one is told, and all are counted."""

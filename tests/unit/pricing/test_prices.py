@@ -103,6 +103,26 @@ def test_an_own_name_goes_before_the_plain_one() -> None:
     assert own.price_of("claude-haiku-4-5-latest", "2026-11-29", 0).model == "claude-haiku-4-5"
 
 
+def test_names_that_clients_send_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given models without end, then no more than a number of them are remembered, and each has its price."""
+    monkeypatch.setattr("gateway.pricing.prices._MOST_KNOWN", 3)
+    own = read_prices(row(), known_prices())
+    sizes = []
+    for number in range(8):
+        assert own.price_of(f"claude-own-1-2026010{number}", "2026-11-29", 0).model == "claude-own-1"
+        sizes.append(len(own._known))
+    assert sizes == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
+def test_factors_that_are_not_given_change_nothing() -> None:
+    """Given a row without factors, then the United States cost no more, and there is no price for fast mode."""
+    price = read_prices(row(), known_prices()).price_of("claude-own-1", "2026-11-29", 0)
+    assert (price.us_percent, price.fast_percent, price.above_prompt_tokens) == (100, None, 0)
+    price = read_prices(row(us_factor="1.1", fast_factor="2"), known_prices()).price_of("claude-own-1", "2026-11-29", 0)
+    assert (price.us_percent, price.fast_percent) == (110, 200)
+    assert (price.name, price.is_default) == ("claude-own-1 from 2026-11-01", False)
+
+
 def test_the_row_is_that_of_the_day_and_the_prompt() -> None:
     """Given two dates and two thresholds, then the newest date that has come holds, and its largest one below."""
     own = read_prices(
@@ -145,6 +165,8 @@ BAD = {
     "many-digits": (row(output="9" * 5000), "not valid TOML"),
     "hexadecimal": (row(output="0x" + "f" * 5000), LABEL + "output: the price is too large, or has too many decimals"),
     "no-model": (row(model=None), "[[price]] 1: model: expected the name of a model"),
+    "empty-model": (row(model='""'), "[[price]] 1: model: expected the name of a model"),
+    "number-as-model": (row(model="7"), "[[price]] 1: model: expected the name of a model"),
     "default-as-model": (row(model='"default"'), "[[price]] 1: model: expected the name of a model"),
     "no-date": (row(**{"from": None}), LABEL + "from: expected a date like 2026-11-29"),
     "date-as-text": (row(**{"from": '"2026-11-01"'}), LABEL + "from: expected a date like 2026-11-29"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 
 from gateway.runtime.lifecycle import Lifecycle, Phase
@@ -50,6 +51,27 @@ def test_drain_time_ends_by_itself_and_wakes_all_who_wait(lifecycle):
     lifecycle.drain(0.05)
     assert all(race(16, lambda _: is_readable(lifecycle, 30)))
     assert lifecycle.is_over
+
+
+def test_its_descriptor_is_nobody_else_s_and_blocks_nobody(lifecycle):
+    """Given a worker, then a process that it starts does not get the descriptor, and nobody can hang on it."""
+    assert not os.get_inheritable(lifecycle.fileno())
+    assert not os.get_blocking(lifecycle.fileno())
+
+
+def test_a_worker_that_ends_leaves_nothing():
+    """Given a worker that drains, when it ends before the time is over, then descriptors and timer are gone."""
+    lifecycle = Lifecycle()
+    before = set(os.listdir("/proc/self/fd"))
+    another = Lifecycle()
+    another.drain(3600)
+    timer = another._timer
+    assert timer.daemon, "it keeps no process alive"
+    another.close()
+    timer.join(30)
+    assert not timer.is_alive()
+    assert set(os.listdir("/proc/self/fd")) == before
+    lifecycle.close()
 
 
 def test_ending_twice_is_harmless(lifecycle):

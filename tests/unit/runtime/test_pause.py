@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from gateway.runtime.lifecycle import Lifecycle
-from gateway.runtime.pause import READABLE, WRITABLE, Pause, complete, is_ready, wait, waited
+from gateway.runtime.pause import READABLE, WRITABLE, Pause, _milliseconds, complete, is_ready, wait, waited
 
 BOUND_SECONDS = 30.0
 
@@ -149,11 +149,29 @@ def test_complete_that_is_too_late_closes_the_generator(pause: Pause) -> None:
             steps.append("closed")
 
     until_at = time.monotonic() + 0.05
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError) as late:
         complete(waiting(), until_at)
     assert time.monotonic() >= until_at
-    assert steps[-1] == "closed"
+    assert steps[-1] == "closed", late  # it holds the generator
     assert steps.count("paused") < 10, "it sleeps, it does not spin"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"),
+    [(-math.inf, 0), (-5.0, 0), (0.0, 0), (0.0001, 1), (1.0, 1000), (1.2345, 1235), (math.inf, 10**9)],
+)
+def test_a_wait_is_rounded_up_and_bounded(seconds: float, milliseconds: int) -> None:
+    """Given how long to wait, then poll is told whole milliseconds, no fewer, and no more than it takes."""
+    assert _milliseconds(seconds) == milliseconds
+
+
+def test_a_pause_shows_what_it_waits_for() -> None:
+    """Given a Pause, then its repr has its descriptors, and whether a thread is needed."""
+    pause = Pause(None, None)
+    pause.wanted = ((7, READABLE),)
+    assert repr(pause) == f"<Pause for {{7: {READABLE}}}>"
+    pause.needs_thread = True
+    assert repr(pause) == f"<Pause for {{7: {READABLE}}} in a thread>"
 
 
 def test_complete_leaves_a_nearer_deadline_alone(pause: Pause) -> None:

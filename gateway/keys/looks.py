@@ -157,7 +157,7 @@ class Looks:
             self._look_at_place(pool, upstream)
         if self._placeless:
             return _PAUSE_SECONDS
-        return _ROUND_SECONDS if has_rounds or is_place_round_due or self._forbidden else None
+        return _ROUND_SECONDS if has_rounds or is_place_round_due else None
 
     # What keys were forbidden
 

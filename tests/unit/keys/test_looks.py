@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from gateway.access.credential import AuthHeader, Key
-from gateway.keys.looks import Looks
+from gateway.keys.looks import _MOST_SCOPES, Looks
 from gateway.keys.places import Place
 from gateway.keys.pool import Pool
 from gateway.keys.standing import KeyState, KeyStatus
@@ -628,6 +628,69 @@ def test_log_names_the_request_that_a_key_was_forbidden(scene: Scene, caplog: py
     scene.run()
     lines = [record.getMessage() for record in caplog.records if "is valid again" in record.getMessage()]
     assert [line.partition(" (")[0] for line in lines] == ["req_gw_7: key k0", "key k1"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "was_answered", "level", "told"),
+    [
+        (FakeReply(401), False, "WARNING", "and the upstream refuses it (status 401): it stays retired"),
+        (FakeReply(500), False, "WARNING", "does not say whether it accepts it (status 500): it stays retired for now"),
+        (FakeReply(200), False, "INFO", "is valid again: the upstream accepts it, and no other key answered"),
+        (FakeReply(200), True, "INFO", "is valid again, but cools down for 3600 s for messages/opus-4.x: the"),
+    ],
+    ids=["refused", "no-answer", "the-request's-fault", "a-right-that-it-lacks"],
+)
+def test_log_says_what_became_of_a_forbidden_key(
+    scene: Scene, caplog: pytest.LogCaptureFixture, answer: FakeReply, was_answered: bool, level: str, told: str
+) -> None:
+    """Given a key that was forbidden a request, when it was looked at, then one line says what follows; a key that
+    cools down for what it lacks a right to is counted as such."""
+    caplog.set_level(logging.INFO, logger="gateway.looks")
+    scene.upstream.answer = lambda: answer
+    scene.forbid(0, was_answered=was_answered)
+    scene.run()
+    (record,) = caplog.records
+    assert (record.levelname, told in record.getMessage()) == (level, True)
+    page = samples_of(scene.metrics.render().decode())
+    cooled = ("gateway_key_transitions_total", frozenset({("key", "k0"), ("state", "temporary")}))
+    assert page.get(cooled, 0) == was_answered
+
+
+def test_key_that_is_refused_when_its_place_is_asked_is_told_and_counted(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a key whose place is not known, when the upstream refuses it, then a line and the metric say so."""
+    scene.upstream.answers["k0"] = refused
+    begin_places(scene)
+    scene.pass_seconds(2)
+    assert caplog.messages == [f"key k0 ({scene.keys[0].hint}) is retired: the upstream refuses it (status 401)"]
+    page = samples_of(scene.metrics.render().decode())
+    assert page["gateway_key_transitions_total", frozenset({("key", "k0"), ("state", "permanent")})] == 1
+
+
+def test_what_a_key_was_forbidden_is_bounded(scene: Scene) -> None:
+    """Given a key that was forbidden more than is remembered, then it cools down for the first of it alone, and for
+    what another key answered later."""
+    scopes = [f"messages/model-{number}" for number in range(_MOST_SCOPES + 1)]
+    for scope in scopes:
+        scene.forbid(0, scope=scope, was_answered=scope != scopes[0])
+    scene.forbid(0, scope=scopes[0], was_answered=True)
+    scene.forbid(0, scope=scopes[1], was_answered=False)
+    scene.run()
+    assert [scene.states(scope)[0] for scope in scopes] == [TEMPORARY] * _MOST_SCOPES + [VALID]
+
+
+def test_places_wait_for_the_chair(tmp_path: Path) -> None:
+    """Given a machine on which another process does the rounds, when places are to be looked at, then this one asks
+    again each second whether it may."""
+    scene = Scene(tmp_path, first_seconds=0)
+    chair = Chair(scene.folder / "0" / "lock")
+    assert chair.is_taken()
+    assert scene.looks.step() is None
+    begin_places(scene)
+    assert scene.looks.step() == 1.0
+    chair.leave()
+    assert scene.run() == ["k0"]
 
 
 def test_a_key_that_is_known_by_now_is_looked_at_no_more(scene: Scene) -> None:

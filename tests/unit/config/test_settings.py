@@ -717,6 +717,7 @@ def test_an_old_reserve_of_threads_is_taken_and_told():
     alone = load(reserved_threads="16")
     assert (alone.threads, alone.max_requests) == (256, 240)
     assert load(threads="32", reserved_threads="8", max_requests="99").max_requests == 99
+    assert [load(threads=threads, reserved_threads="8").max_requests for threads in ("9", "10")] == [1, 2]
     (line,) = complaints(threads="8", reserved_threads="8")
     assert "GATEWAY_RESERVED_THREADS" in line
 

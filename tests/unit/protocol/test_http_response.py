@@ -214,6 +214,19 @@ def test_body_of_an_answer_that_nobody_asked_for_is_not_handed_out():
     assert (parser.take_body(), parser.take_body(), parser.is_reusable) == (b"", b"", False)
 
 
+def test_head_is_handed_out_once():
+    """Given an answer, then its head can be taken once it has come, and once alone."""
+    parser = ResponseParser()
+    with pytest.raises(RuntimeError):
+        parser.take_head()
+    parser.feed(OK + b"Content-Length: 2\r\n\r\n")
+    assert parser.take_head().status == 200
+    with pytest.raises(RuntimeError):
+        parser.take_head()
+    parser.feed(b"hi")
+    assert (parser.has_head, parser.is_complete, parser.take_body()) == (True, True, b"hi")
+
+
 def test_headers_are_in_lower_case_in_order_and_repeated():
     """Given headers of mixed case, twice, with spaces and bytes past ASCII, then names are lower and all are kept."""
     parser = ResponseParser()

@@ -75,7 +75,7 @@ def _texts(value: object) -> Iterator[str]:
 def _in_text(text: str) -> str | None:
     if (fault := _placeholder_in(text)) is not None:
         return fault
-    if len(text) > 1 and _QUOTED.fullmatch(text):
+    if _QUOTED.fullmatch(text):
         return "the quotation marks are part of the value: remove them"
     return None
 

@@ -261,6 +261,13 @@ def test_giving_back_a_lease_twice_changes_nothing() -> None:
     assert released(again, 40) is again
 
 
+def test_only_the_upstream_s_refusals_are_counted() -> None:
+    """Given marks of the upstream and of the operator, then the former alone are counted."""
+    assert cooled(NEVER_SEEN, 9.0, 0, LIMITED).limited_count == 1
+    assert cooled(NEVER_SEEN, 9.0, 0, BY_HAND).limited_count == 0
+    assert cooled(NEVER_SEEN, 9.0, 0, Cause("odd", 1, 5.0)).limited_count == 1
+
+
 def test_confirmation_ends_the_trial_and_no_cooldown() -> None:
     assert COOLED_DOWN.is_on_trial(10)
     assert not CONFIRMED.is_on_trial(12)

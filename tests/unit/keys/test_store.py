@@ -213,6 +213,13 @@ def test_a_race_for_a_lease_has_one_winner():
         store.release(KEY, NOW + 30)
 
 
+def test_a_store_of_one_process_is_always_up():
+    """Given a store without a server, then it is up, and has nothing to hand on."""
+    store = MemoryStore()
+    store.tick()
+    assert (store.is_up, store.flush()) == (True, True)
+
+
 def test_records_come_in_the_order_asked_for():
     """Given marks on one key, then another's record is empty, and records come in the order asked for."""
     store = MemoryStore()

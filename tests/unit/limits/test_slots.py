@@ -159,6 +159,21 @@ def test_the_page_names_the_machine() -> None:
     assert slots.epoch == 7
 
 
+def test_what_stands_in_the_page_has_each_its_own_place() -> None:
+    """Given all that a page holds, when each is written after the others, then each is read as it was written."""
+    slots = slots_of("a", "b")
+    slots.take_column(0)
+    assert slots.claim_round(10.0, 5.0)
+    slots.set_epoch(7)
+    slots.set_clock_offset(2.5)
+    assert not slots.claim_round(11.0, 5.0)
+    assert slots.claim_round(16.0, 5.0)
+    told = (slots.machine, slots.epoch, slots.clock_offset_seconds, slots.names(), slots.taken_columns())
+    assert told == (MACHINE.hex(), 7, 2.5, ["a", "b"], [0])
+    assert slots.is_sound()
+    assert is_sound(bytes(slots.memory[:PAGE_BYTES]), len(slots.memory))
+
+
 @pytest.mark.parametrize("seconds", [0.0, 43_200.25, -1.5, 1e-6])
 def test_the_clock_s_offset_may_be_negative(seconds: float) -> None:
     """Given how far the store's clock is ahead, then it is known to the microsecond; none is written as none."""

@@ -64,6 +64,7 @@ def test_every_model_that_an_sdk_knows_has_a_price(sdk: str, models: set[str]) -
 def test_the_default_is_the_dearest() -> None:
     """Given the package's rows, then the default is below none of them: nobody spends more than is counted."""
     default = known_prices().default
+    assert (default.above_prompt_tokens, default.name, default.is_default) == (0, "default", True)
     for each in known_prices().rows:
         for name in RATES:
             assert getattr(each, name) <= getattr(default, name), each.name

@@ -146,6 +146,25 @@ def test_window_that_takes_much_memory_is_400():
         read(packed, "zstd")
 
 
+def stored(first: int, data: bytes) -> bytes:
+    """A stored block that is not the last, whose header is filled up with these bits (RFC 1951 section 3.2.4)."""
+    size = len(data)
+    return bytes([first]) + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + data
+
+
+@pytest.mark.parametrize(("first", "size_bytes"), [(0x08, 0), (0x10, 27)], ids=["method", "check"])
+def test_bare_deflate_that_begins_half_like_zlib_s_is_read(first, size_bytes):
+    """Given a bare body whose first bytes have zlib's method or its check, but not both, then it is taken for bare."""
+    body = b"x" * size_bytes
+    assert read(stored(first, body) + raw_deflate(b"{}"), "deflate") == body + b"{}"
+
+
+def test_a_long_name_of_a_coding_is_told_in_part():
+    """Given a coding with a long name, then its first 40 characters are told."""
+    with pytest.raises(UnsupportedCoding, match=f"the content coding {'x' * 40} is not read here"):
+        codings_of("x" * 99)
+
+
 def test_empty_body_stays_empty():
     """Given no body at all, then it is read as none, whatever its header says."""
     assert read(b"", "gzip") == b""

@@ -367,6 +367,14 @@ def test_an_event_of_many_lines_has_them_all(lines):
     assert decode_event(raw) == Event("last", "\n".join(str(number) for number in range(lines)))
 
 
+def test_notable_events_of_several_kinds_are_found_in_their_order():
+    """Given an error, a count and an end in one run, then all are found, in the order in which they came."""
+    kinds = ("error", "message_delta", "message_stop", "message_start")
+    events = [f'event: {kind}\ndata: {{"type":"{kind}"}}\n\n'.encode() for kind in kinds]
+    assert notable(PING.join(events)) == events
+    assert notable(PING.join(reversed(events))) == events[::-1]
+
+
 def test_where_a_notable_event_begins_and_ends():
     """Given a run of events, then a notable one is found from its first byte to its last, whatever its marks."""
     error = b'event: error\r\ndata: {"type": "error", "error": {}}\r\n\r\n'

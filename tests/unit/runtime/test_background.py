@@ -163,6 +163,7 @@ def test_a_long_step_is_told_to_stop(begin):
     assert thread[0].join(SOON_SECONDS)
     assert told in ([True], [])  # it may have been stopped before it began
     assert repr(thread[0]) == "<BackgroundThread worker bee stopping>"
+    assert (thread[0].is_stopping, BackgroundThread("idle bee", step).is_stopping) == (True, False)
 
 
 def test_a_step_may_stop_its_own_thread():

@@ -91,6 +91,10 @@ def test_a_table_of_any_kind_is_enough(field):
 def test_a_share_of_each_budget_is_told_first():
     """Given budgets of a day and of a month, then three quarters of each are told first, in whole picodollars."""
     who = Limited("group", "a", Limits(7, 8, 9, picodollars_per_day=50, picodollars_per_month=101))
+    limits = (
+        "requests_per_minute=7, tokens_per_minute=8, concurrent=9, picodollars_per_day=50, picodollars_per_month=101"
+    )
+    assert repr(who) == f"Limited(kind='group', name='a', limits=Limits({limits}), subject='group/a')"
     assert (who.bounds, who.first_told) == ((9, 7, 8, 50, 101), (38, 76))
 
 

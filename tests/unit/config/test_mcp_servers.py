@@ -66,6 +66,7 @@ def test_server_with_the_least_has_the_defaults():
         pytest.param('name = "a"\nurl = "https://x/#f"', "a: url: a URL such as", id="fragment"),
         pytest.param('name = "a"\nurl = "https://x:port/"', "a: url: a URL such as", id="odd-port"),
         pytest.param('name = "a"\nurl = "https://x/a b"', "a: url: a URL such as", id="space-in-url"),
+        pytest.param('name = "a"\nurl = "https://x:0/"', "a: url: a URL such as", id="port-0"),
         pytest.param('name = "a"\nurl = "https://x/\\u007f"', "a: url: a URL such as", id="control-in-url"),
         pytest.param('name = "a"\nurl = "https://[x"', "a: url: a URL such as", id="half-a-bracket"),
         pytest.param(GOOD + 'allow = "("', "files: allow: '(' is not a regular expression", id="broken-pattern"),

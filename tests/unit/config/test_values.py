@@ -54,7 +54,7 @@ REFUSED: list[tuple[Callable[[object], object], object, str]] = [
     (values.seconds_or_never, False, "a positive number of seconds was expected, not False"),
     (values.seconds_up_to(5.0), "5.5", "at most 5 seconds were expected, not '5.5'"),
     (values.count(3), "2", "a whole number of at least 3 was expected, not '2'"),
-    (values.count(3), True, "a whole number of at least 3 was expected, not True"),
+    (values.count(1), True, "a whole number of at least 1 was expected, not True"),
     (values.count(3), "many", "a whole number of at least 3 was expected, not 'many'"),
     (values.flag, "yes", "true or false was expected, not 'yes'"),
     (values.choice("a", "b", "c"), "d", "a, b or c was expected, not 'd'"),

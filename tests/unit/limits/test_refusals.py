@@ -99,6 +99,7 @@ MONEY = {"picodollars_per_day": 1, "picodollars_per_month": 1}
         ([{"concurrent": 9}, {"concurrent": 1}], "concurrent", 1),
         ([{"concurrent": 1}, ALL], "concurrent", 0),
         ([ALL, MONEY], "dollars_per_month", 1),
+        ([ALL, {"concurrent": 9}, MONEY], "dollars_per_month", 2),
         ([MONEY, MONEY], "dollars_per_month", 0),
         ([{"picodollars_per_day": 1}, MONEY], "dollars_per_day", 0),
     ],

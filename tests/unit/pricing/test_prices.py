@@ -174,6 +174,8 @@ BAD = {
     "date-and-time": (row(**{"from": "2026-11-01T00:00:00Z"}), LABEL + "from: expected a date like 2026-11-29"),
     "source": (row(source="7"), LABEL + "source: expected a text"),
     "threshold": (row(above_prompt_tokens="-1"), LABEL + "above_prompt_tokens: expected a whole number, 0 or more"),
+    "text-as-threshold": (row(above_prompt_tokens='"1"'), LABEL + "above_prompt_tokens: expected a whole number"),
+    "flag-as-threshold": (row(above_prompt_tokens="true"), LABEL + "above_prompt_tokens: expected a whole number"),
     "zero-factor": (row(fast_factor="0"), LABEL + "fast_factor: expected a number above 0 with two decimals at most"),
     "fine-factor": (row(us_factor="1.125"), LABEL + "us_factor: expected a number above 0 with two decimals at most"),
     "unknown-member": (row(cache_write="1"), LABEL + "cache_write: this member does not exist"),
@@ -221,6 +223,7 @@ def test_amounts_are_exact() -> None:
     assert scaled(Decimal("9000000"), 10**12) == MOST_PICODOLLARS
     assert scaled(Decimal("9000000.000000000001"), 10**12) is None
     assert [scaled(Decimal(text), 10**6) for text in ("0", "0e-999999", "0E+999999", "-0")] == [0, 0, 0, 0]
+    assert [scaled(Decimal("1." + "0" * digits), 1) for digits in (60, 61)] == [1, None]
     assert exact_decimal(0.1) == Decimal("0.1")
     assert [microdollars(amount) for amount in (0, 499_999, 500_000, 1_499_999)] == [0, 0, 1, 1]
     assert dollars(12_345_678_500_000) == "12.345679"

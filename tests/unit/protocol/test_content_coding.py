@@ -104,6 +104,14 @@ def test_several_parts_are_one_body(name):
     )
 
 
+def test_a_body_has_1024_parts_at_most():
+    """Given as many parts as are read, then the body is read; with one more it is refused."""
+    part = gzip.compress(b"x")
+    assert read(part * 1024, "gzip") == b"x" * 1024
+    with pytest.raises(InvalidRequest, match="too much behind the end"):
+        read(part * 1025, "gzip")
+
+
 @coders
 def test_what_stands_behind_the_end_is_400(name, encode):
     """Given more bytes behind a whole body, or parts without end, then 400: nobody knows what they are."""

@@ -130,5 +130,6 @@ def test_error_keeps_what_the_response_needs():
     assert errors.MethodNotAllowed("no", allow="GET, HEAD").headers["allow"] == "GET, HEAD"
     assert errors.UnsupportedCoding("no", accepted="gzip").headers["accept-encoding"] == "gzip"
     assert errors.NotFound("no").retry_after_seconds is None
+    assert str(errors.NotFound("a\nb")) == r"a\nb"
     reached = made(errors.LimitReached)
     assert (reached.limit, reached.holder_kind, reached.holder) == ("concurrent", "token", "ann")

@@ -198,6 +198,8 @@ def test_line_feed_of_a_line_end_that_was_cut_follows_at_once():
     assert splitter.feed(b"") == b""
     assert splitter.feed(b"\n") == b"\n"
     assert splitter.feed(b"\ndata: b\n\n") == b"\ndata: b\n\n"
+    assert splitter.feed(b"data: a\r\n\r") == b"data: a\r\n\r"
+    assert splitter.feed(b"\nda") == b"\n"
 
 
 def test_half_an_event_is_known_to_be_held():

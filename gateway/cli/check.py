@@ -21,7 +21,7 @@ from gateway.keys.places import NOWHERE, Place
 from gateway.protocol.outcomes import Outcome
 from gateway.runtime.lifecycle import Lifecycle
 from gateway.upstream import Upstream
-from gateway.web import launch
+from gateway.web import configured
 from gateway.web.service import route_of, tool_limits_of
 
 _LOOK_SECONDS = 10.0
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     count with `--strict` only.
     """
     try:
-        settings = begun(launch.read_settings).result(_READ_SECONDS)
+        settings = begun(configured.read_settings).result(_READ_SECONDS)
     except SettingsError as error:
         return complain(*error.complaints)
     except TimeoutError:

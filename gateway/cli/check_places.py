@@ -23,7 +23,7 @@ from gateway.cli.bounded import begun
 from gateway.config.settings import Settings
 from gateway.config.values import exposure, is_local_address
 from gateway.records.forwarder import DatabaseUnavailable
-from gateway.web import launch
+from gateway.web import configured
 
 _PATIENCE_SECONDS = 6.0  # more than the connection to a database takes to be given up
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -78,7 +78,7 @@ def _of_folder(settings: Settings) -> Iterator[Trouble]:
         )
     if settings.limits.are_any:
         try:
-            launch.read_limits(replace(settings, state_url=None))
+            configured.read_limits(replace(settings, state_url=None))
         except OSError as error:
             yield Trouble(f"GATEWAY_DATA_DIR: the counts of limits cannot be read: {error.strerror or error}")
 
@@ -203,7 +203,7 @@ def _of_state(settings: Settings) -> Iterator[Trouble]:
 
 def _of_records(settings: Settings) -> Iterator[Trouble]:
     try:
-        with closing(launch.open_database(settings)) as database:
+        with closing(configured.open_database(settings)) as database:
             database.try_out(Path(settings.data_dir))
     except DatabaseUnavailable as error:
         where = "GATEWAY_RECORD_URL" if settings.record_url else "GATEWAY_DATA_DIR"

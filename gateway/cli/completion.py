@@ -9,6 +9,7 @@ import argparse
 
 import shtab
 
+from gateway.cli import command_line
 from gateway.cli.output import say
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -21,5 +22,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the script; it cannot fail."""
-    say(*shtab.complete(arguments.command_line, arguments.shell).split("\n"))
+    say(*shtab.complete(command_line(), arguments.shell).split("\n"))
     return 0

@@ -19,7 +19,7 @@ from gateway.records.interception_record import InterceptionRecord
 from gateway.records.spool import waiting_records
 from gateway.runtime.data_folder import spool_folder
 from gateway.runtime.request_ids import is_called
-from gateway.web import launch
+from gateway.web import configured
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tell the timeline; 1, with a line on standard error, if there is none."""
     try:
-        settings = launch.read_settings()
+        settings = configured.read_settings()
     except SettingsError as error:
         return complain(*error.complaints)
     spool = spool_folder(settings.data_dir)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             where = " in what could be read" if troubles else ""
             complain(
-                f"no record of {arguments.id}{where}: searched {launch.open_database(settings).place} and the "
+                f"no record of {arguments.id}{where}: searched {configured.open_database(settings).place} and the "
                 f"spool in {spool}; records are kept for {settings.record_retention_days} days"
             )
         return 1
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _stored(settings: Settings, request_id: str) -> tuple[Iterable[InterceptionRecord], Sequence[str]]:
     """What the database has, and what is wrong if it cannot be asked: the spools may have it all the same."""
     try:
-        with closing(launch.open_reader(settings)) as reader:
+        with closing(configured.open_reader(settings)) as reader:
             return reader.find(request_id), ()
     except (DatabaseUnavailable, ValueError) as error:
         return (), [str(error)]

@@ -21,7 +21,7 @@ from gateway.keys.overview import KeyView, ScopeView, overview, short
 from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.standing import Doubt
 from gateway.keys.store import Store
-from gateway.web import launch
+from gateway.web import configured
 
 _COLUMNS = ("key", "hint", "state", "until", "organisation", "workspace")
 _DAY_SECONDS = 86_400
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show or change the keys' states; 1, with a line on standard error, if that cannot be done."""
     try:
-        settings = launch.read_settings()
+        settings = configured.read_settings()
         store = _store(settings)
         pool = Pool(settings.keys, store)
         if arguments.action in ("enable", "disable", "cool"):
@@ -71,10 +71,10 @@ class _Refused(Exception):
 
 def _store(settings: Settings) -> Store:
     try:
-        unused = launch.unused_state(settings)
+        unused = configured.unused_state(settings)
         if unused is not None:
             raise _Refused(f"the keys' states are unknown: {unused}")
-        store = launch.open_store(settings)
+        store = configured.open_store(settings)
     except ValueError as error:
         raise _Refused(f"GATEWAY_STATE_URL: {error}") from error
     if isinstance(store, FileStore):

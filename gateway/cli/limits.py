@@ -20,7 +20,7 @@ from gateway.config.settings import SettingsError
 from gateway.limits.machine_file import FILE_NAME
 from gateway.limits.uses import limit_uses
 from gateway.pricing.money import microdollars
-from gateway.web import launch
+from gateway.web import configured
 
 _COLUMNS = ("whose", "limit", "used", "of", "left", "%", "free again")
 _NAMES = 2
@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     machine knows is printed.
     """
     try:
-        settings = launch.read_settings()
-        used, trouble = launch.read_limits(settings)
+        settings = configured.read_settings()
+        used, trouble = configured.read_limits(settings)
     except SettingsError as error:
         return complain(*error.complaints)
     except OSError as error:
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if trouble:
         complain(f"{trouble}: what other machines have used may be old or missing here")
     elif uses and not _has_counts(Path(settings.data_dir)):
-        unused = launch.unused_state(settings)
+        unused = configured.unused_state(settings)
         if unused is not None:
             trouble = f"nothing has been counted: {unused}"
             complain(trouble)

@@ -18,7 +18,7 @@ from gateway.config.settings import Settings, SettingsError
 from gateway.pricing.prices import Price, known_prices
 from gateway.protocol.safe_text import safe_text
 from gateway.protocol.token_kinds import PRICED
-from gateway.web import launch
+from gateway.web import configured
 
 _COLUMNS = (
     *("model", "from", "above_prompt_tokens"),
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the prices; 1, with the faults on standard error, if the configuration is bad."""
     try:
-        settings = launch.read_settings()
+        settings = configured.read_settings()
     except SettingsError as error:
         return complain(*error.complaints)
     prices = settings.prices

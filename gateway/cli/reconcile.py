@@ -19,7 +19,7 @@ from gateway.config.settings import Settings
 from gateway.protocol.safe_text import safe_text
 from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.reconciliation import Export, ExportError, Line, totals
-from gateway.web import launch
+from gateway.web import configured
 
 _COLUMNS = ("day", "model", "measure", "api", "gateway", "difference")
 _DIFFERS = "differs"
@@ -30,7 +30,7 @@ def reconcile(settings: Settings, path: str, form: str) -> int:
     """Print the comparison; the exit status."""
     try:
         export = Export(Path(path).read_text("utf-8"))
-        with closing(launch.open_reader(settings)) as reader:
+        with closing(configured.open_reader(settings)) as reader:
             spent = reader.spent(export.since, export.until)
     except OSError as error:
         return _cannot(f"{path} cannot be read: {error.strerror}")

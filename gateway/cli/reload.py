@@ -18,7 +18,7 @@ from gateway.runtime.data_folder import master_of
 from gateway.runtime.machine_clock import machine_time
 from gateway.server import reload_answer
 from gateway.server.reload_answer import ReloadAnswer
-from gateway.web import launch
+from gateway.web import configured
 
 _ANSWER_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Reload; 1, with the reasons on standard error, if the new configuration is not in force."""
     try:
-        folder = Path(launch.read_settings().data_dir)
+        folder = Path(configured.read_settings().data_dir)
     except SettingsError as error:
         complain(*error.complaints)
         return complain("not reloaded: the running gateway keeps its configuration")

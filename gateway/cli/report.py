@@ -25,7 +25,7 @@ from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.spool import waiting_records
 from gateway.records.usage_report import DIMENSIONS, MEASURES, UsageRow
 from gateway.runtime.data_folder import spool_folder
-from gateway.web import launch
+from gateway.web import configured
 
 _RELATIVE = re.compile(r"(\d{1,5})([dhm])")
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60}
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; 1, with a line on standard error, if the records cannot be read."""
     try:
-        settings = launch.read_settings()
+        settings = configured.read_settings()
     except SettingsError as error:
         status = complain(*error.complaints)
         return status if arguments.reconcile is None else NOT_COMPARED
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _report(settings: Settings, arguments: argparse.Namespace) -> int:
     by = arguments.by or ["day"]
     try:
-        with closing(launch.open_reader(settings)) as reader:
+        with closing(configured.open_reader(settings)) as reader:
             groups, total = reader.usage(by, arguments.since, arguments.until)
     except ValueError as error:
         return complain(str(error))
@@ -72,7 +72,7 @@ def _report(settings: Settings, arguments: argparse.Namespace) -> int:
         complain(str(error))
         _tell_what_waits(settings.data_dir, even_nothing=True)
         return 1
-    place = launch.open_database(settings).place
+    place = configured.open_database(settings).place
     if not groups:
         complain(f"{place} has no records{_span(arguments)}")
     _PRINTERS[arguments.format](by, groups, total)

@@ -13,7 +13,7 @@ import sys
 from gateway.cli.output import complain
 from gateway.config.loader import CONFIG_NAME
 from gateway.config.settings import SettingsError
-from gateway.web import launch
+from gateway.web import configured
 
 _CONFIGURATION = "python:gateway.server.gunicorn_conf"
 _BIND = "GATEWAY_BIND"
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None:
             os.environ[name] = value
     try:
-        launch.read_settings()
+        configured.read_settings()
     except SettingsError as error:
         complain(*error.complaints)
         if not os.environ.get(CONFIG_NAME, "").strip():

@@ -32,7 +32,7 @@ from gateway.runtime.machine_clock import machine_time
 from gateway.runtime.whole_file import read_whole
 from gateway.server import descriptors, listening, reload_answer
 from gateway.server.reload_answer import ReloadAnswer
-from gateway.web import launch
+from gateway.web import configured, launch
 from gateway.web.admission import MOST_WORKERS
 from gateway.web.starts import Patience
 
@@ -84,9 +84,9 @@ def graceful_timeout(settings: Settings) -> int:
 def on_starting(server: Any) -> None:
     """Before anything is bound: the command line must not undo what the settings promise; the data folder is ours."""
     settings = launch.settings()
-    for option, configured, wanted in _promised(server.cfg, settings):
-        if configured != wanted:
-            _refuse(f"{option} is {configured!r} and must be {wanted!r}: leave it to gunicorn.conf.py and GATEWAY_*")
+    for option, given, wanted in _promised(server.cfg, settings):
+        if given != wanted:
+            _refuse(f"{option} is {given!r} and must be {wanted!r}: leave it to gunicorn.conf.py and GATEWAY_*")
     if server.cfg.worker_class_str != _WORKER_CLASS:
         _refuse(f"--worker-class: only {_WORKER_CLASS} keeps the gateway's promises")
     if server.cfg.is_ssl:
@@ -147,7 +147,7 @@ def _handle_hup(server: Any) -> None:
         return
     began_at = machine_time()
     try:
-        found = launch.read_settings(read_whole)
+        found = configured.read_settings(read_whole)
         settled = settle(launch.settings(), found)
         listening.refuse_exposure(server.LISTENERS, settled)
     except Exception as error:  # whatever is wrong with the files, the gateway serves on

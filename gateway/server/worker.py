@@ -46,7 +46,7 @@ from gateway.server.request_head import KnownLines, read_once
 from gateway.server.serving import ServingWorker
 from gateway.server.thread_pool import ThreadPool
 from gateway.server.waiting_room import WaitingRoom
-from gateway.web import launch
+from gateway.web import configured, launch
 
 log = logging.getLogger("gateway.worker")
 
@@ -248,7 +248,7 @@ class GatewayWorker(ServingWorker):
         """Put in force what the master has checked; what fails here must not end the main loop."""
         expected = launch.reload_board.digest
         try:
-            settings = launch.read_settings()
+            settings = configured.read_settings()
             if launch.reload_board.expects(settings.digest):
                 self._gateway.reload(settings)
                 launch.reloaded(settings)

@@ -23,7 +23,7 @@ from gateway.runtime.pause import waited
 from gateway.runtime.request_ids import new_request_id
 from gateway.telemetry import access_log
 from gateway.telemetry.tracing import open_tracing
-from gateway.web import launch
+from gateway.web import configured, launch
 from gateway.web.application import Application
 from gateway.web.door import HEAD_PATHS, client_headers, nowhere
 from gateway.web.paths import written_path
@@ -51,7 +51,7 @@ def create_app(gateway: Gateway | None = None) -> Flask:
         settings = launch.settings()
         gateway = Gateway(
             settings,
-            launch.open_store(settings),
+            configured.open_store(settings),
             reload_ok=launch.reload_board.is_ok,
             admission=launch.admission(settings),
             counts=launch.counts(),

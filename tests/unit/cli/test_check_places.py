@@ -188,7 +188,7 @@ def test_upstream_that_says_nothing_is_asked_once(check: Check, monkeypatch: pyt
 def test_files_that_hang_are_given_up(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a file of the configuration on a file system that hangs, then a line says so."""
     ended = threading.Event()
-    monkeypatch.setattr("gateway.web.launch.read_settings", lambda: ended.wait(60.0))
+    monkeypatch.setattr("gateway.web.configured.read_settings", lambda: ended.wait(60.0))
     monkeypatch.setattr("gateway.cli.check._READ_SECONDS", 0.1)
     try:
         assert check.run() == 1

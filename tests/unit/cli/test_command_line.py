@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,17 @@ def test_page_has_every_action_and_option_of_a_command(command, capsys) -> None:
     assert set(re.findall(r"^\| `(--[\w-]+)", section, re.MULTILINE)) == options
     assert re.findall(r"^\| `([a-z]+)[` ]", section, re.MULTILINE) == actions
     assert f"$ gateway {command}" in section
+
+
+def loaded_by(*words: str) -> set[str]:
+    """The modules that are loaded to understand this command line, in a process of its own."""
+    script = "import sys; from gateway.cli import command_line; command_line(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_command_line_loads_its_own_command_alone() -> None:
+    """Given a command line, then no other command is loaded, nor what only a running gateway needs."""
+    loaded = loaded_by("keys", "list")
+    assert {name for name in cli.commands() if f"gateway.cli.{name}" in loaded} == {"keys"}
+    assert not loaded & {"flask", "requests", "redis", "sqlalchemy", "opentelemetry", "gateway.simulator"}

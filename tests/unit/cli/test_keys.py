@@ -27,7 +27,7 @@ from gateway.keys.pool import BY_OPERATOR
 from gateway.keys.redis.store import RedisStore
 from gateway.keys.store import MemoryStore
 from gateway.runtime.machine_clock import machine_time
-from gateway.web import launch
+from gateway.web import configured
 from tests.stores.redis_server import RedisServer
 
 PLANTED = "sk-ant-api03-{}-PLANTED-0123456789-abcd{}"
@@ -464,7 +464,7 @@ class FadingStore(MemoryStore):
 def test_change_that_was_not_shared_is_told(keys, monkeypatch):
     """Given a server that goes away in the middle, then the command does not claim that the change is in effect."""
     monkeypatch.setenv("GATEWAY_STATE_URL", "redis://redis")
-    monkeypatch.setattr(launch, "open_store", lambda settings: FadingStore())
+    monkeypatch.setattr(configured, "open_store", lambda settings: FadingStore())
     assert keys.run("disable", "second") == 1
     assert "can no longer be reached" in keys.err
     assert keys.out == ""

@@ -14,7 +14,7 @@ from gateway.cli import main
 from gateway.limits.counters import MachineCounters
 from gateway.limits.shared_limiter import SharedLimiter
 from gateway.pricing.money import PICODOLLARS
-from gateway.web.launch import read_settings
+from gateway.web.configured import read_settings
 from tests.ports import free_port
 from tests.stores.redis_server import RedisServer
 

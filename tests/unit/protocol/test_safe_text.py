@@ -123,7 +123,7 @@ def test_what_a_command_did_not_foresee_is_printed_safely(
     def fail() -> None:
         raise RuntimeError(FORGED)
 
-    monkeypatch.setattr("gateway.web.launch.read_settings", fail)
+    monkeypatch.setattr("gateway.web.configured.read_settings", fail)
     assert main(["check"]) == 1
     err = capsys.readouterr().err
     assert "RuntimeError" in err

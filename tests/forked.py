@@ -1,4 +1,4 @@
-"""Gateways forked from a process that has imported what a gateway imports, which is most of the cost of a start.
+"""Gateways and their commands, forked from a process that has imported what they import, which is most of the cost.
 
 Owns: that process, one for each process of tests, and what is known of its children. It runs `python -m tests.forked`
 and has no other thread. It imports nothing that makes shared memory: each gateway does that itself, in
@@ -27,6 +27,11 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 _NEEDED = (
     "gunicorn.app.wsgiapp",
+    "gateway.cli.explain",
+    "gateway.cli.keys",
+    "gateway.cli.limits",
+    "gateway.cli.reload",
+    "gateway.cli.report",
     "gateway.keys.redis.store",
     "gateway.records.database",
     "gateway.server.connection",
@@ -43,7 +48,7 @@ _ENVIRON = dict(os.environ)  # before any test has changed it
 
 
 class ForkedProcess:
-    """A gateway; what `subprocess.Popen` offers, as far as it is needed."""
+    """A gateway or a command; what `subprocess.Popen` offers, as far as it is needed."""
 
     def __init__(self, news: socket.socket) -> None:
         self._news = news
@@ -88,7 +93,7 @@ class ForkedProcess:
 
 
 class Nursery:
-    """The process that gateways are forked from."""
+    """The process that gateways and commands are forked from."""
 
     def __init__(self) -> None:
         self._environ = _lasting(_ENVIRON)
@@ -106,12 +111,14 @@ class Nursery:
         """Whether the process started in this environment, but for the gateway's settings: imports depend on it."""
         return _lasting(environ) == self._environ
 
-    def start(self, arguments: Sequence[str], environ: Mapping[str, str], log: IO[str]) -> ForkedProcess:
-        """`python -m gunicorn` with these arguments, at the top of the sources."""
+    def start(
+        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], output: IO[str], errors: IO[str]
+    ) -> ForkedProcess:
+        """`python -m MODULE` with these arguments, at the top of the sources."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            wish = json.dumps([list(arguments), dict(environ)]).encode()
-            socket.send_fds(self._control, [wish], [log.fileno(), theirs.fileno()])
+            wish = json.dumps([module, list(arguments), dict(environ)]).encode()
+            socket.send_fds(self._control, [wish], [output.fileno(), errors.fileno(), theirs.fileno()])
         return ForkedProcess(ours)
 
     def close(self) -> None:
@@ -134,9 +141,11 @@ def _lasting(environ: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Wish:
+    module: str
     arguments: list[str]
     environ: dict[str, str]
-    log: int
+    output: int
+    errors: int
     news: socket.socket
 
 
@@ -164,18 +173,19 @@ class _Parent:
                     return wish
 
     def _next_wish(self) -> _Wish | None:
-        told, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 2)
+        told, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 3)
         if not told:
             return None
-        arguments, environ = json.loads(told)
-        return _Wish(arguments, environ, descriptors[0], socket.socket(fileno=descriptors[1]))
+        output, errors, news = descriptors
+        return _Wish(*json.loads(told), output, errors, socket.socket(fileno=news))
 
     def _fork(self, wish: _Wish) -> int:
         child = os.fork()
         if child == 0:
             self._let_go()
             return 0
-        os.close(wish.log)
+        os.close(wish.output)
+        os.close(wish.errors)
         handle = os.pidfd_open(child)
         self._children[handle] = child, wish.news
         self._selector.register(handle, selectors.EVENT_READ)
@@ -206,13 +216,14 @@ class _Parent:
 def _become(wish: _Wish) -> None:
     wish.news.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(wish.log, 1)
-    os.dup2(wish.log, 2)
-    os.close(wish.log)
+    os.dup2(wish.output, 1)
+    os.dup2(wish.errors, 2)
+    os.close(wish.output)
+    os.close(wish.errors)
     os.environ.clear()
     os.environ.update(wish.environ)
-    sys.argv = ["gunicorn", *wish.arguments]
-    runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)
+    sys.argv = [wish.module, *wish.arguments]
+    runpy.run_module(wish.module, run_name="__main__", alter_sys=True)
 
 
 def _main() -> None:

@@ -25,6 +25,7 @@ from tests.forked import ForkedProcess, nursery
 ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
 START_SECONDS = 120.0
+COMMAND_SECONDS = 300.0
 
 
 def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -64,6 +65,21 @@ class Answer:
     body: bytes
 
 
+def environ_of(settings: Mapping[str, object]) -> dict[str, str]:
+    """This process's environment with these GATEWAY_* settings alone, by their lower-case names without the prefix."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    return clean | {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
+
+
+def run_command(*words: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """`gateway WORDS` with these settings alone, to its end; forked, which saves most of its work."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = nursery().start("gateway.cli", words, environ_of(settings), output, errors)
+        status = process.wait(COMMAND_SECONDS)
+        printed, complained = (os.pread(file.fileno(), 1 << 26, 0).decode() for file in (output, errors))
+    return subprocess.CompletedProcess(words, status, printed, complained)
+
+
 class GatewayProcess:
     """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix.
 
@@ -95,10 +111,8 @@ class GatewayProcess:
             settings.setdefault("max_requests", "24")
         if keys:
             settings["api_keys"] = ",".join(keys)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
-        self._process = self._started(arguments, clean | named, root, open_files)
+        self._process = self._started(arguments, environ_of(settings), root, open_files)
         self.port = 0
         if must_start and not wait_until(self._is_up, START_SECONDS):
             log = self.stop(signal.SIGKILL)
@@ -112,7 +126,7 @@ class GatewayProcess:
         usual = ["-c", "gunicorn.conf.py"]
         is_test = "PYTEST_VERSION" in os.environ
         if is_test and root == ROOT and open_files is None and nursery().offers(environ):
-            return nursery().start([*usual, *arguments], environ, self._log)
+            return nursery().start("gunicorn", [*usual, *arguments], environ, self._log, self._log)
         return subprocess.Popen(
             [*_limited(open_files), sys.executable, "-m", "gunicorn", *usual, *arguments],
             cwd=root,

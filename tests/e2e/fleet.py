@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from gateway.runtime.counts_folder import counts_folder
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, Received, message_body
-from tests.harness import ROOT, GatewayProcess, Samples, samples_of, wait_until
+from tests.harness import GatewayProcess, Samples, run_command, samples_of, wait_until
 
 WORKERS = 4
 SOON_SECONDS = 30.0
@@ -197,17 +195,7 @@ class Fleet:
 
     def command(self, *words: str) -> str:
         """What `gateway keys` prints with these words. Raises AssertionError if it fails."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in self._settings.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.cli", "keys", *words],
-            cwd=ROOT,
-            env=clean | named,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = run_command("keys", *words, **self._settings)
         assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
         return done.stdout
 

@@ -7,9 +7,7 @@ so that the gateway's own reading of usage is held against another.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from gateway.records.database import Database, Reader
 from gateway.records.forwarder import DatabaseUnavailable
 from gateway.records.interception_record import InterceptionRecord
+from tests import harness
 from tests.e2e.clients import events_of
-from tests.harness import ROOT, wait_until
+from tests.harness import wait_until
 
 SOON_SECONDS = 60.0
 
@@ -144,14 +143,4 @@ class Said:
 
 def run_command(data_dir: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`gateway WORDS` with the settings of a gateway on that data folder."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    named = {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *words],
-        cwd=ROOT,
-        env=clean | {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_API_KEYS": "a=sk-a"} | named,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return harness.run_command(*words, **{"data_dir": data_dir, "api_keys": "a=sk-a"} | settings)

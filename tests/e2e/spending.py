@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from gateway.simulator.seen import SeenRequest
 from tests.e2e.clients import Client, Received, message_body
 from tests.e2e.fleet import WORKERS, Fleet, KeysFile
 from tests.e2e.talk import token_line
-from tests.harness import ROOT, wait_until
+from tests.harness import run_command, wait_until
 
 MODEL = "claude-opus-5"  # 5 dollars a million tokens of input, 25 of output
 COST_DOLLARS = 0.05
@@ -192,18 +191,7 @@ class Stage:
         return done.stderr
 
     def _run(self, *words: str, machine: int) -> subprocess.CompletedProcess[str]:
-        fleet = self.fleets[machine]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        named = {f"GATEWAY_{name.upper()}": str(value) for name, value in fleet._settings.items()}
-        return subprocess.run(
-            [sys.executable, "-m", "gateway.cli", *words],
-            cwd=ROOT,
-            env=clean | named,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return run_command(*words, **self.fleets[machine]._settings)
 
     def used(self, holder: str, limit: str, machine: int = 0) -> float:
         """How much of a limit is used, as `gateway limits` says."""

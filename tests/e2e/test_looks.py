@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from gateway.simulator import Key, Organisation, Simulator, Workspace, World
 from tests.e2e.talk import error_of, message
-from tests.harness import ROOT, Answer, GatewayProcess, wait_until
+from tests.harness import Answer, GatewayProcess, run_command, wait_until
 
 NAMES = ("k0", "k1")
 SECRETS = tuple(f"sk-sim-looks-{name}" for name in NAMES)
@@ -72,16 +70,13 @@ class Scene:
 
     def shown(self) -> list[dict[str, object]]:
         """What `gateway keys` says of them."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        named = {
-            "GATEWAY_UPSTREAM_URL": self.simulator.url,
-            "GATEWAY_API_KEYS_FILE": str(self._keys_file),
-            "GATEWAY_DATA_DIR": str(self._folder / "data"),
-        }
-        command = [sys.executable, "-m", "gateway.cli", "keys", "--json"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=clean | named, capture_output=True, text=True, timeout=300, check=True
+        done = run_command(
+            *("keys", "--json"),
+            upstream_url=self.simulator.url,
+            api_keys_file=self._keys_file,
+            data_dir=self._folder / "data",
         )
+        assert done.returncode == 0, done.stderr
         described: list[dict[str, object]] = json.loads(done.stdout)
         return described
 

@@ -24,23 +24,41 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from gateway.pricing.prices import known_prices
+
 ROOT = Path(__file__).resolve().parent.parent
 _NEEDED = (
     "gunicorn.app.wsgiapp",
+    "gunicorn.glogging",
     "gateway.cli.explain",
     "gateway.cli.keys",
     "gateway.cli.limits",
     "gateway.cli.reload",
     "gateway.cli.report",
+    "gateway.keys.former_keys_file",
     "gateway.keys.redis.store",
+    "gateway.limits.link",
+    "gateway.limits.shared_limiter",
     "gateway.records.database",
+    "gateway.runtime.counts_folder",
+    "gateway.runtime.process_tuning",
+    "gateway.server.arriving_body",
+    "gateway.server.clients_at_hand",
     "gateway.server.connection",
+    "gateway.server.descriptors",
     "gateway.server.head_collector",
+    "gateway.server.logs",
     "gateway.server.parking",
     "gateway.server.thread_pool",
+    "gateway.server.waiting_room",
+    "gateway.telemetry.log_format",
+    "gateway.web.application",
     "gateway.web.routes",
     "gateway.web.service",
+    "gateway.web.starts",
     "gateway.web.status_pages",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
 )
 _NEVER_SHARED = "gateway.web.launch"
 _MESSAGE_BYTES = 1 << 20
@@ -223,13 +241,35 @@ def _become(wish: _Wish) -> None:
     os.environ.clear()
     os.environ.update(wish.environ)
     sys.argv = [wish.module, *wish.arguments]
-    runpy.run_module(wish.module, run_name="__main__", alter_sys=True)
+    ending = _Ending()
+    atexit.register(ending.leave)
+    try:
+        runpy.run_module(wish.module, run_name="__main__", alter_sys=True)
+        ending.status = 0
+    except SystemExit as ended:
+        ending.status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+class _Ending:
+    """How a process that was forked ends, its workers included: when all is done, threads and `atexit` too, it does not
+    take itself apart. That would write to all memory it has from its parent, and take longer than its start.
+    """
+
+    def __init__(self) -> None:
+        self.status = 1
+
+    def leave(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.status)
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests: they end their gateways
     for name in _NEEDED:
         __import__(name)
+    known_prices()  # a table that each gateway would read
     assert _NEVER_SHARED not in sys.modules
     gc.freeze()  # what is loaded is nothing that a child's collections need to walk through, at its end least of all
     wish = _Parent(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -115,6 +115,11 @@ class Client:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
+    @property
+    def port(self) -> int:
+        """The port that it connects from."""
+        return int(self.socket.getsockname()[1])
+
     def read_head(self) -> Received:
         """The head of the next answer, informational ones passed over."""
         while True:

@@ -11,7 +11,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.harness import GatewayProcess, Samples, run_command, samples_of, wait
 
 WORKERS = 4
 SOON_SECONDS = 30.0
+_MORE_CONNECTIONS = 4
 CROWD_SECONDS = 60.0
 
 
@@ -182,11 +183,34 @@ class Fleet:
         """Wait until every request is counted: clients have their answers a moment earlier."""
         assert wait_until(lambda: self.total("requests_inflight") == 0, SOON_SECONDS)
 
-    def scrapes(self, number: int) -> list[Samples]:
-        """Every sample of so many scrapes at once, by name and labels."""
-        with Crowd(self.gateway.url, number, body=b"", method="GET", path="/metrics") as everybody:
-            everybody.wait_for(number)
-            return [samples_of(answer.body.decode()) for answer in everybody.answers]
+    def metrics_of_each_worker(self) -> list[Samples]:
+        """Every sample of `/metrics` by name and labels, as each of the workers answers."""
+        held: dict[int, Client] = {}
+        with ExitStack() as stack:
+
+            def each_has_one() -> bool:
+                number = _MORE_CONNECTIONS * self._workers
+                clients.extend(stack.enter_context(Client(self.gateway.url)) for _ in range(number))
+                held.update(self._accepted(clients))
+                return len(held) == self._workers
+
+            clients: list[Client] = []
+            assert wait_until(each_has_one, SOON_SECONDS), f"only {list(held)} take connections"
+            for client in held.values():
+                client.send(method="GET", path="/metrics")
+            return [samples_of(client.read_answer().body.decode()) for client in held.values()]
+
+    def _accepted(self, clients: Iterable[Client]) -> dict[int, Client]:
+        """One of these connections for each worker that has accepted any, by its process id."""
+        own_end = f":{self.gateway.port:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        sockets = {int(row[2].partition(":")[2], 16): f"socket:[{row[9]}]" for row in rows if row[1].endswith(own_end)}
+        by_socket = {sockets[port]: client for client in clients if (port := client.port) in sockets}
+        owned = {
+            pid: [by_socket[link] for link in map(_link, Path(f"/proc/{pid}/fd").iterdir()) if link in by_socket]
+            for pid in self.gateway.worker_pids
+        }
+        return {pid: own[0] for pid, own in owned.items() if own}
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL a worker, and wait until another has its place."""
@@ -263,6 +287,14 @@ class Crowd:
     def statuses(self) -> list[int]:
         """The statuses of the answers so far."""
         return [answer.status for answer in self.answers]
+
+
+def _link(descriptor: Path) -> str:
+    """What a descriptor of another process leads to; nothing if that has closed it by now."""
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:
+        return ""
 
 
 def is_paused(pid: int) -> bool:

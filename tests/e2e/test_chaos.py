@@ -83,7 +83,7 @@ class Period:
 
 
 class Client(threading.Thread):
-    """Asks in all manners, one request after the other on a kept connection, with a pause between, until told to stop."""
+    """Asks in all manners, one request after the other on a kept connection and with pauses, until told to stop."""
 
     def __init__(
         self, stage: Stage, numbers: Iterator[int], is_over: threading.Event, seed: int, pause_seconds: float

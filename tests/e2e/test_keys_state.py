@@ -1,6 +1,6 @@
 """The keys' state in the data folder: whatever becomes of its file, its lock or the wall clock, all workers serve on.
 
-What a test does to the gateway from within it does by a `sitecustomize`, which every Python process imports first.
+What a test does to the gateway from within it does by a file that each of its processes runs first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from gateway.simulator import Simulator
 from tests.e2e.fleet import WORKERS, Crowd, Fleet, KeysFile, crowd, is_paused
 from tests.e2e.talk import message
+from tests.forked import INSIDE
 from tests.harness import wait_until
 from tests.stores.odd_redis import OddRedis, as_the_server
 from tests.stores.redis_server import RedisServer
@@ -70,9 +71,8 @@ def own_fleet(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         keys = KeysFile(simulator, tmp_path)
         keys.renew(*scripts)
         if inside:
-            (tmp_path / "inside").mkdir()
-            (tmp_path / "inside" / "sitecustomize.py").write_text(inside)
-            monkeypatch.setenv("PYTHONPATH", str(tmp_path / "inside"), prepend=os.pathsep)
+            (tmp_path / "inside.py").write_text(inside)
+            monkeypatch.setenv(INSIDE, str(tmp_path / "inside.py"))
         settings = {"threads": 128, "pin_workers": "false"} | settings  # others may keep a processor busy
         started.append(Fleet(simulator, keys, tmp_path / "data", **settings))  # type: ignore[arg-type]
         return started[-1]
@@ -102,12 +102,8 @@ def all_agree(fleet: Fleet, *states: str) -> bool:
     up = ("gateway_store_up", frozenset[tuple[str, str]]())
 
     def agree() -> bool:
-        for pid in fleet.gateway.worker_pids:
-            with fleet.only(pid):
-                sample = fleet.gateway.metrics()
-            if sample.get(up) != 1 or any(sample.get(one) != 1 for one in wanted):
-                return False
-        return True
+        each = fleet.metrics_of_each_worker()
+        return all(sample.get(one) == 1 for sample in each for one in (up, *wanted))
 
     return wait_until(agree, PATIENT_SECONDS)
 
@@ -136,7 +132,7 @@ def test_all_workers_serve_while_another_process_keeps_the_lock(own_fleet: MakeF
         fleet.gateway.wait_for_log("the keys' state cannot be shared")
         assert {answer.status for answer in crowd(fleet.gateway.url, 60)} == {200}
         assert fleet.gateway.log.count("the keys' state cannot be shared") <= WORKERS
-        assert any(sample["gateway_store_up", frozenset()] == 0 for sample in fleet.scrapes(6 * WORKERS))
+        assert any(sample["gateway_store_up", frozenset()] == 0 for sample in fleet.metrics_of_each_worker())
     assert all_agree(fleet, "temporary", "permanent", "valid")
     fleet.gateway.wait_for_log("the keys' state is shared again")
 
@@ -238,7 +234,7 @@ def test_all_workers_serve_while_redis_answers_rubbish(own_fleet: MakeFleet, rub
         line.answer = lambda command: rubbish
 
         def is_down() -> bool:
-            return all(sample["gateway_store_up", frozenset()] == 0 for sample in fleet.scrapes(6 * WORKERS))
+            return all(sample["gateway_store_up", frozenset()] == 0 for sample in fleet.metrics_of_each_worker())
 
         assert wait_until(is_down, PATIENT_SECONDS)
         assert {answer.status for answer in crowd(fleet.gateway.url, 60)} == {200}

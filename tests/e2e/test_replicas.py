@@ -6,7 +6,6 @@ A gateway behind a proxy wants tokens, so every request brings one.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import threading
 import time
@@ -23,6 +22,7 @@ from tests.e2e.clients import Client, Received, ask, message_body
 from tests.e2e.fleet import SOON_SECONDS, Crowd, Fleet, KeysFile, Samples, crowd
 from tests.e2e.nginx_server import NginxServer
 from tests.e2e.talk import token_line
+from tests.forked import INSIDE
 from tests.harness import wait_until
 from tests.ports import free_port
 from tests.stores.redis_server import RedisServer
@@ -93,9 +93,9 @@ class Replicas:
         return self._all_come_to(lambda samples: samples["gateway_store_up", frozenset()] == is_up, SOON_SECONDS)
 
     def _all_come_to(self, holds: Callable[[Samples], bool], timeout_seconds: float) -> bool:
-        """Whether all of many scrapes of both come to agree; a worker that is paused would lose its Redis."""
+        """Whether it comes to hold for every worker of both."""
         return wait_until(
-            lambda: all(holds(samples) for fleet in self.fleets for samples in fleet.scrapes(12 * WORKERS)),
+            lambda: all(holds(samples) for fleet in self.fleets for samples in fleet.metrics_of_each_worker()),
             timeout_seconds,
         )
 
@@ -157,7 +157,6 @@ def test_key_marked_through_one_gateway_is_skipped_by_both(replicas: Replicas, s
     assert min(have_served()) > 50
 
 
-# Imported by every Python process that finds it on its path, before anything else.
 _PULLS_NEVER = """
 from gateway.keys.redis.store import RedisStore
 
@@ -171,8 +170,8 @@ def test_marks_are_published_and_no_pull_is_waited_for(
     """Given workers that look for changes once an hour, when one gateway finds keys refused, and an operator enables
     one, then every worker of both knows; also after a restart of Redis."""
     with monkeypatch.context() as patch:
-        (tmp_path / "sitecustomize.py").write_text(_PULLS_NEVER)
-        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        (tmp_path / "inside.py").write_text(_PULLS_NEVER)
+        patch.setenv(INSIDE, str(tmp_path / "inside.py"))
         replicas = own_replicas()
     replicas.renew_keys("rate_limited:retry-after=600 then ok", "unauthorized then ok", "ok")
     assert replicas.ask(0).status == 200
@@ -394,8 +393,7 @@ def test_gateway_starts_and_serves_without_redis(replicas: Replicas) -> None:
 # Clocks that are wrong
 
 
-# Imported by every Python process that finds it on its path, before anything else. (libfaketime would turn the clock
-# for more than Python, but on some systems it breaks `sleep`.)
+# (libfaketime would turn the clock for more than Python, but on some systems it breaks `sleep`.)
 _WRONG_CLOCK = """
 import time
 
@@ -410,8 +408,8 @@ def test_wrong_clock_on_one_side_moves_no_deadline(
 ) -> None:
     """Given a gateway whose clock is a minute wrong, when either limits a key, then both agree until when."""
     with monkeypatch.context() as patch:
-        (tmp_path / "sitecustomize.py").write_text(_WRONG_CLOCK.format(offset_seconds=offset_seconds))
-        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        (tmp_path / "inside.py").write_text(_WRONG_CLOCK.format(offset_seconds=offset_seconds))
+        patch.setenv(INSIDE, str(tmp_path / "inside.py"))
         replicas.fleets[1].restart()
     try:
         told_at = datetime.strptime(replicas.fleets[1].gateway.log[1:26], "%Y-%m-%d %H:%M:%S %z")

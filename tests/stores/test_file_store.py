@@ -274,7 +274,7 @@ class Storm:
         return process
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [15, pytest.param(2000, marks=pytest.mark.long)])
 def test_killed_processes_wedge_nobody_and_lose_nothing(tmp_path: Path, rounds: int) -> None:
     """Given processes that mark without a pause, when others beside them are killed at random instants, then every
     mark that came back is in the file, deadlines only grow, no retirement is undone, and everybody goes on."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +12,6 @@ from hypothesis import HealthCheck, settings
 from tests.full_disk import SmallDisk
 from tests.harness import GatewayProcess
 from tests.stores.postgres_server import PostgresServer
-
-# Compiling the sources in each process would cost more than most tests, whatever this shell wants.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 # How long an example takes to be made says how busy the machine is, and nothing of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,5 @@
-"""Gateways and their commands, forked from a process that has imported what they import, which is most of the cost.
+"""Gateways, their commands and MCP servers, forked from a process that has imported what they import, which is most of
+the cost.
 
 Owns: that process, one for each process of tests, and what is known of its children. It runs `python -m tests.forked`
 and has no other thread. It imports nothing that makes shared memory: each gateway does that itself, in
@@ -22,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gateway.pricing.prices import known_prices
 
@@ -60,6 +61,9 @@ _NEEDED = (
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
 )
+# What MCP servers need, and gateways that talk with them. Others must not have it: a gateway without MCP servers does
+# not load the SDK, and a master never does.
+TOOLS = ("gateway.tools.mcp.keeper", "mcp.server.mcpserver", "uvicorn")
 INSIDE = "TESTS_INSIDE"  # names a file that what is forked runs first: what a test changes within a gateway
 _NEVER_SHARED = "gateway.web.launch"
 _MESSAGE_BYTES = 1 << 20
@@ -67,7 +71,7 @@ _ENVIRON = dict(os.environ)  # before any test has changed it
 
 
 class ForkedProcess:
-    """A gateway or a command; what `subprocess.Popen` offers, as far as it is needed."""
+    """What was forked; what `subprocess.Popen` offers, as far as it is needed."""
 
     def __init__(self, news: socket.socket) -> None:
         self._news = news
@@ -112,14 +116,14 @@ class ForkedProcess:
 
 
 class Nursery:
-    """The process that gateways and commands are forked from."""
+    """The process that the others are forked from."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Sequence[str]) -> None:
         self._environ = _lasting(_ENVIRON)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forked", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.forked", str(theirs.fileno()), *more],
                 cwd=ROOT,
                 env=_ENVIRON,
                 stdin=subprocess.DEVNULL,
@@ -131,7 +135,7 @@ class Nursery:
         return _lasting(environ) == self._environ
 
     def start(
-        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], output: IO[str], errors: IO[str]
+        self, module: str, arguments: Sequence[str], environ: Mapping[str, str], output: IO[Any], errors: IO[Any]
     ) -> ForkedProcess:
         """`python -m MODULE` with these arguments, at the top of the sources."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -147,9 +151,9 @@ class Nursery:
 
 
 @cache
-def nursery() -> Nursery:
-    """The one of this process; it ends with it."""
-    made = Nursery()
+def nursery(more: Sequence[str] = ()) -> Nursery:
+    """The one of this process that has imported these modules, too; it ends with it."""
+    made = Nursery(more)
     atexit.register(made.close)
     return made
 
@@ -270,7 +274,7 @@ class _Ending:
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests: they end their gateways
-    for name in _NEEDED:
+    for name in (*_NEEDED, *sys.argv[2:]):
         __import__(name)
     known_prices()  # a table that each gateway would read
     assert _NEVER_SHARED not in sys.modules

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.forked import INSIDE, ForkedProcess, nursery
+from tests.forked import INSIDE, TOOLS, ForkedProcess, nursery
 
 ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
@@ -94,7 +94,8 @@ def run_command(*words: str, **settings: object) -> subprocess.CompletedProcess[
 class GatewayProcess:
     """One started gateway. `env` are GATEWAY_* settings by their lower-case name without the prefix.
 
-    `root` is the checkout that is run, by default this one; `open_files` is its hard limit of descriptors.
+    `root` is the checkout that is run, by default this one; `open_files` is its hard limit of descriptors;
+    `knows_tools` spares each of its workers loading the MCP SDK.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class GatewayProcess:
         must_start: bool = True,
         root: Path = ROOT,
         open_files: int | None = None,
+        knows_tools: bool = False,
         **env: str | None,
     ) -> None:
         self._data_folder = tempfile.TemporaryDirectory(prefix="gateway-data-")
@@ -123,21 +125,26 @@ class GatewayProcess:
         if keys:
             settings["api_keys"] = ",".join(keys)
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed in stop
-        self._process = self._started(arguments, environ_of(settings), root, open_files)
+        self._process = self._started(arguments, environ_of(settings), root, open_files, TOOLS if knows_tools else ())
         self.port = 0
         if must_start and not wait_until(self._is_up, START_SECONDS):
             log = self.stop(signal.SIGKILL)
             raise AssertionError(f"the gateway did not start:\n{log}")
 
     def _started(
-        self, arguments: Sequence[str], environ: Mapping[str, str], root: Path, open_files: int | None
+        self,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        root: Path,
+        open_files: int | None,
+        more: Sequence[str],
     ) -> subprocess.Popen[bytes] | ForkedProcess:
         """Forked in a test, if nothing about it is unusual: that saves most of a start's work. What is measured starts
         as users start it."""
         usual = ["-c", "gunicorn.conf.py"]
         is_test = "PYTEST_VERSION" in os.environ
-        if is_test and root == ROOT and open_files is None and nursery().offers(environ):
-            return nursery().start("gunicorn", [*usual, *arguments], environ, self._log, self._log)
+        if is_test and root == ROOT and open_files is None and nursery(more).offers(environ):
+            return nursery(more).start("gunicorn", [*usual, *arguments], environ, self._log, self._log)
         assert INSIDE not in environ, "only what is forked runs that file"
         return subprocess.Popen(
             [*_limited(open_files), sys.executable, "-m", "gunicorn", *usual, *arguments],

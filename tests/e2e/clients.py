@@ -183,7 +183,7 @@ class Client:
 
     def _fill(self) -> bool:
         try:
-            data = b"" if self._has_ended else self.socket.recv(1 << 20)
+            data = b"" if self._has_ended else self.socket.recv(1 << 16)
         except (ConnectionResetError, ssl.SSLError):
             data = b""
         self._has_ended = not data

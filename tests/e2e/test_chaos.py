@@ -28,6 +28,7 @@ from tests.e2e.chaos import BROKEN, UPSTREAM, Fault, Stage
 from tests.e2e.interposer import Interposer
 from tests.e2e.recorded import Records
 from tests.e2e.talk import message, token_line
+from tests.forked import INSIDE
 from tests.full_disk import SmallDisk
 from tests.harness import ROOT, GatewayProcess, wait_until
 from tests.mcp.servers import FaultServer
@@ -51,7 +52,7 @@ SCRIPTS = {
     "sk-ant-chaos-limited": f"ok:{USAGE}*7 then rate_limited:retry-after-ms=300 then " * CYCLES + f"ok:{USAGE}",
     "sk-ant-chaos-good": f"ok:{USAGE}*12 then tool_use:{USAGE} then " * CYCLES + f"ok:{USAGE}",
 }
-JUMPING_CLOCK = Path(__file__).parent / "jumping_clock"
+JUMPING_CLOCK = Path(__file__).parent / "jumping_clock.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +174,10 @@ def _staged(tmp_path: Path, is_shared: bool, patch: pytest.MonkeyPatch) -> Itera
             settings["state_url"] = f"redis://127.0.0.1:{redis_way.port}/0"
             settings["record_url"] = postgres.new_database().replace(f":{postgres.port}/", f":{postgres_way.port}/")
         with patch.context() as clock:
-            clock.setenv("PYTHONPATH", str(JUMPING_CLOCK))
-            clock.setenv("JUMPING_CLOCK", str(tmp_path / "clock"))
+            clock.setenv(INSIDE, str(JUMPING_CLOCK))
+            clock.setenv(f"{INSIDE}_CLOCK", str(tmp_path / "clock"))
             gateway = GatewayProcess(
-                simulator.url, list(SCRIPTS), **{name: str(value) for name, value in settings.items()}
+                simulator.url, list(SCRIPTS), knows_tools=True, **{name: str(value) for name, value in settings.items()}
             )
         stack.callback(gateway.stop)
         yield Stage(

@@ -134,9 +134,9 @@ def test_health_metrics_and_status_answer_in_time_while_overload_is_refused(
         for thread in refused:
             thread.start()
         try:
-            health = _probe_seconds(gateway, "/healthz", 100)
-            metrics = _probe_seconds(gateway, "/metrics", 100)
-            status = _probe_seconds(gateway, "/status", 100)
+            health = _probe_seconds(gateway, "/healthz", 30)
+            metrics = _probe_seconds(gateway, "/metrics", 30)
+            status = _probe_seconds(gateway, "/status", 30)
         finally:
             done.set()
             for thread in refused:

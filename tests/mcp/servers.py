@@ -9,12 +9,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.forked import TOOLS, ForkedProcess, nursery
 from tests.harness import ROOT, wait_until
 from tests.ports import free_port
 
@@ -33,7 +33,7 @@ class ServerProcess:
         self._command = command
         self._env = dict(env or {})
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed in stop
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def __enter__(self) -> ServerProcess:
         self.start()
@@ -47,33 +47,23 @@ class ServerProcess:
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
         assert self._process is None or self._process.poll() is not None
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=ROOT,
-            env={**os.environ, **self._env},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._process = self._started()
         assert wait_until(self._accepts, START_SECONDS), f"the server did not start:\n{self.log}"
 
     def kill(self) -> None:
         """End it at once, with whatever it has started."""
         assert self._process is not None
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._send_signal(signal.SIGKILL)
         self._process.wait(60)
 
     def freeze(self) -> None:
         """Let it hang: connections are accepted by the kernel, and nothing is answered."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
+        self._send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it for good; may be called again."""
@@ -86,6 +76,22 @@ class ServerProcess:
         """What it has printed."""
         return os.pread(self._log.fileno(), 1 << 24, 0).decode(errors="replace")
 
+    def _started(self) -> subprocess.Popen[bytes] | ForkedProcess:
+        return subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            env={**os.environ, **self._env},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _send_signal(self, number: int) -> None:
+        """To it and whatever it has started."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def _accepts(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the server ended:\n{self.log}"
@@ -94,13 +100,13 @@ class ServerProcess:
 
 
 class FaultServer(ServerProcess):
-    """The project's own server, `fault_server.py`, with its journal."""
+    """The project's own server, `fault_server.py`, with its journal; forked, for most of its start is imports."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
         self.folder = folder
         self._journal = folder / f"journal-{port}"
-        super().__init__((sys.executable, "-m", "tests.mcp.fault_server", str(port), str(self._journal)), port)
+        super().__init__((str(port), str(self._journal)), port)
 
     @property
     def journal(self) -> list[str]:
@@ -110,6 +116,13 @@ class FaultServer(ServerProcess):
     def forget(self) -> None:
         """Begin a new journal."""
         self._journal.unlink(missing_ok=True)
+
+    def _started(self) -> ForkedProcess:
+        return nursery(TOOLS).start("tests.mcp.fault_server", self._command, os.environ, self._log, self._log)
+
+    def _send_signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
 
 def everything_server() -> ServerProcess:

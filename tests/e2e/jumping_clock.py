@@ -1,7 +1,7 @@
-"""A wall clock that jumps: loaded by Python's start where this folder stands on PYTHONPATH.
+"""A wall clock that jumps: forked processes run it first, where tests say so.
 
-`time.time` and `time.time_ns` are off by as many seconds as the file named by JUMPING_CLOCK says, eight bytes of a
-double, from the moment they are written there. Forked processes see it, too.
+`time.time` and `time.time_ns` are off by as many seconds as the file named by TESTS_INSIDE_CLOCK says, eight bytes of a
+double, from the moment they are written there. Processes that are forked later see it, too.
 """
 
 import mmap
@@ -12,7 +12,7 @@ import time
 _OFFSET = struct.Struct("d")
 _real_time, _real_time_ns = time.time, time.time_ns
 
-with open(os.environ["JUMPING_CLOCK"], "rb") as _file:
+with open(os.environ["TESTS_INSIDE_CLOCK"], "rb") as _file:
     _seen = mmap.mmap(_file.fileno(), _OFFSET.size, prot=mmap.PROT_READ)
 
 

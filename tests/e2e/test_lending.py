@@ -65,8 +65,16 @@ def pause(gateway: GatewayProcess, incoming: Incoming) -> None:
     """Until the gateway has read what came, and the stream's thread has lent it, or the gateway has hung up."""
     hung_up = select.poll()
     hung_up.register(incoming.client, select.POLLRDHUP)
-    (worker,) = gateway.worker_pids
-    assert wait_until(lambda: hung_up.poll(0) or is_lent(worker, incoming.client), TIMEOUT_SECONDS)
+
+    def has_come() -> bool:
+        if hung_up.poll(0):
+            return True
+        try:
+            return any(is_lent(worker, incoming.client) for worker in gateway.worker_pids)
+        except OSError:  # a process has ended meanwhile, and so hung up
+            return False
+
+    assert wait_until(has_come, TIMEOUT_SECONDS)
 
 
 def is_lent(worker: int, upstream: socket.socket) -> bool:

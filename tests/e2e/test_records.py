@@ -76,26 +76,21 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played() -> Iterator[dict[tuple[str, bool], Played]]:
-    """Every end, streamed and whole."""
-    sent: dict[tuple[str, bool], bytes] = {}
+def rig() -> Iterator[Rig]:
+    """One gateway for every end: each test plays its own."""
     with Rig(read_idle_timeout_seconds=IDLE_SECONDS, ping_seconds=0.4) as rig:
-        for name, (script, streamed, whole) in ENDS.items():
-            has_message = script.partition(":")[0] not in NO_MESSAGE
-            rig.keys(f"{script}{',' if ':' in script else ':'}{USAGE}" if has_message else script)
-            for body in (STREAMED, WHOLE):
-                is_streamed = body is STREAMED
-                if not (streamed if is_streamed else whole):
-                    continue
-                session = f"{name}-{is_streamed}"
-                answer = ask(rig.gateway.url, body, headers=[f"x-session-id: {session}"])
-                sent[name, is_streamed] = _sent_by(rig, has_message) if is_streamed else answer.body
-        records = Records.in_folder(rig.gateway.data_dir)
-        records.wait_for(f"{name}-{is_streamed}" for name, is_streamed in sent)
-        yield {
-            (name, is_streamed): Played(data, records.of_session(f"{name}-{is_streamed}"))
-            for (name, is_streamed), data in sent.items()
-        }
+        yield rig
+
+
+def play(rig: Rig, name: str, *, is_streamed: bool) -> Played:
+    """Let a request end so, and wait for its record."""
+    script = ENDS[name][0]
+    has_message = script.partition(":")[0] not in NO_MESSAGE
+    rig.keys(f"{script}{',' if ':' in script else ':'}{USAGE}" if has_message else script)
+    session = f"{name}-{is_streamed}"
+    answer = ask(rig.gateway.url, STREAMED if is_streamed else WHOLE, headers=[f"x-session-id: {session}"])
+    sent = _sent_by(rig, has_message) if is_streamed else answer.body
+    return Played(sent, Records.in_folder(rig.gateway.data_dir).of_session(session))
 
 
 def _sent_by(rig: Rig, has_message: bool) -> bytes:
@@ -112,41 +107,38 @@ def _sent_by(rig: Rig, has_message: bool) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "outcome"), [(name, row[1]) for name, row in ENDS.items()], ids=ENDS)
-def test_the_usage_of_a_stream_is_what_the_upstream_had_said(
-    played: dict[tuple[str, bool], Played], name: str, outcome: str
-) -> None:
+def test_the_usage_of_a_stream_is_what_the_upstream_had_said(rig: Rig, name: str, outcome: str) -> None:
     """Given a stream that ends in any way; then what came in whole events is recorded, and how far to trust it."""
-    end = played[name, True]
+    end = play(rig, name, is_streamed=True)
     assert end.record.outcome == outcome
     assert end.record.is_streamed
     assert end.record.attempts
     assert Said.recorded(end.record) == end.said
     assert [usage.certainty for usage in end.record.usage] == [end.certainty] * len(end.record.usage)
+    assert_costs_what_its_counts_come_to(end.record)
 
 
 @pytest.mark.parametrize(("name", "outcome"), [(name, row[2]) for name, row in ENDS.items() if row[2]])
-def test_the_usage_of_a_whole_answer_is_what_the_client_got(
-    played: dict[tuple[str, bool], Played], name: str, outcome: str
-) -> None:
+def test_the_usage_of_a_whole_answer_is_what_the_client_got(rig: Rig, name: str, outcome: str) -> None:
     """Given a whole answer, or one that broke off; then its usage, or none."""
-    end = played[name, False]
+    end = play(rig, name, is_streamed=False)
     assert end.record.outcome == outcome
     assert not end.record.is_streamed
     assert Said.recorded(end.record) == Said.in_answer(end.sent, is_streamed=False)
     assert [usage.certainty for usage in end.record.usage] == ["exact"] * len(end.record.usage)
+    assert_costs_what_its_counts_come_to(end.record)
 
 
-def test_every_end_costs_what_its_counts_come_to(played: dict[tuple[str, bool], Played]) -> None:
-    """Given all these ends, of a model without a price; then each costs its counts, and for output that nobody has
-    counted the guess, at the default's rates; and is an estimate.
+def assert_costs_what_its_counts_come_to(record: InterceptionRecord) -> None:
+    """Of a model without a price: each costs its counts, and for output that nobody has counted the guess, at the
+    default's rates; and is an estimate.
     """
-    for end in played.values():
-        for used in end.record.usage:
-            written_5m = used.cache_write_tokens - used.cache_write_1h_tokens
-            microdollars = 10 * used.input_tokens + 50 * used.guessed_output_tokens + used.cache_read_tokens
-            microdollars += 12.5 * written_5m + 20 * used.cache_write_1h_tokens + 10_000 * used.server_tool_uses
-            assert (used.price, used.is_cost_estimated) == ("default", True)
-            assert used.cost_picodollars == microdollars * 10**6
+    for used in record.usage:
+        written_5m = used.cache_write_tokens - used.cache_write_1h_tokens
+        microdollars = 10 * used.input_tokens + 50 * used.guessed_output_tokens + used.cache_read_tokens
+        microdollars += 12.5 * written_5m + 20 * used.cache_write_1h_tokens + 10_000 * used.server_tool_uses
+        assert (used.price, used.is_cost_estimated) == ("default", True)
+        assert used.cost_picodollars == microdollars * 10**6
 
 
 def test_hidden_turns_and_other_models_cost_each_for_themselves(tmp_path: Path) -> None:

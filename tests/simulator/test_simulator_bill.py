@@ -12,6 +12,7 @@ from gateway.simulator import SeenRequest, Simulator
 from gateway.simulator.bill import Bill
 from gateway.simulator.charge import Charge
 from gateway.simulator.prices import charged
+from tests.harness import wait_until
 from tests.simulator.wired import charges_of, request_of
 from tests.simulator.worlds import NOW
 
@@ -266,7 +267,8 @@ def test_client_that_leaves_is_charged_for_what_was_sent(connect: Any) -> None:
     with Simulator({"sk-a": "stall:after=4"}) as simulator:
         client = connect(simulator)
         client.ask("sk-a", stream=True)
-        assert simulator.wait_until(lambda: bool(simulator.bill.lines()), TIMEOUT_SECONDS)
+        # A charge is nothing that the simulator's own `wait_until` hears of.
+        assert wait_until(lambda: bool(simulator.bill.lines()), TIMEOUT_SECONDS)
         client.close()
         assert simulator.wait_until(lambda: simulator.open_connections == 0, TIMEOUT_SECONDS)
         assert [line.is_complete for line in simulator.bill.lines()] == [False]

@@ -50,24 +50,27 @@ def contenders(upstream: Upstream, names: set[str]) -> Iterator[dict[str, Conten
 def measured(scenario: Scenario, contender: Contender) -> dict[str, Any]:
     """One round of one contender: the load generator's figures."""
     spec: dict[str, Any] = {
-        **scenario.load,
         "port": contender.port,
         "request": contender.request,
         "pids": contender.roots,
         "health": contender.health if scenario.load.get("probes") and contender.name != "straight" else None,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load", json.dumps(spec)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=_LONGEST_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        return {"failure": done.stderr[-2000:]}
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    loads = [scenario.load] if scenario.beside is None else [scenario.load, scenario.beside]
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.load", json.dumps({**spec, **load})],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for load in loads
+    ]
+    figures: list[dict[str, Any]] = []
+    for process in begun:
+        output, errors = process.communicate(timeout=_LONGEST_SECONDS)
+        figures.append(json.loads(output) if process.returncode == 0 else {"failure": errors[-2000:]})
+    return figures[0] if scenario.beside is None else {**figures[0], "beside": figures[1]}
 
 
 def machine() -> str:

@@ -10,13 +10,17 @@ EVERYBODY = ("straight", "nginx", "litellm", "portkey", "gateway", "gateway-all"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`answer` is the upstream's (see `upstream`), `load` the generator's SPEC (see `load`) but for the contender's."""
+    """`answer` is the upstream's (see `upstream`), `load` the generator's SPEC (see `load`) but for the contender's.
+
+    `beside` is another load, at the same time.
+    """
 
     name: str
     meaning: str
     answer: str
     load: dict[str, Any]
     contenders: tuple[str, ...] = EVERYBODY
+    beside: dict[str, Any] | None = None
 
     @property
     def streams(self) -> int:
@@ -52,6 +56,15 @@ def _paced(streams: int, events: int, ramp_seconds: float) -> Scenario:
     return Scenario(f"paced-{streams}", f"{streams} streams, each of 10 events a second", f"paced-{events}", load)
 
 
+def _mixed(streams: int, clients: int) -> Scenario:
+    paced = _paced(streams, 100, 1.0)
+    closed = {**_closed(clients, False), "warm_seconds": 1.5, "seconds": 7.5}
+    meaning = f"{paced.meaning}, beside whole answers to {clients} clients"
+    return Scenario(
+        f"mixed-{streams}-{clients}", meaning, paced.answer, paced.load, ("nginx", "portkey", "gateway"), closed
+    )
+
+
 def _slow(streams: int, seconds: int, ramp_seconds: int) -> Scenario:
     events = ramp_seconds + seconds + 3
     load = {**_streams(streams, events, ramp_seconds), "events_a_second": 1, "seconds": seconds, "probes": True}
@@ -81,6 +94,7 @@ SCENARIOS = {
             "idle",
             {**_streams(1000, 0, 2.0), "events_a_second": 1, "seconds": 2.0},
         ),
+        _mixed(300, 16),
         _slow(5000, 300, 20),
         _slow(10_000, 60, 40),
         _whole(8),

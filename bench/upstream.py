@@ -9,7 +9,7 @@ Run as `python -m bench.upstream`; it prints its port. What it answers is set, f
     slow-N          the same, one a second
     idle            a stream that has begun, and then says nothing
 
-A request whose head holds the limited key is answered with 429.
+A request whose head holds the limited key is answered with 429, and one that asks for no stream with `whole`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections import deque
 
 from bench.wording import (
     LIMITED_KEY,
+    NO_STREAM,
     RATE_LIMITED,
     STREAM_HEAD,
     WHOLE,
@@ -135,6 +136,8 @@ class FakeUpstream:
             self._send(client, WHOLE)
         elif LIMITED_KEY in request:
             self._send(client, RATE_LIMITED)
+        elif NO_STREAM in request:
+            self._send(client, WHOLE)
         else:
             self._send(client, self._answer)
             if self._paced_events is not None:

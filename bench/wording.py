@@ -132,6 +132,9 @@ def burst(events: int) -> bytes:
     return STREAM_HEAD + _BEGIN + b"".join(chunk(delta(b" word-%d" % number)) for number in range(events)) + _END
 
 
+NO_STREAM = b'"stream":false'  # as `request_body` writes it
+
+
 def request_body(is_streamed: bool, padding_bytes: int = 0) -> bytes:
     """A request; with padding, as large as those of Claude Code, in tools and system prompt."""
     document: dict[str, object] = {

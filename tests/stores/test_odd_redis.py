@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 
 import pytest
@@ -139,9 +140,8 @@ def test_rubbish_in_every_answer_is_a_server_that_is_down(
     assert store.flush(SOON_SECONDS)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"], caplog.text
     assert caplog.records[0].message.isprintable()
-    other = RedisStore(line.url, start_timeout_seconds=SOON_SECONDS)
-    assert known(other, f"{key}-refused").is_retired
-    other.close()
+    with closing(RedisStore(line.url, start_timeout_seconds=SOON_SECONDS)) as other:
+        assert known(other, f"{key}-refused").is_retired
 
 
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)

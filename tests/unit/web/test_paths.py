@@ -75,9 +75,9 @@ def test_no_path_takes_long(piece):
         path = "/" + piece * (length // len(piece))
         best = 1.0
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.thread_time()  # what others do at the same time does not count
             advice(path)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     assert seconds(80_000) < 8 * seconds(40_000) + 0.01

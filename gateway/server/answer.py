@@ -26,12 +26,13 @@ class Answer:
     Once it has paused, its Pause stands in it as whoever parks it needs it: what to watch (`wanted`), until when at the
     latest (`until_at`, monotonic), whether what follows may block or take long (`needs_thread`), and whether it has
     something to do at the end of the drain time (`minds_the_end`). `followed` is what the poller watches for it now.
+    `has_begun`: the client has something of it.
     """
 
     __slots__ = (
         *("_began_at", "_body", "_environ", "_has_all", "_pause", "_pieces", "_wanted_before"),
-        *("connection", "followed", "minds_the_end", "needs_thread", "request", "response", "until_at", "wanted"),
-        "__weakref__",
+        *("connection", "followed", "has_begun", "minds_the_end", "needs_thread", "request", "response"),
+        *("until_at", "wanted", "__weakref__"),
     )
 
     def __init__(self, connection: Connection, request: Any, response: PromptResponse, environ: dict[str, Any]) -> None:
@@ -43,6 +44,7 @@ class Answer:
         self.until_at = -math.inf
         self.needs_thread = False
         self.minds_the_end = False
+        self.has_begun = False
         self._body: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] = iter(())
         self._pause: Pause | None = None
@@ -75,11 +77,13 @@ class Answer:
                 if carried:
                     piece.carried = b""
                     response.write(carried)
+                    self.has_begun = True
                     if response.held:
                         break
                 self._waits_for(piece)
                 return True
             response.write(piece)
+            self.has_begun = True
             if response.held:
                 break
             if given == _MOST_PIECES:

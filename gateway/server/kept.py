@@ -22,6 +22,7 @@ class Kept:
     followed: Wanted = ()
     needs_thread = False
     minds_the_end = True
+    has_begun = False
 
     def __init__(self, connection: Connection, has_head: bool = False) -> None:
         self.connection = connection

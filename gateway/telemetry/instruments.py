@@ -63,6 +63,10 @@ class _Bound(MetricWrapperBase):
 class _Counter(_Bound, Counter):
     """A Counter that remembers."""
 
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        """Count. A message counts 13 times: what prometheus-client asks first would take 20,000 instructions of it."""
+        self._value.inc(amount)
+
 
 class _Gauge(_Bound, Gauge):
     """A Gauge that remembers."""

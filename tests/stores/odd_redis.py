@@ -67,6 +67,7 @@ class OddRedis:
                 self._threads[-1].start()
 
     def _carry_commands(self, client: socket.socket, server: socket.socket) -> None:
+        is_elsewhere = False  # the client believes that it has chosen a database, and the server has not heard of it
         try:
             with client.makefile("rb") as stream:
                 while command := _command(stream):
@@ -76,7 +77,10 @@ class OddRedis:
                     while self.drips and not self._is_closing:
                         client.sendall(b"+")
                         self._pause.wait(0.05)
+                    is_elsewhere |= name == "SELECT" and answer is not None
                     if answer is None:
+                        if is_elsewhere:
+                            break
                         server.sendall(_written(command))
                     elif answer:
                         client.sendall(answer)

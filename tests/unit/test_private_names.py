@@ -31,9 +31,10 @@ USED = {
         "_keepalive_after",
         "_peer_trusted_for_forwarded",
     },
+    "prometheus_client": {"_value"},
     "redis": {"_sock"},
 }
-BOUND = {"gunicorn": "==27.*", "redis": ">=5,<9"}
+BOUND = {"gunicorn": "==27.*", "prometheus_client": ">=0.22,<0.27", "redis": ">=5,<9"}
 DOCUMENTED = {"_exit", "_replace"}
 
 

@@ -118,5 +118,5 @@ def test_packages_with_private_names_are_bound() -> None:
     parser = ConfigParser()
     parser.read(ROOT / "setup.cfg")
     lines = parser["options"]["install_requires"].strip().splitlines()
-    required = {name: versions for name, _, versions in (line.partition(" ") for line in lines)}
+    required = {name.replace("-", "_"): versions for name, _, versions in (line.partition(" ") for line in lines)}
     assert {name: required[name] for name in USED} == BOUND

@@ -678,3 +678,28 @@ def test_a_round_that_fails_forgets_nobody(place: Place, monkeypatch: pytest.Mon
         place.parking._round()
     place.parking._round()
     assert all(other.is_over.is_set() for other in others)
+
+
+def test_events_do_not_wait_for_all_that_is_to_begin(place: Place) -> None:
+    """Given many responses that are due and have yet to send anything, and a stream that has begun, then the stream's
+    event goes out in the next round, and of the others some now and the rest after it, in their order."""
+    stream = place.park(relaying)
+    stream.upstream.sendall(b"first")
+    place.rounds(2)
+    assert stream.taken() == framed(b"first")
+
+    def whole(served: Served) -> Iterator[bytes]:
+        yield served.until_readable(math.inf)
+        yield b"whole"
+
+    most = parking_module._MOST_LARGE_STEPS
+    waiting = [place.park(whole) for _ in range(2 * most)]
+    place.rounds(1)
+    for served in waiting:
+        served.upstream.sendall(b"x")
+    stream.upstream.sendall(b"second")
+    place.rounds(1)
+    assert stream.taken() == framed(b"second")
+    assert sum(served.is_over.is_set() for served in waiting) == most
+    place.rounds(1)
+    assert all(served.is_over.is_set() for served in waiting)

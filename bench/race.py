@@ -67,10 +67,19 @@ def measured(scenario: Scenario, contender: Contender) -> dict[str, Any]:
         for load in loads
     ]
     figures: list[dict[str, Any]] = []
-    for process in begun:
-        output, errors = process.communicate(timeout=_LONGEST_SECONDS)
-        figures.append(json.loads(output) if process.returncode == 0 else {"failure": errors[-2000:]})
-    return figures[0] if scenario.beside is None else {**figures[0], "beside": figures[1]}
+    try:
+        for process in begun:
+            output, errors = process.communicate(timeout=_LONGEST_SECONDS)
+            figures.append(json.loads(output) if process.returncode == 0 else {"failure": errors[-2000:]})
+    finally:
+        for process in begun:
+            process.kill()  # nothing, if it has ended
+            process.wait()
+    if scenario.beside is None:
+        return figures[0]
+    if "failure" in figures[1]:
+        return figures[1]
+    return {**figures[0], "beside": figures[1]}
 
 
 def machine() -> str:

@@ -128,7 +128,7 @@ class Parking:
         large_steps = 0
         try:
             for parked in due:
-                if not parked.has_begun:
+                if not parked.has_begun and not parked.needs_thread:  # a thread's step is none of the poller's
                     large_steps += 1
                     if large_steps > _MOST_LARGE_STEPS:
                         self._due[parked] = None  # among the first of the next

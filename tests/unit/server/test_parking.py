@@ -703,3 +703,19 @@ def test_events_do_not_wait_for_all_that_is_to_begin(place: Place) -> None:
     assert sum(served.is_over.is_set() for served in waiting) == most
     place.rounds(1)
     assert all(served.is_over.is_set() for served in waiting)
+
+
+def test_what_a_thread_is_to_do_does_not_wait_for_its_turn(place: Place) -> None:
+    """Given more responses than the poller goes on with in a round, all of which need a thread, then each has one at
+    once: that takes the poller no time."""
+
+    def for_a_thread(served: Served) -> Iterator[bytes]:
+        yield served.until_readable(math.inf, needs_thread=True)
+        yield b"whole"
+
+    waiting = [place.park(for_a_thread) for _ in range(2 * parking_module._MOST_LARGE_STEPS)]
+    place.rounds(1)
+    for served in waiting:
+        served.upstream.sendall(b"x")
+    place.rounds(1)
+    assert all(served.is_over.wait(BOUND_SECONDS) for served in waiting)

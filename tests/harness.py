@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _LISTENING = re.compile(r"Listening at: http://([0-9.]+):([0-9]+)")
 START_SECONDS = 120.0
 COMMAND_SECONDS = 300.0
+_SETTLED_SECONDS = 60.0
 
 
 def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -46,6 +47,10 @@ def wait_until(holds: Callable[[], bool], timeout_seconds: float) -> bool:
 
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def _sample(samples: Samples, name: str, labels: Mapping[str, str]) -> float:
+    return samples.get((f"gateway_{name}", frozenset(labels.items())), 0.0)
 
 
 def samples_of(text: str) -> Samples:
@@ -222,7 +227,19 @@ class GatewayProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample's value; 0 if there is none."""
-        return self.metrics().get((f"gateway_{name}", frozenset(labels.items())), 0.0)
+        return _sample(self.metrics(), name, labels)
+
+    def counted(self, name: str, **labels: str) -> float:
+        """One sample's value once no request runs: a client has its answer a moment before all of it is counted."""
+        samples: Samples = {}
+
+        def is_settled() -> bool:
+            nonlocal samples
+            samples = self.metrics()
+            return not any(value for (known, _), value in samples.items() if known == "gateway_requests_inflight")
+
+        assert wait_until(is_settled, _SETTLED_SECONDS), "requests still run"
+        return _sample(samples, name, labels)
 
     def _is_up(self) -> bool:
         if self._process.poll() is not None:

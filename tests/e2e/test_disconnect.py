@@ -110,11 +110,11 @@ def test_hang_ups_in_mid_stream_are_counted_as_such(rig: Rig) -> None:
     """Given a client that hangs up in mid-stream, then the stream ended as `client_disconnected`, usage included."""
     rig.keys("stall:after=4,input-tokens=1234")
     name = "streams_ended_total"
-    ended = rig.gateway.metric(name, outcome="client_disconnected")
-    tokens = rig.gateway.metric("tokens_total", model="claude-simulated", type="input")
+    ended = rig.gateway.counted(name, outcome="client_disconnected")
+    tokens = rig.gateway.counted("tokens_total", model="claude-simulated", type="input")
     _stopped_up(rig, "stall:after=4", STREAMED).close()
     assert wait_until(lambda: rig.gateway.metric(name, outcome="client_disconnected") == ended + 1, FREE_SECONDS)
-    assert rig.gateway.metric("tokens_total", model="claude-simulated", type="input") == tokens + 1234
+    assert rig.gateway.counted("tokens_total", model="claude-simulated", type="input") == tokens + 1234
 
 
 def test_a_client_that_reads_nothing_more_of_a_busy_stream_and_leaves_is_noticed(rig: Rig) -> None:

@@ -513,8 +513,8 @@ def test_failover_is_counted(rig: Rig) -> None:
         ("key_transitions_total", {"key": "k1", "state": "permanent"}),
         ("failover_attempts_count", {}),
     ]
-    before = [rig.gateway.metric(name, **labels) for name, labels in counted]
-    exhaustions = rig.gateway.metric("pool_exhaustions_total", outcome="rate_limited")
+    before = [rig.gateway.counted(name, **labels) for name, labels in counted]
+    exhaustions = rig.gateway.counted("pool_exhaustions_total", outcome="rate_limited")
     assert STREAMED.ask(rig).status == 200
-    assert [rig.gateway.metric(name, **labels) for name, labels in counted] == [value + 1 for value in before]
-    assert rig.gateway.metric("pool_exhaustions_total", outcome="rate_limited") == exhaustions
+    assert [rig.gateway.counted(name, **labels) for name, labels in counted] == [value + 1 for value in before]
+    assert rig.gateway.counted("pool_exhaustions_total", outcome="rate_limited") == exhaustions

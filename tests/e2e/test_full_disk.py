@@ -76,7 +76,7 @@ def test_full_disk_kills_nobody_and_records_wait(
     simulator.script(FIRST, "rate_limited:retry-after=600 then ok")
     assert [ask(gateway, f"limited-{n}") for n in range(3)] == [200] * 3
     assert gateway.metric("key_state", key="a", state="temporary") == 1
-    assert gateway.metric("tokens_total", model="model-39", type="input") > 0
+    assert gateway.counted("tokens_total", model="model-39", type="input") > 0
     gateway.wait_for_log("cannot be written to", SOON_SECONDS)
     assert gateway.worker_pids == workers
 
@@ -124,7 +124,7 @@ def test_start_without_room_for_shared_counts_is_told_and_harms_nobody(simulator
         for novel in NOVEL:
             status, expected = novel(process)
             assert status == expected
-        assert process.metric("tokens_total", model="model-39", type="input") > 0
+        assert process.counted("tokens_total", model="model-39", type="input") > 0
     finally:
         process.stop()
         folder.unlink()

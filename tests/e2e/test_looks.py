@@ -149,7 +149,7 @@ def test_request_that_every_key_is_forbidden_is_not_held_against_them(scene: Sce
     assert scene.states() == ["valid", "valid"]
     assert scene.ask(GRANTED).status == 200
     assert scene.asked("/v1/models") == ["k0", "k1"]
-    assert gateway.metric("key_transitions_total", key="k0", state="permanent") == 1
+    assert gateway.counted("key_transitions_total", key="k0", state="permanent") == 1
     gateway.wait_for_log("no other key answered the request that it was forbidden")
 
 

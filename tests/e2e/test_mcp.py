@@ -219,11 +219,11 @@ def test_client_that_leaves_cancels_the_call(stage, fault, is_streaming):
 def test_calls_are_counted(stage):
     """Given calls with different ends, then the metric has them by server, tool and outcome."""
     labels = {"server": "fault", "tool": "echo"}
-    before = stage.gateway.metric("tool_calls_total", outcome="ok", **labels)
+    before = stage.gateway.counted("tool_calls_total", outcome="ok", **labels)
     stage.script(uses("bmcp_fault_echo", text="x"), uses("bmcp_fault_echo"), says("Done."))
     stage.ask(True)
-    assert stage.gateway.metric("tool_calls_total", outcome="ok", **labels) == before + 1
-    assert stage.gateway.metric("tool_calls_total", outcome="error", **labels) >= 1
+    assert stage.gateway.counted("tool_calls_total", outcome="ok", **labels) == before + 1
+    assert stage.gateway.counted("tool_calls_total", outcome="error", **labels) >= 1
 
 
 def test_secrets_arguments_and_results_are_not_shown(stage):

@@ -369,7 +369,7 @@ def test_a_silent_stream_gets_pings_and_at_last_an_error(hasty_rig: Rig) -> None
     for eol in EOLS:
         rig.keys(f"ok:{eol.removeprefix(',')}".rstrip(":"))
         whole[eol] = rig.direct(STREAMED).body
-    ended = rig.gateway.metric("streams_ended_total", outcome="idle_timeout")
+    ended = rig.gateway.counted("streams_ended_total", outcome="idle_timeout")
 
     answers = _at_once(rig, [(f"{stall}:after={after}{eol}", STREAMED) for stall, after, eol in SILENT])
 
@@ -725,14 +725,14 @@ def test_a_kept_connection_that_the_upstream_closed_is_replaced(rig: Rig, body: 
 def test_a_kept_connection_that_closes_on_the_next_request_is_replaced_once(rig: Rig, script: str, body: bytes) -> None:
     """Given a kept connection that closes without a byte of an answer, then the request is sent once more: same key."""
     rig.keys(script, "ok")
-    attempts = rig.gateway.metric("key_attempts_total", key="k0", outcome="ok")
-    errors = rig.gateway.metric("key_attempts_total", key="k0", outcome="transport_error")
+    attempts = rig.gateway.counted("key_attempts_total", key="k0", outcome="ok")
+    errors = rig.gateway.counted("key_attempts_total", key="k0", outcome="transport_error")
     assert _relayed(rig, body).status == 200
     assert _relayed(rig, body).status == 200
     assert rig.calls == [0, 0, 0]
     assert [seen.body for seen in rig.simulator.requests] == [body] * 3
-    assert rig.gateway.metric("key_attempts_total", key="k0", outcome="ok") == attempts + 2
-    assert rig.gateway.metric("key_attempts_total", key="k0", outcome="transport_error") == errors
+    assert rig.gateway.counted("key_attempts_total", key="k0", outcome="ok") == attempts + 2
+    assert rig.gateway.counted("key_attempts_total", key="k0", outcome="transport_error") == errors
 
 
 @both_modes

@@ -186,7 +186,7 @@ def test_compressed_stream_that_spoils_ends_in_an_error(
     """Given a stream whose gzip is corrupt behind the first event, then that event and one `event: error`."""
     is_told = threading.Event()
     upstream.play = gzip_that_spoils(is_told, is_silent)
-    truncated = gateway.metric("streams_ended_total", outcome="truncated")
+    truncated = gateway.counted("streams_ended_total", outcome="truncated")
     with Talk(gateway) as talk:
         first = talk.begin_stream()
         is_told.set()
@@ -194,8 +194,7 @@ def test_compressed_stream_that_spoils_ends_in_an_error(
     assert received.startswith(FIRST_EVENT)
     ((name, error),) = events_of(received)[1:]
     assert (name, error["error"]["type"]) == ("error", "api_error")
-    assert gateway.metric("streams_ended_total", outcome="truncated") == truncated + 1
-    assert is_idle(gateway)
+    assert gateway.counted("streams_ended_total", outcome="truncated") == truncated + 1
 
 
 @pytest.mark.parametrize(
@@ -215,7 +214,7 @@ def test_whole_answer_that_cannot_be_decoded_is_a_502(
     upstream.play = answer(whole(body, f"Content-Encoding: {coding}"))
     for _ in range(PLACES + 1):
         assert error_of(ask(gateway))[:2] == (502, "api_error")
-    assert is_idle(gateway)
+    assert wait_until(lambda: is_idle(gateway), SOON_SECONDS)
 
 
 def test_informational_answers_do_not_end_an_upload(gateway: GatewayProcess, upstream: RawUpstream) -> None:
@@ -442,10 +441,10 @@ def test_trouble_upstream_is_told_with_key_and_request(
 ) -> None:
     """Given an attempt that fails through no fault of its key, then a warning names key and request; it is counted."""
     upstream.play = play
-    counted = gateway.metric("key_attempts_total", key="first", outcome=outcome)
+    counted = gateway.counted("key_attempts_total", key="first", outcome=outcome)
     log = gateway.log
     answered = ask(gateway, streamed=True)
-    assert gateway.metric("key_attempts_total", key="first", outcome=outcome) == counted + 1
+    assert gateway.counted("key_attempts_total", key="first", outcome=outcome) == counted + 1
     told = [line for line in gateway.log.removeprefix(log).splitlines() if "WARNING" in line and "key first" in line]
     assert len(told) == 1, gateway.log.removeprefix(log)
     assert answered.headers["request-id"] in told[0]
@@ -466,8 +465,8 @@ def test_requests_that_never_became_one_are_counted(
     """Given a malformed or half-sent head, when it is refused, then rejections and requests of no route count it."""
 
     def counted() -> tuple[float, float]:
-        requests = gateway.metric("requests_total", route="unknown", credential="none", status=str(status))
-        return requests, gateway.metric("rejections_total", reason=reason)
+        requests = gateway.counted("requests_total", route="unknown", credential="none", status=str(status))
+        return requests, gateway.counted("rejections_total", reason=reason)
 
     before = counted()
     with Talk(gateway) as talk:

@@ -177,7 +177,7 @@ def test_pings_go_out_while_a_tool_runs_and_a_hang_up_cancels_it(rig: Rig, serve
         assert answer.raw_body.count(b"event: ping") >= 3
     assert wait_until(lambda: server.journal[executed:] == ["slow begins", "slow cancelled"], 6)
     assert wait_until(lambda: rig.gateway.metric("requests_inflight", route="messages") == 0, 6)
-    assert rig.gateway.metric("tool_calls_total", server="faults", tool="slow", outcome="cancelled") == 1
+    assert rig.gateway.counted("tool_calls_total", server="faults", tool="slow", outcome="cancelled") == 1
     assert rig.calls == [0]
 
 

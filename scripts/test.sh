@@ -4,6 +4,6 @@
 # handed on to pytest.
 set -eu
 
-processes=$(($(nproc) * 3))
+processes=$(($(nproc) * 4))
 [ "$processes" -le 8 ] || processes=8
 exec .venv/bin/python -m pytest --numprocesses "$processes" --dist worksteal --durations 10 "$@"

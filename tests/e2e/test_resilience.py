@@ -512,9 +512,9 @@ def test_refused_clients_that_go_on_uploading_delay_nobody(
         if refusal == 529:
             stack.enter_context(every_place_streaming(gateway, upstream))
         talks = [stack.enter_context(Talk(chosen)) for _ in range(2 * RESERVED)]
-        stack.enter_context(dribbling(talks))
         for talk in talks:
             talk.send_head("POST", "/v1/messages", {"Content-Length": "100000", "X-Gateway-Token": "wrong"})
+        stack.enter_context(dribbling(talks))
         slowest = slowest_probe_seconds(chosen, 30)
         assert [talk.answer().status for talk in talks] == [refusal] * len(talks)
     assert slowest < PROMPT_SECONDS

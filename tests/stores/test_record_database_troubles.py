@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from gateway.records.database import Database, DatabaseWriter, Reader
+from gateway.records.database.opening import _SCHEMA_LOCK
 from gateway.records.forwarder import ConnectionLost, DatabaseUnavailable
 from gateway.records.recorder import Recorder
 from gateway.records.spool import FileSpool
@@ -181,6 +182,53 @@ def test_a_commit_is_not_waited_for_without_end(postgres: PostgresServer, path: 
                 path.fall_silent()
 
         assert "has not answered" in str(rid_of_waiting(commit))
+
+
+@silence
+@pytest.mark.parametrize("when", ["while the schema is made", "while records are stored"])
+def test_a_writer_that_was_lost_with_its_path_holds_up_nobody(
+    postgres: PostgresServer, path: SilentPath, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Given a path that falls silent within a transaction; then the server ends that, and others take the same records."""
+    monkeypatch.setattr("gateway.records.database.postgresql.STATEMENT_SECONDS", 2)
+    url = postgres.new_database()
+    with closing(writer_of(path.through(url))) as lost, closing(writer_of(url)) as other:
+        if when == "while the schema is made":
+            with monkeypatch.context() as patch:
+                patch.setattr("gateway.records.database.opening.migrate", lambda _: path.fall_silent())
+                assert "has not answered" in str(rid_of_waiting(lost.prepare))
+        else:
+            lost.prepare()
+            real = lost._insert
+
+            def insert(*arguments: Any) -> None:
+                real(*arguments)
+                path.fall_silent()
+
+            monkeypatch.setattr(lost, "_insert", insert)
+            assert "has not answered" in str(rid_of_waiting(lambda: lost.write([record_of(1)])))
+        assert wait_until(lambda: is_ready(other), SOON_SECONDS)
+
+        def is_stored() -> bool:
+            with suppress(DatabaseUnavailable):
+                other.write([record_of(1)])
+                return True
+            return False
+
+        assert wait_until(is_stored, SOON_SECONDS)
+    assert ids_in(url) == {"req_gw_1"}
+
+
+def test_a_schema_that_is_current_is_used_without_the_lock_of_those_who_change_it(postgres: PostgresServer) -> None:
+    """Given somebody who holds the lock of the schema; then a database that is up to date is ready all the same."""
+    url = postgres.new_database()
+    with closing(writer_of(url)) as first:
+        first.prepare()
+    with psycopg.connect(url) as holder, closing(writer_of(url)) as second:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [_SCHEMA_LOCK])
+        second.prepare()
+        second.write([record_of(1)])
+    assert ids_in(url) == {"req_gw_1"}
 
 
 @silence

@@ -71,10 +71,11 @@ class Database:
         if self._file is not None:
             self._file.make_private()
         with self.transaction() as connection:
-            if self._file is None:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-            self._refuse_newer(connection)
-            migrate(connection)
+            if self._refuse_newer(connection) < SCHEMA_VERSION:
+                if self._file is None:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+                self._refuse_newer(connection)  # another may have changed it meanwhile
+                migrate(connection)
         self._is_prepared = True
 
     def prepare_to_read(self) -> None:
@@ -172,13 +173,15 @@ class Database:
             log.warning("%s: from now on another is used, without what the old one held", error)
             raise
 
-    def _refuse_newer(self, connection: Connection) -> None:
+    def _refuse_newer(self, connection: Connection) -> int:
+        """The schema's version. Raises DatabaseUnavailable if this program does not know it."""
         version = version_of(connection)
         if version > SCHEMA_VERSION:
             raise DatabaseUnavailable(
                 f"the database has schema {version}, and this program knows no schema after {SCHEMA_VERSION}; "
                 "a newer gateway has used it"
             )
+        return version
 
     def _words(self, error: SQLAlchemyError | OSError) -> str:
         """The first line of what the driver says, which quotes neither statement nor values."""

@@ -26,8 +26,9 @@ from gateway.records.forwarder import DatabaseUnavailable
 # One address; and all of them, with the finding of them.
 _ADDRESS_SECONDS = 5
 CONNECT_SECONDS = 30.0
-# What the server gives a statement, and what this side gives each step: a statement, a commit, a rollback.
-_STATEMENT_SECONDS = 15
+# What the server gives a statement, and a transaction whose next statement does not come: a client that was lost with its
+# path must not keep its locks. And what this side gives each step: a statement, a commit, a rollback.
+STATEMENT_SECONDS = 15
 STEP_SECONDS = 20.0
 
 
@@ -61,13 +62,14 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """What psycopg is to connect with, besides what the URL says; that goes before most of it."""
+    limit_ms = 1000 * STATEMENT_SECONDS
     wanted = {
         "connect_timeout": _ADDRESS_SECONDS,
         "application_name": "messages-gateway",
         "keepalives_idle": 60,
         "keepalives_interval": 15,
-        "tcp_user_timeout": 1000 * _STATEMENT_SECONDS,
-        "options": f"-c statement_timeout={1000 * _STATEMENT_SECONDS}",
+        "tcp_user_timeout": limit_ms,
+        "options": f"-c statement_timeout={limit_ms} -c idle_in_transaction_session_timeout={limit_ms}",
     }
     # Whatever the environment, the user or the database prefer: otherwise texts may arrive as bytes.
     return {name: value for name, value in wanted.items() if name not in given} | {"client_encoding": "utf8"}

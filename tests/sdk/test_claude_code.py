@@ -1,18 +1,22 @@
 """Claude Code through the gateway.
 
-It answers; over a budget it stops at once and shows our words; it waits for a place.
+It answers; over a budget it stops at once and shows our words; it waits for a place. What it makes of the other errors
+stands in `docs/clients.md`.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gateway.simulator import Simulator
+from tests.e2e.talk import token_line
+from tests.harness import GatewayProcess, wait_until
 from tests.sdk.claude_code import ClaudeCode
-from tests.sdk.limited_gateway import SPENT, TOKEN, WHOSE, LimitedGateway
+from tests.sdk.limited_gateway import BOUND_SECONDS, SPENT, TOKEN, WHOSE, LimitedGateway
 from tests.sdk.sdk_comparison import POOLED
 
 EVENTS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")
@@ -101,3 +105,63 @@ def test_claude_code_waits_for_a_place_and_is_answered(
         ended = running.result()
     assert ended.status == 0, ended
     assert "API Error" not in ended.output
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What goes wrong, and what Claude Code then shows, after so many requests to the gateway."""
+
+    id: str
+    behaviours: tuple[str, ...]
+    shows: str
+    requests: int
+    status: int = 1
+    token: str = TOKEN
+
+
+TROUBLES = (
+    Trouble(
+        "every key is rate limited for minutes",
+        ("rate_limited:retry-after=300", "rate_limited:retry-after=120"),
+        "API Error: Request rejected (429) · all configured keys are rate-limited: 2 cooling down",
+        1,
+    ),
+    Trouble(
+        "every key was refused",
+        ("unauthorized", "unauthorized"),
+        "API Error: 502 all configured keys failed authentication: 0 cooling down, 2 retired",
+        1,
+    ),
+    Trouble(
+        "a token that nobody knows",
+        ("ok",),
+        "Failed to authenticate. API Error: 401 the gateway token is not known here, or was revoked",
+        1,
+        token="another-token-0123456789abcdefgh",
+    ),
+    Trouble("an error before the first event", ("error_event",), "API Error: Repeated 529 Overloaded errors.", 3),
+    Trouble("the same, once", ("error_event then ok:text=PONG",), "PONG", 2, status=0),
+    Trouble("a stream that breaks off, once", ("cut:after=4 then ok:text=PONG",), "PONG", 2, status=0),
+)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.id)
+def test_claude_code_shows_what_is_wrong(
+    claude_code: ClaudeCode, gateway_process: Callable[..., GatewayProcess], tmp_path: Path, trouble: Trouble
+) -> None:
+    """Given an error of the upstream's or of the gateway's own, then Claude Code says what it is, and goes on if it can."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(token_line("someone", TOKEN))
+    tokens.chmod(0o600)
+    keys = {f"sk-ant-{index}": behaviour for index, behaviour in enumerate(trouble.behaviours)}
+    with Simulator(keys=keys) as simulator:
+        gateway = gateway_process(simulator.url, keys=list(keys), client_tokens_file=str(tokens))
+        ended = claude_code.run(gateway.url, trouble.token, tmp_path)
+        assert ended.status == trouble.status, ended
+        assert ended.output.startswith(trouble.shows), ended
+
+        def answered() -> float:
+            return sum(number for (name, _), number in gateway.metrics().items() if name == "gateway_requests_total")
+
+        assert wait_until(lambda: answered() >= trouble.requests, BOUND_SECONDS)
+        assert answered() == trouble.requests

@@ -149,7 +149,7 @@ TROUBLES = (
 def test_claude_code_shows_what_is_wrong(
     claude_code: ClaudeCode, gateway_process: Callable[..., GatewayProcess], tmp_path: Path, trouble: Trouble
 ) -> None:
-    """Given an error of the upstream's or of the gateway's own, then Claude Code says what it is, and goes on if it can."""
+    """Given an error of the upstream or of the gateway, then Claude Code says what it is, and goes on if it can."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("someone", TOKEN))
     tokens.chmod(0o600)

@@ -189,7 +189,7 @@ def test_a_commit_is_not_waited_for_without_end(postgres: PostgresServer, path: 
 def test_a_writer_that_was_lost_with_its_path_holds_up_nobody(
     postgres: PostgresServer, path: SilentPath, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Given a path that falls silent within a transaction; then the server ends that, and others take the same records."""
+    """Given a path that falls silent within a transaction; then the server ends that, and others store the records."""
     monkeypatch.setattr("gateway.records.database.postgresql.STATEMENT_SECONDS", 2)
     url = postgres.new_database()
     with closing(writer_of(path.through(url))) as lost, closing(writer_of(url)) as other:

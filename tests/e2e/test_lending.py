@@ -219,6 +219,8 @@ def test_streams_end_with_a_word_when_the_drain_time_is_over(start: Start, upstr
     gateway = start(drain_seconds=1)
     with ExitStack() as stack:
         asked = [ask(stack, gateway) for _ in range(STREAMS)]
+        for client, answer in asked:
+            client.read_body(answer, lambda body: delta(0) in body)
         gateway.send_signal(signal.SIGTERM)
         for client, answer in asked:
             client.read_body(answer)

@@ -26,8 +26,8 @@ from gateway.records.forwarder import DatabaseUnavailable
 # One address; and all of them, with the finding of them.
 _ADDRESS_SECONDS = 5
 CONNECT_SECONDS = 30.0
-# What the server gives a statement, and a transaction whose next statement does not come: a client that was lost with its
-# path must not keep its locks. And what this side gives each step: a statement, a commit, a rollback.
+# What the server gives a statement, and a transaction whose next statement does not come (a client that is lost with
+# its path must not keep its locks); and what this side gives each step: a statement, a commit, a rollback.
 STATEMENT_SECONDS = 15
 STEP_SECONDS = 20.0
 

@@ -259,7 +259,8 @@ def test_worker_that_is_forked_as_sigterm_comes_ends_with_the_others(
     worker = _stopped_at_its_fork(gateway)
     try:
         gateway.send_signal(signal.SIGTERM)
-        assert wait_until(lambda: bool(_pending_signals(worker) & 1 << (signal.SIGTERM - 1)), SOON_SECONDS)
+        is_told = wait_until(lambda: bool(_pending_signals(worker) & 1 << (signal.SIGTERM - 1)), SOON_SECONDS)
+        assert is_told, (worker, gateway.worker_pids, gateway.log)
     finally:
         os.kill(worker, signal.SIGCONT)
     assert gateway.wait(20) == 0

@@ -1,9 +1,10 @@
 """What prices and limits cost a request: the worker's CPU time, beside an earlier commit's, in turns of a second.
 
-Run it with `make bench-limits REV=<commit before them>`; it prints a table for bench/RESULTS.md. Three real gateways in
-turn, each with one worker and a token file, before the same simulator: the earlier commit's; this one's without
-limits; this one's with a token and a group that have all five limits each, none of which is reached. What noise hides
-there, a count of instructions shows: those of a whole message in this commit's application alone, without sockets.
+Run it with `make bench-limits REV=<commit before them>`; it prints a table for bench/RESULTS.md. Four real gateways in
+turn, each with one worker and a token file, before the same simulator: the earlier commit's; this one's with neither
+prices nor limits (bench/without_prices.py), which has all else that came since; this one's without limits; this one's
+with a token and a group that have all five limits each, none of which is reached. What noise hides there, a count of
+instructions shows: those of a whole message in this commit's application alone, without sockets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import instructions
@@ -50,7 +52,18 @@ LIMITS = f"[limits.tokens.bench]\n{ALL_FIVE}\n[limits.groups.team]\n{ALL_FIVE}\n
 # Messages of the two runs whose difference is counted: what a start costs falls out.
 COUNTED = (50, 150)
 
-Variant = tuple[Path, bool]  # which checkout, and whether it has limits
+
+@dataclass(frozen=True)
+class Variant:
+    """A gateway that takes its turns."""
+
+    name: str
+    root: Path = ROOT
+    with_limits: bool = False
+    arguments: tuple[str, ...] = ()
+
+
+WITHOUT_PRICES = ("-c", str(ROOT / "bench" / "without_prices.py"))
 
 
 def files_in(folder: Path, with_limits: bool) -> dict[str, str]:
@@ -64,9 +77,9 @@ def files_in(folder: Path, with_limits: bool) -> dict[str, str]:
 
 def started(variant: Variant, upstream: str, folder: Path) -> GatewayProcess:
     """A gateway with a token, and with limits or none."""
-    root, with_limits = variant
-    files = files_in(folder, with_limits)
-    return GatewayProcess(upstream, ["sk-a"], root=root, threads="32", reserved_threads="8", **files)
+    files = files_in(folder, variant.with_limits)
+    settings = {"threads": "32", "reserved_threads": "8", **files}
+    return GatewayProcess(upstream, ["sk-a"], variant.arguments, root=variant.root, **settings)
 
 
 def cost_us(gateway: GatewayProcess, script: Path) -> float:
@@ -95,9 +108,9 @@ def launch(variants: Sequence[Variant], upstream: str, script: Path, number: int
                 gateway.stop()
 
 
-def ratio(rows: Sequence[Sequence[float]], place: int) -> str:
-    """How a variant compares with the first, turn by turn: the median, and its 95 % confidence interval."""
-    ratios = sorted(row[place] / row[0] for row in rows)
+def ratio(rows: Sequence[Sequence[float]], place: int, base: int) -> str:
+    """How a variant compares with another, turn by turn: the median, and its 95 % confidence interval."""
+    ratios = sorted(row[place] / row[base] for row in rows)
     spread = 0.98 * math.sqrt(len(ratios))  # in ranks, by the sign test
     middle = (len(ratios) - 1) / 2
     low, high = ratios[max(0, math.floor(middle - spread))], ratios[min(len(ratios) - 1, math.ceil(middle + spread))]
@@ -132,10 +145,18 @@ def main() -> None:
         return
     revision = sys.argv[1]
     with checkout(revision) as earlier, tempfile.TemporaryDirectory() as folder:
-        variants = [(earlier, False), (ROOT, False), (ROOT, True)]
+        variants = [
+            Variant(revision, root=earlier),
+            Variant("no prices", arguments=WITHOUT_PRICES),
+            Variant("here"),
+            Variant("with limits", with_limits=True),
+        ]
+        compared = [(place, base) for base in (1, 0) for place in (2, 3)]
+        names = [variant.name for variant in variants]
+        ratios = [f"{names[place]} / {names[base]}" for place, base in compared]
         print(f"CPU a request in µs, {CLIENTS} clients, medians of {LAUNCHES * TURNS} turns; ratios turn by turn.\n")
-        print(f"| scenario | {revision} | here | here with limits | here / {revision} | with limits / {revision} |")
-        print("|---|---|---|---|---|---|")
+        print(f"| scenario | {' | '.join([*names, *ratios])} |")
+        print(f"|---|{'---|' * len([*names, *ratios])}")
         for name, (behaviour, is_streamed) in BEHAVIOURS.items():
             script = Path(folder) / "request.lua"
             script.write_text(REQUEST % (TOKEN, "true" if is_streamed else "false"))
@@ -145,8 +166,9 @@ def main() -> None:
             finally:
                 upstream.terminate()
                 upstream.wait(10)
-            medians = " | ".join(f"{statistics.median(column):.0f}" for column in zip(*rows, strict=True))
-            print(f"| {name} | {medians} | {ratio(rows, 1)} | {ratio(rows, 2)} |", flush=True)
+            cells = [f"{statistics.median(column):.0f}" for column in zip(*rows, strict=True)]
+            cells += [ratio(rows, place, base) for place, base in compared]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
     without, with_limits = map(instructions_of_one, (False, True))
     print(f"\nInstructions a whole message: {without:,.0f}, with limits {with_limits:,.0f}.")
 

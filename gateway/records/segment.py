@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from gateway.records.interception_record import InterceptionRecord, decode_record
+from gateway.runtime.background import make_way
 
 SUFFIX = ".jsonl"
 # Far more than any worker writes to one, which goes on with another behind a few MiB.
@@ -205,4 +206,5 @@ def _parsed(data: bytes) -> Iterator[tuple[list[InterceptionRecord], int]]:
                 records.append(decode_record(line))
             except ValueError:
                 damaged += 1
+            make_way()
         yield records, damaged

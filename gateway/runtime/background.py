@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -26,6 +27,12 @@ log = logging.getLogger("gateway.background")
 
 SHORTEST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
+# What a thread computes at a stretch, and then leaves to others. A thread that has slept for long is owed time by the
+# kernel, and would have all of it at once, 10 ms and more, while streams wait.
+_TURN_SECONDS = 0.001
+_BREAK_SECONDS = 0.001
+
+_turn = threading.local()
 
 
 class GrowingPause:
@@ -47,6 +54,13 @@ class GrowingPause:
     def reset(self) -> None:
         """It worked: the next pause is short."""
         self._next_seconds = self._shortest_seconds
+
+
+def make_way() -> None:
+    """Between two pieces of work beside the requests: if this thread has computed for long, others have their turn."""
+    if time.thread_time() - getattr(_turn, "began_at", 0.0) >= _TURN_SECONDS:
+        time.sleep(_BREAK_SECONDS)
+        _turn.began_at = time.thread_time()
 
 
 class Troubles:

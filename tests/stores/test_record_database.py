@@ -108,6 +108,19 @@ def test_a_record_written_again_is_there_once(url: str, writer: DatabaseWriter) 
     assert rows_in(url)["attempts"] == 6
 
 
+def test_storing_many_records_makes_way_between_pieces(writer: DatabaseWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a batch, when it is stored, then others have their turn after each record and after each statement."""
+    made_way = 0
+
+    def count() -> None:
+        nonlocal made_way
+        made_way += 1
+
+    monkeypatch.setattr("gateway.records.database.writing.make_way", count)
+    writer.write([record_of(number) for number in range(250)])
+    assert made_way >= 250 + 250 // 100  # records, and statements of a hundred rows at most
+
+
 def test_a_batch_with_a_bad_record_loses_that_one_alone(url: str, writer: DatabaseWriter) -> None:
     """Given a record that the database refuses for good; then the others of its batch are stored, and it is told."""
     bad, worse = record_of(2, outcome=None), record_of(4, status=2**80)

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Table, delete, select
 from gateway.records.database.opening import Database, RecordRefused
 from gateway.records.database.schema import PARTS, interceptions
 from gateway.records.interception_record import InterceptionRecord
+from gateway.runtime.background import make_way
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _DAY_SECONDS = 86_400.0
 _UNFIT = (RecordRefused, ValueError, OverflowError)
 # Every SQLite takes so many values in one statement (https://www.sqlite.org/limits.html).
 _MOST_VALUES = 999
+_ROWS = 100  # at a time, where the driver takes them one by one
 
 
 class DatabaseWriter:
@@ -83,6 +85,7 @@ class DatabaseWriter:
                 for number, part in enumerate(row.pop(field)):
                     rows[table].append(part | {"interception_id": record.id, "number": number})
             rows[interceptions].append(row)
+            make_way()
         with self._database.transaction() as connection:
             for table, kept in rows.items():
                 if kept:
@@ -90,7 +93,9 @@ class DatabaseWriter:
 
 
 def _insert_by_driver(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    connection.exec_driver_sql(_insert_one(table), list(rows))
+    for start in range(0, len(rows), _ROWS):
+        connection.exec_driver_sql(_insert_one(table), list(rows[start : start + _ROWS]))
+        make_way()
 
 
 def _insert_by_many(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
@@ -99,6 +104,7 @@ def _insert_by_many(connection: Connection, table: Table, rows: Sequence[dict[st
     for start in range(0, len(rows), most):
         some = rows[start : start + most]
         connection.exec_driver_sql(_insert_many(table, len(some)), tuple(chain.from_iterable(map(values_of, some))))
+        make_way()
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.runtime.background import BackgroundThread, GrowingPause, Troubles
+from gateway.runtime.background import BackgroundThread, GrowingPause, Troubles, make_way
 from tests.harness import wait_until
 
 SOON_SECONDS = 30.0
@@ -218,3 +218,28 @@ def test_troubles_of_what_is_no_thread_are_told_likewise(caplog):
         "housekeeping works again",
     ]
     assert troubles.failed(ValueError("odd")) <= 1.0
+
+
+def test_a_thread_makes_way_each_time_it_has_computed_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given pieces of work of 0.4 ms, when it makes way between them, then it rests after every third."""
+    computed_seconds = 5.0
+    rests: list[float] = []
+    monkeypatch.setattr("time.thread_time", lambda: computed_seconds)
+    monkeypatch.setattr("time.sleep", rests.append)
+
+    def work() -> None:
+        nonlocal computed_seconds
+        make_way()
+        assert len(rests) == 1  # whatever it did before anybody counted
+        for expected in (1, 1, 2, 2, 2, 3):
+            computed_seconds += 0.0004
+            make_way()
+            assert len(rests) == expected
+        assert all(0 < rest < 0.01 for rest in rests)
+        finished.set()
+
+    finished = threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(SOON_SECONDS)
+    assert finished.is_set()

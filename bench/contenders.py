@@ -201,8 +201,11 @@ class Ours(Contender):
     name = "gateway"
     request = (*_SENT, f"x-api-key: {_TOKEN}")
 
-    def __init__(self, upstream_port: int, workers: int | None = 1, keys: tuple[bytes, ...] = (GOOD_KEY,)) -> None:
+    def __init__(
+        self, upstream_port: int, workers: int | None = 1, keys: tuple[bytes, ...] = (GOOD_KEY,), root: Path = ROOT
+    ) -> None:
         super().__init__(upstream_port)
+        self._root = root
         self._workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self._keys = keys
         self._capacity: dict[str, str | None] = {}
@@ -214,7 +217,7 @@ class Ours(Contender):
 
     def version(self) -> str:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty"], cwd=self._root, capture_output=True, text=True, check=True
         ).stdout.strip()
         count = "one worker" if self._workers == 1 else f"{self._workers} workers, the default here"
         python = f"CPython {platform.python_version()}"
@@ -232,7 +235,9 @@ class Ours(Contender):
         self._gateway = GatewayProcess(
             f"http://127.0.0.1:{self._upstream_port}",
             [key.decode() for key in self._keys],
+            root=self._root,
             workers=str(self._workers),
+            threads=None,  # the default
             **self._capacity,
             client_tokens_file=str(tokens),
             drain_seconds="1",
@@ -266,3 +271,21 @@ class OursLimited(Ours):
 
     def __init__(self, upstream_port: int) -> None:
         super().__init__(upstream_port, keys=(LIMITED_KEY, GOOD_KEY))
+
+
+class Before(Ours):
+    """This gateway at an earlier commit, whose checkout is `root`."""
+
+    name = "before"
+
+    def __init__(self, upstream_port: int, root: Path, keys: tuple[bytes, ...] = (GOOD_KEY,)) -> None:
+        super().__init__(upstream_port, keys=keys, root=root)
+
+
+class BeforeLimited(Before):
+    """That one when its first key is limited."""
+
+    name = "before-failover"
+
+    def __init__(self, upstream_port: int, root: Path) -> None:
+        super().__init__(upstream_port, root, keys=(LIMITED_KEY, GOOD_KEY))

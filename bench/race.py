@@ -1,7 +1,8 @@
 """The race: every scenario, every contender, in interleaved rounds, side by side on one machine.
 
-Run it with `make bench`; SCENARIOS and CONTENDERS (comma-separated) choose, ROUNDS says how often (5). Each figure is a
-line of JSON in .bench/results; `bench.report` makes the tables of them.
+Run it with `make bench`; SCENARIOS and CONTENDERS (comma-separated) choose, ROUNDS says how often (5). BEFORE=COMMIT
+adds the contenders `before` and `before-failover`, that commit's gateway, to every scenario that has this one's. Each
+figure is a line of JSON in .bench/results; `bench.report` makes the tables of them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,27 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.contenders import FOLDER, Contender, LiteLlm, Nginx, Ours, OursLimited, OursWide, Portkey, Upstream
+from bench.against import checkout
+from bench.contenders import (
+    FOLDER,
+    Before,
+    BeforeLimited,
+    Contender,
+    LiteLlm,
+    Nginx,
+    Ours,
+    OursLimited,
+    OursWide,
+    Portkey,
+    Upstream,
+)
 from bench.meter import wait_until_quiet
 from bench.scenarios import SCENARIOS, WARMING, Scenario
 from tests.harness import ROOT
 
 RESULTS = FOLDER / "results"
 _LONGEST_SECONDS = 600
+_EARLIER = {Before.name: Ours.name, BeforeLimited.name: OursLimited.name}  # whose scenarios they take part in
 
 
 def chosen(variable: str, known: list[str]) -> list[str]:
@@ -44,7 +59,21 @@ def contenders(upstream: Upstream, names: set[str]) -> Iterator[dict[str, Conten
             if maker.name in names:
                 built[maker.name] = maker(upstream.port)
                 stack.callback(built[maker.name].stop)
+        if names & _EARLIER.keys():
+            root = stack.enter_context(checkout(os.environ["BEFORE"]))
+            for earlier in (Before, BeforeLimited):
+                if earlier.name in names:
+                    built[earlier.name] = earlier(upstream.port, root)
+                    stack.callback(built[earlier.name].stop)
         yield built
+
+
+def entitled_to(scenario: Scenario) -> list[str]:
+    """The contenders of a scenario, in the order in which they take their turns."""
+    if "BEFORE" not in os.environ:
+        return list(scenario.contenders)
+    earlier = [name for name, ours in _EARLIER.items() if ours in scenario.contenders]
+    return [*scenario.contenders, *earlier]
 
 
 def measured(scenario: Scenario, contender: Contender) -> dict[str, Any]:
@@ -92,7 +121,7 @@ def main() -> None:
     """Measure, and write every figure down as soon as it is there."""
     names = chosen("SCENARIOS", list(SCENARIOS))
     rounds = int(os.environ.get("ROUNDS", "5"))
-    entitled = {name for scenario in names for name in SCENARIOS[scenario].contenders}
+    entitled = {name for scenario in names for name in entitled_to(SCENARIOS[scenario])}
     present = set(chosen("CONTENDERS", sorted(entitled)))
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}.jsonl"
@@ -104,7 +133,7 @@ def main() -> None:
             _write(out, {"machine": machine(), "rounds": rounds, "versions": versions})
             for name in names:
                 scenario = SCENARIOS[name]
-                running = [built[name] for name in scenario.contenders if name in present]
+                running = [built[name] for name in entitled_to(scenario) if name in present]
                 for line in interleaved(scenario, running, upstream, rounds):
                     _write(out, line)
     finally:

@@ -29,7 +29,7 @@ SHORTEST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
 # What a thread computes at a stretch, and then leaves to others. A thread that has slept for long is owed time by the
 # kernel, and would have all of it at once, 10 ms and more, while streams wait.
-_TURN_SECONDS = 0.001
+_TURN_SECONDS = 0.0005
 _BREAK_SECONDS = 0.001
 
 _turn = threading.local()

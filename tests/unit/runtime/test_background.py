@@ -221,7 +221,7 @@ def test_troubles_of_what_is_no_thread_are_told_likewise(caplog):
 
 
 def test_a_thread_makes_way_each_time_it_has_computed_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given pieces of work of 0.4 ms, when it makes way between them, then it rests after every third."""
+    """Given pieces of work of 0.2 ms, when it makes way between them, then it rests after every third."""
     computed_seconds = 5.0
     rests: list[float] = []
     monkeypatch.setattr("time.thread_time", lambda: computed_seconds)
@@ -232,7 +232,7 @@ def test_a_thread_makes_way_each_time_it_has_computed_for_a_turn(monkeypatch: py
         make_way()
         assert len(rests) == 1  # whatever it did before anybody counted
         for expected in (1, 1, 2, 2, 2, 3):
-            computed_seconds += 0.0004
+            computed_seconds += 0.0002
             make_way()
             assert len(rests) == expected
         assert all(0 < rest < 0.01 for rest in rests)

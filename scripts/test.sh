@@ -1,7 +1,7 @@
 #!/bin/sh
-# Every test but the storms at full count. Several run at once on each processor, because most of them wait: for servers,
-# and for deadlines. Each process of tests takes some 400 MB, so there are no more than eight. Whatever is given is
-# handed on to pytest.
+# Every test but the storms at full count, or with `-m long` these alone. Several run at once on each processor,
+# because most of them wait: for servers, and for deadlines. Each process of tests takes some 400 MB, so there are no
+# more than eight. Whatever is given is handed on to pytest.
 set -eu
 
 processes=$(($(nproc) * 4))

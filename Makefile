@@ -44,7 +44,7 @@ test: test-needs
 	@sh scripts/test.sh
 
 test-long: test-needs
-	@sh scripts/test.sh -m long --timeout=1800
+	@sh scripts/test.sh -m long --timeout=1800 --numprocesses 3
 
 mutation: venv-dev
 	@MUTANTS="$(MUTANTS)" SEED="$(or $(SEED),1)" .venv/bin/python -m tests.mutation

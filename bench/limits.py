@@ -29,7 +29,7 @@ from gateway.runtime.shared_counts import SharedCounts
 from gateway.web.service import Gateway
 from tests.harness import ROOT, GatewayProcess
 
-LAUNCHES = 8
+LAUNCHES = 4
 TURNS = 8
 SECONDS = 1
 TOKEN = "gwt_bench"

@@ -200,7 +200,7 @@ def test_crowd_after_a_cooldown_sends_one_probe(own_replicas: Callable[..., Repl
     When that one hangs up, the next may try, and from its answer on both gateways use the key.
     """
     replicas = own_replicas(threads=number + 40, reserved_threads=20, head_timeout_seconds=60)
-    replicas.renew_keys("rate_limited:retry-after=3 then silent*1 then ok", "ok")
+    replicas.renew_keys("rate_limited:retry-after=10 then silent*1 then ok", "ok")
     assert replicas.ask(0).status == 200
     assert replicas.all_know(A, "temporary")
     assert wait_until(lambda: replicas.all_know(A, "valid"), SOON_SECONDS)

@@ -4,7 +4,8 @@ The same world, requests and judgement as in tests/unit/keys/test_pool_storm.py,
 two steps. Here it does not: a mark is known a moment after the upstream has told it. So a refusal is judged by what the
 upstream had told before the client had it, and cooldowns are counted as longer by the longest time that a request took.
 The oracle needs one attempt for each request that is served, and none for one that is refused. Of the gateway's
-attempts those do not count that were made before a refusal of the same kind can have been known: a busy machine has more.
+attempts those do not count that were made before a refusal of the same kind can have been known: a busy machine has
+more.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Storm:
         return told
 
     def overtaken(self, answer_seconds: float) -> int:
-        """How many refusals were asked for before the first of their kind, an answer's time ago, can have been known."""
+        """How many refusals were asked for before the first of their kind, an answer's time ago, can be known."""
         first_at: dict[tuple[str, str], float] = {}
         number = 0
         for at, secret, scope, ruling in self.world.rulings:

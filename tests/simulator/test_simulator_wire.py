@@ -91,7 +91,7 @@ def test_stop_is_prompt_while_connections_are_open(script, is_tls, connect):
         connect(simulator)  # says nothing: idle, or in the middle of a handshake
         assert simulator.wait_until(lambda: simulator.open_connections == 11, TIMEOUT_SECONDS)
         started_at = time.monotonic()
-    assert time.monotonic() - started_at < 2
+    assert time.monotonic() - started_at < 30  # a connection that is waited for takes a minute, or for ever
     assert simulator.open_connections == 0
     assert threading.active_count() == before
     simulator.stop()

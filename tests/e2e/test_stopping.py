@@ -235,6 +235,11 @@ def _pending_signals(pid: int) -> int:
     return int(status.split("ShdPnd:")[1].split()[0], 16)
 
 
+def _state(pid: int) -> str:
+    """A process's, as proc(5) has it: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def _stopped_at_its_fork(gateway: GatewayProcess) -> int:
     """A new worker's process id; it is held (SIGSTOP) before it has come to anything."""
     for _ in range(30):
@@ -244,6 +249,8 @@ def _stopped_at_its_fork(gateway: GatewayProcess) -> int:
             pass  # it must be caught within a moment
         (worker,) = forked
         os.kill(worker, signal.SIGSTOP)
+        # On a busy machine it may not have run since. What came before it stops would be delivered first.
+        assert wait_until(lambda worker=worker: _state(worker) == "T", SOON_SECONDS)  # type: ignore[misc]
         if f"Booting worker with pid: {worker}" not in gateway.log:
             return worker
         os.kill(worker, signal.SIGCONT)  # too late, it had begun
@@ -259,8 +266,7 @@ def test_worker_that_is_forked_as_sigterm_comes_ends_with_the_others(
     worker = _stopped_at_its_fork(gateway)
     try:
         gateway.send_signal(signal.SIGTERM)
-        is_told = wait_until(lambda: bool(_pending_signals(worker) & 1 << (signal.SIGTERM - 1)), SOON_SECONDS)
-        assert is_told, (worker, gateway.worker_pids, gateway.log)
+        assert wait_until(lambda: bool(_pending_signals(worker) & 1 << (signal.SIGTERM - 1)), SOON_SECONDS)
     finally:
         os.kill(worker, signal.SIGCONT)
     assert gateway.wait(20) == 0

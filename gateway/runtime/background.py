@@ -28,9 +28,10 @@ log = logging.getLogger("gateway.background")
 SHORTEST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
 # What a thread computes at a stretch, and then leaves to others. A thread that has slept for long is owed time by the
-# kernel, and would have all of it at once, 10 ms and more, while streams wait.
+# kernel, and would have all of it at once, 10 ms and more, while streams wait. The break is short, for a database may
+# be locked meanwhile; whoever waits has the processor at once, and keeps it for its turn.
 _TURN_SECONDS = 0.0005
-_BREAK_SECONDS = 0.001
+_BREAK_SECONDS = 0.0001
 
 _turn = threading.local()
 

@@ -71,10 +71,10 @@ class Database:
         if self._file is not None:
             self._file.make_private()
         with self.transaction() as connection:
-            if self._refuse_newer(connection) < SCHEMA_VERSION:
+            if self._known_version(connection) < SCHEMA_VERSION:
                 if self._file is None:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-                self._refuse_newer(connection)  # another may have changed it meanwhile
+                self._known_version(connection)  # another may have changed it meanwhile
                 migrate(connection)
         self._is_prepared = True
 
@@ -85,7 +85,7 @@ class Database:
             if not self._file.path.exists():
                 raise DatabaseUnavailable(f"nothing has been recorded yet: there is no {self.place}")
         with self.transaction() as connection:
-            self._refuse_newer(connection)
+            self._known_version(connection)
             version = version_of(connection)
         if version == 0:
             raise DatabaseUnavailable(f"nothing has been recorded yet: {self.place} holds no records")
@@ -108,7 +108,7 @@ class Database:
             if not self._file.path.exists():
                 return
         with self.transaction() as connection:
-            self._refuse_newer(connection)
+            self._known_version(connection)
             if self._file is None and version_of(connection) < SCHEMA_VERSION:
                 _refuse_without_rights(connection)
 
@@ -173,7 +173,7 @@ class Database:
             log.warning("%s: from now on another is used, without what the old one held", error)
             raise
 
-    def _refuse_newer(self, connection: Connection) -> int:
+    def _known_version(self, connection: Connection) -> int:
         """The schema's version. Raises DatabaseUnavailable if this program does not know it."""
         version = version_of(connection)
         if version > SCHEMA_VERSION:

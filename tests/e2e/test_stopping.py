@@ -9,11 +9,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gateway.simulator import Simulator
+from tests.e2e.fleet import is_paused
 from tests.e2e.talk import Talk, error_of, events_of, message
 from tests.harness import Answer, GatewayProcess, wait_until
 
@@ -235,11 +237,6 @@ def _pending_signals(pid: int) -> int:
     return int(status.split("ShdPnd:")[1].split()[0], 16)
 
 
-def _state(pid: int) -> str:
-    """A process's, as proc(5) has it: T is stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def _stopped_at_its_fork(gateway: GatewayProcess) -> int:
     """A new worker's process id; it is held (SIGSTOP) before it has come to anything."""
     for _ in range(30):
@@ -250,7 +247,7 @@ def _stopped_at_its_fork(gateway: GatewayProcess) -> int:
         (worker,) = forked
         os.kill(worker, signal.SIGSTOP)
         # On a busy machine it may not have run since. What came before it stops would be delivered first.
-        assert wait_until(lambda worker=worker: _state(worker) == "T", SOON_SECONDS)  # type: ignore[misc]
+        assert wait_until(partial(is_paused, worker), SOON_SECONDS)
         if f"Booting worker with pid: {worker}" not in gateway.log:
             return worker
         os.kill(worker, signal.SIGCONT)  # too late, it had begun

@@ -117,6 +117,7 @@ class Trouble:
     requests: int
     status: int = 1
     token: str = TOKEN
+    is_streamed_at_last: bool = True  # what it asks for in its last request
 
 
 TROUBLES = (
@@ -141,7 +142,14 @@ TROUBLES = (
     ),
     Trouble("an error before the first event", ("error_event",), "API Error: Repeated 529 Overloaded errors.", 3),
     Trouble("the same, once", ("error_event then ok:text=PONG",), "PONG", 2, status=0),
-    Trouble("a stream that breaks off, once", ("cut:after=4 then ok:text=PONG",), "PONG", 2, status=0),
+    Trouble(
+        "a stream that breaks off, once",
+        ("cut:after=4 then ok:text=PONG",),
+        "PONG",
+        2,
+        status=0,
+        is_streamed_at_last=False,
+    ),
 )
 
 
@@ -165,3 +173,5 @@ def test_claude_code_shows_what_is_wrong(
 
         assert wait_until(lambda: answered() >= trouble.requests, BOUND_SECONDS)
         assert answered() == trouble.requests
+        for last in simulator.requests[-1:]:  # none came where the gateway knows nobody of that token
+            assert json.loads(last.body).get("stream", False) == trouble.is_streamed_at_last

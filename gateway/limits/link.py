@@ -228,8 +228,7 @@ class Link:
             self._disconnect()
 
     def _note(self, is_up: bool, error: BaseException | None = None) -> None:
-        was_up, self._is_up = self._is_up, is_up
-        self._is_known.set()
+        was_up = self._is_up
         if is_up and was_up is False:
             log.info("the state server %s answers again: it is told what was used meanwhile", self._server.place)
         elif not is_up and was_up is not False:
@@ -238,3 +237,5 @@ class Link:
                 "has heard of others",
                 *(self._server.place, error),
             )
+        self._is_up = is_up  # who sees this finds the line in the log
+        self._is_known.set()

@@ -358,7 +358,7 @@ def test_server_that_does_not_answer_holds_up_and_loses_nothing(
             longest = max(longest, time.monotonic() - began_at)
         assert longest < 5.0
         assert wait_until(lambda: len(told_of(caplog)) == 2, SOON_SECONDS)
-        assert not any(machine.link.is_up for machine in machines)
+        assert wait_until(lambda: not any(machine.link.is_up for machine in machines), SOON_SECONDS)
         assert wait_until(lambda: machines[0].used(who).running == 0, SOON_SECONDS)
         running = [machines[0].enter(who) for _ in range(3)]
         with pytest.raises(LimitReached):

@@ -567,7 +567,7 @@ def test_a_full_disk_is_told_and_loses_nothing(small_disk: SmallDisk, caplog: py
         assert running.meter.lost == {}
         small_disk.free()
         assert wait_until(lambda: len(ids_in(url)) == 500, SOON_SECONDS)
-        assert "the spool can be written to again" in caplog.text
+        assert wait_until(lambda: "the spool can be written to again" in caplog.text, SOON_SECONDS)
         assert running.meter.lost == {}
     finally:
         running.close()

@@ -202,22 +202,22 @@ class Keeper:
     def _went_up(self, session: Session, offered: Listing) -> None:
         self._tended = session
         if not self._is_up:
-            self._is_up = True
-            self._metrics.mcp_server_up.labels(self.server.name).set(1)
             log.info(
                 "mcp server %s is up: %d tools, protocol %s", self.server.name, len(offered.tools), session.protocol
             )
+            self._is_up = True
+            self._metrics.mcp_server_up.labels(self.server.name).set(1)
         self._offer(offered)
         self._answer(session)
 
     def _went_down(self, error: Exception) -> None:
         self._metrics.mcp_listing_failures.labels(self.server.name).inc()
         if self._is_up is not False:
-            self._is_up = False
-            self._metrics.mcp_server_up.labels(self.server.name).set(0)
             log.warning(
                 "mcp server %s is down: %s; its tools are not offered until it is back", self.server.name, _why(error)
             )
+            self._is_up = False
+            self._metrics.mcp_server_up.labels(self.server.name).set(0)
         self._offer(NOTHING)
         self._answer(None)
 

@@ -303,10 +303,10 @@ def test_a_disk_that_fails_keeps_records_in_memory_and_in_order(caplog: pytest.L
         stage.put(3)
         stage.spool.failure = None
         assert stage.has_stored(3)
+        assert wait_until(lambda: "the spool can be written to again" in caplog.text, SOON_SECONDS)
     assert stage.writer.stored == ["req_gw_1", "req_gw_2", "req_gw_3"]
     assert caplog.text.count("No space left") == 1
     assert "up to 1000 records wait in memory" in caplog.text
-    assert "the spool can be written to again" in caplog.text
 
 
 def test_records_that_cannot_be_written_down_are_counted(

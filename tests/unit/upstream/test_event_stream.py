@@ -291,7 +291,7 @@ SHAPES = [
     pytest.param(tiny(b"\r", START), id="bytes-that-are-crs"),
     pytest.param(tiny(b":\r\n\r\n", START), id="bytes-of-comments"),
 ]
-SIZE_BYTES = 250_000
+SIZE_BYTES = 125_000
 # Twice the bytes cost twice, or four times as much where it is the square.
 MOST = 3.0
 

@@ -53,6 +53,12 @@ def _sample(samples: Samples, name: str, labels: Mapping[str, str]) -> float:
     return samples.get((f"gateway_{name}", frozenset(labels.items())), 0.0)
 
 
+def total_of(samples: Samples, name: str, /, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels, over all others."""
+    wanted = set(labels.items())
+    return sum(value for (known, having), value in samples.items() if known == f"gateway_{name}" and wanted <= having)
+
+
 def samples_of(text: str) -> Samples:
     """What Prometheus reads in a page of metrics, by name and labels."""
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
@@ -229,6 +235,18 @@ class GatewayProcess:
         """One sample's value; 0 if there is none."""
         return _sample(self.metrics(), name, labels)
 
+    def total(self, name: str, /, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels, over all others."""
+        return total_of(self.metrics(), name, **labels)
+
+    def key_states(self) -> dict[str, str]:
+        """Key name to state."""
+        return {
+            dict(labels)["key"]: dict(labels)["state"]
+            for (name, labels), value in self.metrics().items()
+            if name == "gateway_key_state" and value == 1
+        }
+
     def counted(self, name: str, **labels: str) -> float:
         """One sample's value once no request runs: a client has its answer a moment before all of it is counted."""
         samples: Samples = {}
@@ -236,7 +254,7 @@ class GatewayProcess:
         def is_settled() -> bool:
             nonlocal samples
             samples = self.metrics()
-            return not any(value for (known, _), value in samples.items() if known == "gateway_requests_inflight")
+            return total_of(samples, "requests_inflight") == 0
 
         assert wait_until(is_settled, _SETTLED_SECONDS), "requests still run"
         return _sample(samples, name, labels)

@@ -164,20 +164,11 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """Key name to state, as `/metrics` has it."""
-        return {
-            dict(labels)["key"]: dict(labels)["state"]
-            for (name, labels), value in self.gateway.metrics().items()
-            if name == "gateway_key_state" and value == 1
-        }
+        return self.gateway.key_states()
 
-    def total(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels, over all others."""
-        wanted = set(labels.items())
-        return sum(
-            value
-            for (known, having), value in self.gateway.metrics().items()
-            if known == f"gateway_{name}" and wanted <= having
-        )
+    def total(self, name: str, /, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels, over all others."""
+        return self.gateway.total(name, **labels)
 
     def settle(self) -> None:
         """Wait until every request is counted: clients have their answers a moment earlier."""

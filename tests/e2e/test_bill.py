@@ -216,11 +216,11 @@ class Storm:
     def settle(self) -> None:
         """Wait until every request has ended, and whatever is written down is in the database."""
         spool = spool_folder(str(self.data_dir))
-        assert wait_until(lambda: self._total("requests_inflight") == 0, SOON_SECONDS)
-        assert wait_until(lambda: self._total("recorder_queue_length") == 0, SOON_SECONDS)
+        assert wait_until(lambda: self.gateway.total("requests_inflight") == 0, SOON_SECONDS)
+        assert wait_until(lambda: self.gateway.total("recorder_queue_length") == 0, SOON_SECONDS)
         assert wait_until(lambda: not list(waiting_records(spool)), SOON_SECONDS)
         # A segment that changes hands is in nobody's list for a moment.
-        assert wait_until(lambda: self._stored() >= self._total("recorder_written_total"), SOON_SECONDS)
+        assert wait_until(lambda: self._stored() >= self.gateway.total("recorder_written_total"), SOON_SECONDS)
 
     def _stored(self) -> int:
         """How many records the database has."""
@@ -230,7 +230,7 @@ class Storm:
 
     def untold(self) -> int:
         """How many requests were let in and have no record, as the metrics say."""
-        return int(self._total("requests_admitted_total") - self._total("recorder_written_total"))
+        return int(self.gateway.total("requests_admitted_total") - self.gateway.total("recorder_written_total"))
 
     def recorded(self) -> dict[str, str]:
         """Session by upstream request id, of all records."""
@@ -243,10 +243,6 @@ class Storm:
         done = run_command(self.data_dir, "report", "--by", by, "--format", "json")
         assert (done.returncode, done.stderr) == (0, "")
         return {row[by]: row for row in json.loads(done.stdout)["rows"]}
-
-    def _total(self, name: str) -> float:
-        samples = self.gateway.metrics().items()
-        return sum(value for (known, _), value in samples if known == f"gateway_{name}")
 
 
 @pytest.fixture

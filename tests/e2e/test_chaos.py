@@ -323,13 +323,9 @@ def _assert_only_what_is_excused_failed(asked: Sequence[Asked], periods: Sequenc
 
 def _assert_nothing_leaks(stage: Stage, before: Sequence[tuple[int, int]]) -> None:
     gateway = stage.gateway
-
-    def inflight() -> float:
-        return sum(value for (name, _), value in gateway.metrics().items() if name == "gateway_requests_inflight")
-
     most_threads = max(threads for threads, _ in before)
     most_files = max(files for _, files in before)
-    assert wait_until(lambda: inflight() == 0, SOON_SECONDS)
+    assert wait_until(lambda: gateway.total("requests_inflight") == 0, SOON_SECONDS)
     assert wait_until(lambda: stage.simulator.open_connections == 0, SOON_SECONDS)
     assert wait_until(lambda: all(files <= most_files for _, files in _use_of(gateway)), SOON_SECONDS), _use_of(gateway)
     assert all(threads <= most_threads + 2 for threads, _ in _use_of(gateway)), (before, _use_of(gateway))

@@ -97,9 +97,7 @@ class Stage:
 
     def lost(self) -> float:
         """How many records the gateway says it dropped."""
-        return sum(
-            value for (name, _), value in self.gateway.metrics().items() if name == "gateway_recorder_dropped_total"
-        )
+        return self.gateway.total("recorder_dropped_total")
 
     def assert_each_is_recorded_once(self, sessions: Sequence[str]) -> None:
         """Every one of these sessions has exactly one interception."""

@@ -78,14 +78,6 @@ class Reloadable:
         assert self.process.request("POST", "/v1/messages", message()).status == 200
         return self._simulator.keys_seen
 
-    def states(self) -> dict[str, str]:
-        """Key name to state, as `/metrics` has it."""
-        return {
-            dict(labels)["key"]: dict(labels)["state"]
-            for (name, labels), value in self.process.metrics().items()
-            if name == "gateway_key_state" and value == 1
-        }
-
 
 @pytest.fixture
 def reloadable(gateway_process: Start, simulator: Simulator, tmp_path: Path) -> Reloadable:
@@ -112,7 +104,7 @@ def test_keys_are_added_removed_reordered_and_renamed_with_their_states(
         reloadable.write_keys(*lines)
         reloadable.reload()
         assert reloadable.paid_by() == paid_by
-        assert reloadable.states() == states
+        assert reloadable.process.key_states() == states
     assert reloadable.process.worker_pids == [worker]
 
 
@@ -121,10 +113,10 @@ def test_retired_key_stays_retired_until_its_secret_changes(reloadable: Reloadab
     simulator.script(A, "unauthorized")
     assert reloadable.paid_by() == [A, B]
     reloadable.reload()
-    assert reloadable.states() == {"a": "permanent", "b": "valid"}
+    assert reloadable.process.key_states() == {"a": "permanent", "b": "valid"}
     reloadable.write_keys(f"a={C}", f"b={B}")
     reloadable.reload()
-    assert reloadable.states() == {"a": "valid", "b": "valid"}
+    assert reloadable.process.key_states() == {"a": "valid", "b": "valid"}
     assert reloadable.paid_by() == [C]
 
 

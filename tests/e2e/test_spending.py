@@ -612,12 +612,7 @@ def sdk_of(stage: Stage, name: str) -> anthropic.Anthropic:
 
 def refusals(stage: Stage, name: str) -> float:
     """How often a limit of a token's has refused."""
-    wanted = {("kind", "token"), ("name", name)}
-    return sum(
-        value
-        for (metric, labels), value in stage.fleet.gateway.metrics().items()
-        if metric == "gateway_limit_refusals_total" and wanted <= labels
-    )
+    return stage.fleet.total("limit_refusals_total", kind="token", name=name)
 
 
 def create(client: anthropic.Anthropic) -> anthropic.types.Message:

@@ -15,13 +15,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gateway.simulator import SeenRequest, Simulator
 from tests.e2e.talk import message
-from tests.harness import GatewayProcess, wait_until
+from tests.harness import GatewayProcess, total_of, wait_until
 
 CLIENTS = 64
 THREADS, RESERVED = 96, 16
@@ -194,26 +195,18 @@ def test_storm_of_limits_and_revocations_reaches_no_client(
 def _assert_counts_agree(gateway: GatewayProcess, simulator: Simulator, total: int) -> None:
     """What the gateway counted is what the upstream saw, and each change of state was counted once."""
     assert wait_until(lambda: gateway.metric("requests_inflight", route="messages") == 0, 30)
-    metrics = gateway.metrics()
-
-    def total_of(name: str, **labels: str) -> float:
-        return sum(
-            value
-            for (known, having), value in metrics.items()
-            if known == f"gateway_{name}" and set(labels.items()) <= having
-        )
-
+    counted = partial(total_of, gateway.metrics())
     seen = simulator.requests
-    assert total_of("requests_total", credential="pooled") == total
-    assert total_of("requests_inflight") == 0
-    assert total_of("key_attempts_total") == len(seen)
-    assert total_of("key_attempts_total", outcome="ok") == total
-    assert total_of("key_failovers_total") == len(seen) - total
-    assert total_of("pool_exhaustions_total") == 0
+    assert counted("requests_total", credential="pooled") == total
+    assert counted("requests_inflight") == 0
+    assert counted("key_attempts_total") == len(seen)
+    assert counted("key_attempts_total", outcome="ok") == total
+    assert counted("key_failovers_total") == len(seen) - total
+    assert counted("pool_exhaustions_total") == 0
     for position, key in enumerate(KEYS, start=1):
         name = f"key-{position}"
-        assert total_of("key_attempts_total", key=name) == sum(request.key == key for request in seen)
+        assert counted("key_attempts_total", key=name) == sum(request.key == key for request in seen)
         if key in REVOKED:
-            assert total_of("key_transitions_total", key=name, state="permanent") == 1
-            assert total_of("key_state", key=name, state="permanent") == 1
-            assert total_of("key_transitions_total", key=name, state="temporary") == 0
+            assert counted("key_transitions_total", key=name, state="permanent") == 1
+            assert counted("key_state", key=name, state="permanent") == 1
+            assert counted("key_transitions_total", key=name, state="temporary") == 0

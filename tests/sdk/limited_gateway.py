@@ -33,8 +33,7 @@ class LimitedGateway:
     @property
     def refused(self) -> float:
         """How many requests were refused for their limits so far."""
-        refusals = self.process.metrics().items()
-        return sum(value for (name, _), value in refusals if name == "gateway_limit_refusals_total")
+        return self.process.total("limit_refusals_total")
 
     def spend(self) -> None:
         """Ask until the budget is spent, which takes one expensive answer."""

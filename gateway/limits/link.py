@@ -28,7 +28,8 @@ from gateway.runtime.background import BackgroundThread, GrowingPause
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 0.02
+ASK_SECONDS = 0.02  # how long a request waits for an answer, if it can go on without
+PATIENT_ASK_SECONDS = 0.5  # the same, if it is refused without
 _CONNECTIONS = 8
 _QUEUE_SECONDS = 0.5  # how long a question waits for its turn
 _LOOK_SECONDS = 1.0  # what a look may take, for which no request waits

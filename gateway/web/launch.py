@@ -183,12 +183,14 @@ def _open_writer(settings: Settings) -> Writer:
 
 def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
-    counters, link = MachineCounters(Path(settings.data_dir)), None
+    counters, link, fails_closed = MachineCounters(Path(settings.data_dir)), None, settings.limits_fail == "closed"
     if settings.state_url is not None:
-        from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
+        # Most gateways have no Redis, and need not load its client.
+        from gateway.limits.link import ASK_SECONDS, PATIENT_ASK_SECONDS, Link
 
-        link = Link(settings.state_url, counters)
-    limiter = SharedLimiter(counters, link, fails_closed=settings.limits_fail == "closed")
+        ask_seconds = PATIENT_ASK_SECONDS if fails_closed else ASK_SECONDS
+        link = Link(settings.state_url, counters, ask_seconds=ask_seconds)
+    limiter = SharedLimiter(counters, link, fails_closed=fails_closed)
     limiter.start()
     return limiter
 

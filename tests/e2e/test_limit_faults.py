@@ -5,18 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from gateway.limits.link import ASK_SECONDS
 from gateway.limits.machine_file import FILE_NAME
 from gateway.simulator import Simulator
 from tests.e2e.clients import Client, Received, ask, message_body
 from tests.e2e.fleet import SOON_SECONDS, Fleet, KeysFile
 from tests.e2e.talk import token_line
 from tests.harness import wait_until
+from tests.stores.odd_redis import OddRedis
 from tests.stores.redis_server import RedisServer
 
 KEY = "x-api-key: gwt_carol"
@@ -145,4 +148,25 @@ def test_while_redis_is_away_limits_do_what_they_are_set_to(tmp_path: Path, limi
             server.start()
             assert soon(fleet, 200)
     finally:
+        server.stop()
+
+
+def test_closed_gateway_takes_a_slow_redis_for_one_that_answers(tmp_path: Path) -> None:
+    """Given limits that refuse without Redis, when it takes longer than an open gateway would wait, then requests are
+    answered."""
+
+    def late(command: str) -> None:
+        if command == "LIMITS":
+            time.sleep(2.5 * ASK_SECONDS)
+
+    server = RedisServer()
+    line = OddRedis(server.port)
+    try:
+        with fleet_with("concurrent = 100", tmp_path, state_url=line.url, limits_fail="closed") as fleet:
+            assert soon(fleet, 200)
+            line.answer = late
+            statuses = [asked(fleet).status for _ in range(20)]
+            assert statuses.count(200) > 10, statuses  # not all: a busy machine may make some much later
+    finally:
+        line.close()
         server.stop()

@@ -578,7 +578,7 @@ def test_limits_while_the_store_is_out_of_reach(tmp_path: Path, fail: str) -> No
         stage = machines.stage
         stage.given(f"[limits.tokens.lim]\ndollars_per_day = {5 * COST_DOLLARS}", lim=None, free=None)
         for machine in (0, 1):
-            assert stage.ask("lim", machine).status == 200
+            assert wait_until(lambda of=machine: stage.ask("lim", of).status == 200, PATIENCE_SECONDS)
         assert machines.all_hear("token/lim", "dollars_per_day", 0.4)
         machines.redis.kill()
         assert wait_until(lambda: stage.logged("limits go by what this machine has counted") >= 4, PATIENCE_SECONDS)

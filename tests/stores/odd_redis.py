@@ -13,10 +13,11 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from gateway.keys.redis.scripts import EXCHANGE, LEASE, LOOK
+from gateway.limits.link_script import EXCHANGE as LIMITS
 
 _SCRIPTS: Mapping[bytes, str] = {
     hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode(): name
-    for name, script in (("LOOK", LOOK), ("EXCHANGE", EXCHANGE), ("LEASE", LEASE))
+    for name, script in (("LOOK", LOOK), ("EXCHANGE", EXCHANGE), ("LEASE", LEASE), ("LIMITS", LIMITS))
 }
 
 # What to answer to a command of that name, or None for what the server answers; b"" closes the connection.
@@ -28,7 +29,7 @@ def as_the_server(command: str) -> None:
 
 
 class OddRedis:
-    """Scripts are commands of their own names: LOOK, EXCHANGE, LEASE. `answer` may be exchanged at any time."""
+    """Scripts are commands of their own names: LOOK, EXCHANGE, LEASE, LIMITS. `answer` may be exchanged at any time."""
 
     def __init__(self, server_port: int) -> None:
         self.answer: Answer = as_the_server

@@ -22,7 +22,7 @@ help:
 	@echo "make bench-shortcuts   what the shortcuts buy; with REV=... marks on Redis beside an earlier commit's, too"
 	@echo "make check      stray files, formatting, lint, types; what deploy/ holds; the documentation"
 	@echo "make docs       build the documentation as a site, in site/"
-	@echo "make pictures   the pictures of the status page in docs/pictures"
+	@echo "make pictures   the pictures in docs/pictures: of the status page, and of the dashboard, which takes five minutes"
 	@echo "make format     format the code"
 	@echo "make lock       renew the lock files"
 	@echo "make clean      remove what was set up"
@@ -126,8 +126,11 @@ docs: venv-dev
 	@NO_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --strict
 
 pictures: venv-dev
-	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver
+	@sh scripts/need.sh chromium:chromium chromedriver:chromium-driver prometheus:prometheus optipng:optipng
+	@sh scripts/dashboard/setup.sh
 	@PYTHONPATH=. .venv/bin/python scripts/pictures.py
+	@PYTHONPATH=. .venv/bin/python scripts/dashboard/picture.py
+	@optipng -quiet docs/pictures/dashboard.png
 
 format: venv-dev
 	@.venv/bin/ruff format .
@@ -142,7 +145,7 @@ lock: venv-dev
 
 clean:
 	rm -rf site .venv .venv-sdk .venv-mcp .venv-valkey tests/sdk/node/node_modules tests/mcp/node/node_modules \
-	    tests/sdk/claude-code/node_modules tests/deploy/tools/node_modules \
+	    tests/sdk/claude-code/node_modules tests/deploy/tools/node_modules scripts/dashboard/node_modules \
 	    .bench/gateway .bench/litellm .bench/portkey
 
 .PHONY: venv venv-dev

@@ -14,7 +14,7 @@ quietly() {
     "$@" >"$folder/output" 2>&1 || { echo "failed: $*" >&2; cat "$folder/output" >&2; exit 1; }
 }
 
-shellcheck deploy/*.sh deploy/systemd/gateway scripts/*.sh tests/*/*.sh
+shellcheck deploy/*.sh deploy/systemd/gateway scripts/*.sh scripts/*/*.sh tests/*/*.sh
 hadolint deploy/docker/Dockerfile
 sh tests/deploy/tools/setup.sh
 quietly tests/deploy/tools/node_modules/programs/helm lint --strict deploy/helm/messages-gateway

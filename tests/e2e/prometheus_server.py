@@ -82,6 +82,11 @@ class PrometheusServer:
         """What an expression gives now: series with `metric` (labels) and `value`. AssertionError for a bad one."""
         return list(self._get("query", query=expression)["result"])
 
+    def query_range(self, expression: str, start: float, end: float, step_seconds: float) -> list[dict[str, Any]]:
+        """The same from one epoch second to another: series with `metric` and `values`."""
+        times = {"start": f"{start}", "end": f"{end}", "step": f"{step_seconds}"}
+        return list(self._get("query_range", query=expression, **times)["result"])
+
     def label_values(self, label: str, metric: str) -> list[str]:
         """The values of a label on a metric, as a dashboard's variable asks for them."""
         return list(self._get(f"label/{label}/values", **{"match[]": metric}))

@@ -196,7 +196,7 @@ def _of_state(settings: Settings) -> Iterator[Trouble]:
             "address, login and rights. Until then each machine uses what it knows about the keys"
         )
         if settings.limits.are_any:
-            what = "are refused" if settings.limits_fail == "closed" else "are limited by what this machine knows"
+            what = "are refused" if settings.needs_store else "are limited by what this machine knows"
             words += f", and requests that have limits {what}"
         yield Trouble(words)
 

@@ -218,6 +218,11 @@ class Settings:
         """Whether the gateway asks for no token, and so serves this machine alone."""
         return self.tokens is None
 
+    @property
+    def needs_store(self) -> bool:
+        """Whether requests that have limits are refused while the shared store is out of reach."""
+        return self.state_url is not None and self.limits_fail == "closed" and self.limits.are_any
+
     def changed_needing_restart(self, other: Settings) -> list[str]:
         """The names of settings that differ from `other` and are fixed while the gateway runs."""
         return [

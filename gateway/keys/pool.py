@@ -222,6 +222,7 @@ class Pool:
 
         What its workspace and its organisation are held against for goes with it.
         """
+        self._standings(None)  # a command has seen nothing yet of where keys belong
         fingerprint, place = self._fingerprints[key], self.place(key)
         self._store.enable(fingerprint, Cause(BY_OPERATOR, 0, self._clock()))
         for detail in self._store.details(fingerprint):

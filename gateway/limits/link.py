@@ -41,21 +41,31 @@ _START_SECONDS = 0.5
 _CLOSING_SECONDS = 1.0
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+_REFUSED = "until it does, requests that have limits are refused"
+_BY_OWN_COUNTS = "limits go by what this machine has counted, and by what it has heard of others"
 
 
 class Link:
     """This process's way to the server; `start` begins to use it. Made after the fork.
 
-    Raises ValueError if the URL is none; a server that does not answer raises nothing here.
+    `fails_closed`: without the server, requests that have limits are refused. Raises ValueError if the URL is none; a
+    server that does not answer raises nothing here.
     """
 
     def __init__(
-        self, url: str, counters: MachineCounters, *, prefix: str = "gateway:", ask_seconds: float = ASK_SECONDS
+        self,
+        url: str,
+        counters: MachineCounters,
+        *,
+        prefix: str = "gateway:",
+        fails_closed: bool = False,
+        ask_seconds: float | None = None,
     ) -> None:
         self._counters = counters
         self._server = Server(url, prefix)
         self._exchanger = Exchanger(self._server, counters.clock, counters.wall_clock)
-        self._ask_seconds = ask_seconds
+        self._fails_closed = fails_closed
+        self._ask_seconds = ask_seconds or (PATIENT_ASK_SECONDS if fails_closed else ASK_SECONDS)
         self._ready: queue.LifoQueue[Connection] = queue.LifoQueue()  # for questions
         self._lock = threading.Lock()  # guards the three that follow
         self._open_count = 0  # connections for questions, ready or lent
@@ -234,9 +244,8 @@ class Link:
             log.info("the state server %s answers again: it is told what was used meanwhile", self._server.place)
         elif not is_up and was_up is not False:
             log.warning(
-                "the state server %s does not answer (%s): limits go by what this machine has counted, and by what it "
-                "has heard of others",
-                *(self._server.place, error),
+                "the state server %s does not answer (%s): %s",
+                *(self._server.place, error, _REFUSED if self._fails_closed else _BY_OWN_COUNTS),
             )
         self._is_up = is_up  # who sees this finds the line in the log
         self._is_known.set()

@@ -133,11 +133,17 @@ class RecordBuilder:
         if key is not None:
             self._hint = key.hint
 
+    def not_sent(self) -> None:
+        """The attempt has ended before the upstream had all of the request."""
+        if self._attempt is not None:
+            self._attempt.is_at_work = False
+
     def answered(self, status: int, request_id: str | None) -> None:
         """The attempt's answer has begun: its status and the upstream's id for it."""
         self.upstream_id = word(request_id) if request_id is not None else None
         if self._attempt is not None:
             self._attempt.status = status
+            self._attempt.is_at_work = status < 400
             self._attempt.request_id = self.upstream_id
 
     def attempt_ended(self, verdict: Verdict) -> None:
@@ -222,8 +228,8 @@ class RecordBuilder:
         return self._clock() - self._began_at
 
     def _abandon(self) -> None:
-        """Nobody waits for the answer any longer. The upstream was at work on it, hardly for nothing."""
-        if self._attempt is not None and self._body is not None:
+        """Nobody waits for the answer any longer. If the upstream was at work on it, then hardly for nothing."""
+        if self._attempt is not None and self._attempt.is_at_work and self._body is not None:
             self._answers.append((self._turn, self._attempt.key, Tally.of_lost_answer(self._model, self._body)))
         self._close_attempt(ABANDONED, 0.0)
 
@@ -285,12 +291,13 @@ def _day(days: float) -> str:
 
 
 class _OpenAttempt:
-    """An attempt under way."""
+    """An attempt under way. `is_at_work`: as far as is known, the upstream has the request and has not refused it."""
 
-    __slots__ = ("after_seconds", "key", "request_id", "status")
+    __slots__ = ("after_seconds", "is_at_work", "key", "request_id", "status")
 
     def __init__(self, key: str | None, after_seconds: float) -> None:
         self.key = key
         self.after_seconds = after_seconds
         self.status = 0
+        self.is_at_work = True
         self.request_id: str | None = None

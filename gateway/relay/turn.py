@@ -130,7 +130,7 @@ class TurnMaker:
         try:
             turn, verdict = yield from self._exchange(call, credentials, pace, key)
         except BaseException as error:
-            self._observer.attempt_failed(key, error)
+            self._observer.attempt_failed(key, error, was_sent=self._watch.has_sent)
             raise
         self._observer.attempt_ended(key, verdict, turn.tally, is_stream=turn.stream is not None)
         return turn, verdict

@@ -32,6 +32,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 # be locked meanwhile; whoever waits has the processor at once, and keeps it for its turn.
 _TURN_SECONDS = 0.0005
 _BREAK_SECONDS = 0.0001
+_random = random.SystemRandom()  # no seed, which workers would share
 
 _turn = threading.local()
 
@@ -50,7 +51,7 @@ class GrowingPause:
         """How long to wait after one more failure."""
         now_seconds = self._next_seconds
         self._next_seconds = min(2 * now_seconds, self._longest_seconds)
-        return random.uniform(now_seconds / 2, now_seconds)
+        return _random.uniform(now_seconds / 2, now_seconds)
 
     def reset(self) -> None:
         """It worked: the next pause is short."""

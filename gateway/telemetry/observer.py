@@ -69,9 +69,11 @@ class Observer:
         if key is not None:
             self._attempted(key, verdict)
 
-    def attempt_failed(self, key: Key | None, error: BaseException) -> None:
-        """An attempt has ended without a verdict."""
+    def attempt_failed(self, key: Key | None, error: BaseException, *, was_sent: bool) -> None:
+        """An attempt has ended without a verdict; `was_sent`: the upstream had the whole request by then."""
         self.trace.attempt_failed(error)
+        if not was_sent:
+            self.builder.not_sent()
         if isinstance(error, UpstreamError):
             self.builder.attempt_ended(_FAILED)
             if key is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gateway.access.credential import CredentialKind
 from gateway.protocol.outcomes import NO_FAILURES, Ending, Exhaustion, Outcome
 from gateway.protocol.safe_text import safe_text
 from gateway.records.interception_record import InterceptionRecord
@@ -24,6 +25,7 @@ from gateway.runtime.shared_ring import SharedRing
 WINDOW_SECONDS = 300
 MOST_EVENTS = 20
 NO_TOKEN = "clients without a token"
+REFUSED = "clients that were refused at once"
 
 _BIN_SECONDS = 10
 _BINS = WINDOW_SECONDS // _BIN_SECONDS
@@ -38,6 +40,8 @@ _ROUTES = ("messages", "count_tokens", "models", "model")
 _SERVER_ERROR, _OVERLOADED = Outcome.SERVER_ERROR.value, Outcome.OVERLOADED.value
 _NO_ANSWER = Outcome.TRANSPORT_ERROR.value
 _FAILURES = frozenset(ending.value for ending in Ending if ending not in (*NO_FAILURES, Ending.REJECTED))
+# An upstream's error that came with such an attempt is about the request, and the client's to mend.
+_CLIENTS = frozenset(outcome.value for outcome in (Outcome.CLIENT_ERROR, Outcome.REQUEST, Outcome.NOT_ENTITLED))
 _EXHAUSTIONS = {
     Exhaustion.RATE_LIMITED: "no key left: all cool down",
     Exhaustion.AUTH_FAILED: "no key left: all were refused",
@@ -173,7 +177,9 @@ class Recent:
         with self._lock:
             counted = self._present()
             counted.requests += 1
-            counted.failed += status >= 500
+            if status >= 500:
+                counted.failed += 1
+                self._affect(counted, REFUSED)
             self._write(counted)
 
     def ended(self, record: InterceptionRecord) -> None:
@@ -185,7 +191,7 @@ class Recent:
             counted.upstream_5xx += outcomes.count(_SERVER_ERROR)
             counted.upstream_529 += outcomes.count(_OVERLOADED)
             counted.upstream_silent += outcomes.count(_NO_ANSWER)
-            if record.status >= 500 or record.outcome in _FAILURES:
+            if _has_failed(record):
                 counted.failed += 1
                 self._affect(counted, record.token or NO_TOKEN)
             self._write(counted)
@@ -238,6 +244,16 @@ class Recent:
 
     def _read_bins(self) -> list[_Bin]:
         return [msgspec.json.decode(entry, type=_Bin) for entry in self._board.bins.read()]
+
+
+def _has_failed(record: InterceptionRecord) -> bool:
+    """Whether a request has failed through no fault of its client's."""
+    if record.status >= 500:
+        return True
+    if record.outcome != Ending.UPSTREAM_ERROR.value or record.status < 400:
+        return record.outcome in _FAILURES
+    is_byok = record.credential == CredentialKind.BYOK.value
+    return not (is_byok or (record.attempts and record.attempts[-1].outcome in _CLIENTS))
 
 
 def _event(entry: bytes) -> Event:

@@ -154,6 +154,7 @@ class SocketAdapter(BaseAdapter):
                 return (yield from self._exchange(kept, request, timeout_seconds, watch))
             except _ClosedUnanswered:
                 yield from watch.to_thread()
+        watch.has_sent = False
         try:
             fresh = yield from self._connections.dial(watch)
             return (yield from self._exchange(fresh, request, timeout_seconds, watch))
@@ -208,6 +209,7 @@ def _converse(
 ) -> Generator[Pause, None, None]:
     """Write the request and read until the answer's head is there."""
     has_arrived = False
+    watch.has_sent = False
 
     def heard(arrived: bytes) -> bool:
         nonlocal has_arrived
@@ -221,6 +223,7 @@ def _converse(
         raise
     except OSError:
         pass  # the upstream may have answered before it closed; that answer is worth more than our broken pipe
+    watch.has_sent = True
     silent_until = time.monotonic() + timeout_seconds
     while not parser.has_head:
         try:

@@ -19,12 +19,14 @@ from gateway.runtime.pause import Pause, Wanted
 class Watch:
     """Makes the Pauses of one request. `client` is the client's connection, or None where there is none to watch.
 
-    Without a `lifecycle` no drain time ends.
+    Without a `lifecycle` no drain time ends. `has_sent` says whether the whole request of the last exchange has gone
+    upstream.
     """
 
-    __slots__ = ("_lifecycle", "_pause")
+    __slots__ = ("_lifecycle", "_pause", "has_sent")
 
     def __init__(self, client: socket.socket | None, lifecycle: Lifecycle | None) -> None:
+        self.has_sent = False
         self._lifecycle = lifecycle
         self._pause = Pause(
             client.fileno() if client is not None else None, lifecycle.fileno() if lifecycle is not None else None

@@ -62,10 +62,11 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the headline is about, besides the keys. `store` names where the keys' state is kept."""
+    """What the headline is about, besides the keys. `store` names where the state of keys and limits is kept."""
 
     store: str = "the data folder"
     is_store_up: bool = True
+    needs_store: bool = False  # requests that have limits are refused without it
     records_waiting: int = 0
     is_database_up: bool = True
     is_reload_ok: bool = True
@@ -225,10 +226,11 @@ def _load(health: Health) -> Iterator[Sentence]:
 
 def _stores(health: Health) -> Iterator[Sentence]:
     if not health.is_store_up:
+        served = "Clients that have limits are refused (529), others" if health.needs_store else "Requests"
         yield _sentence(
             Tone.BAD,
             f"{health.store[0].upper()}{health.store[1:]} cannot be used: what happens to a key is not shared until it "
-            "can. Requests are served.",
+            f"can. {served} are served.",
         )
     if not health.is_database_up:
         waiting = health.records_waiting

@@ -185,11 +185,9 @@ def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
     counters, link, fails_closed = MachineCounters(Path(settings.data_dir)), None, settings.limits_fail == "closed"
     if settings.state_url is not None:
-        # Most gateways have no Redis, and need not load its client.
-        from gateway.limits.link import ASK_SECONDS, PATIENT_ASK_SECONDS, Link
+        from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
 
-        ask_seconds = PATIENT_ASK_SECONDS if fails_closed else ASK_SECONDS
-        link = Link(settings.state_url, counters, ask_seconds=ask_seconds)
+        link = Link(settings.state_url, counters, fails_closed=fails_closed)
     limiter = SharedLimiter(counters, link, fails_closed=fails_closed)
     limiter.start()
     return limiter

@@ -218,6 +218,7 @@ def status_of(gateway: Gateway, address: str = "") -> Status:
     health = Health(
         store=gateway.store_name,
         is_store_up=bool(counts.total("gateway_store_up")),
+        needs_store=settings.needs_store,
         records_waiting=records.waiting,
         is_database_up=records.is_database_up,
         is_reload_ok=bool(counts.total("gateway_config_reload_success")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -55,6 +56,11 @@ def builder_of(
     """The builder of a request by nobody in particular."""
     clock = clock or FakeClock()
     return RecordBuilder(id, route, caller or Caller(None, is_operator=False), Client(), clock, clock, known_prices())
+
+
+def descriptors() -> set[str]:
+    """The descriptors that are open now; threads that other tests have left may open and close some at any time."""
+    return set(os.listdir("/proc/self/fd"))
 
 
 class FakeAnswer:

@@ -32,6 +32,7 @@ _SHORTEST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _SHORTEST_LIFE_SECONDS = 1.0  # of a session, lest it counts as a failure if the one before was short-lived, too
 _BETWEEN_LISTINGS_SECONDS = 0.5
+_random = random.SystemRandom()
 
 
 class Keeper:
@@ -246,4 +247,4 @@ def _why(error: Exception) -> str:
 def _pause_seconds(failures: int) -> float:
     """How long to leave a server in peace; the workers do not all come back at once."""
     longest = min(_LONGEST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS * 2 ** min(failures, 10))
-    return random.uniform(longest / 2, longest)
+    return _random.uniform(longest / 2, longest)

@@ -251,6 +251,20 @@ def test_enabled_key_is_valid_whatever_was_held_against_it(keys, marks):
     assert (record.generation, record.is_permanent, record.is_unconfirmed) == (1, False, False)
 
 
+@pytest.mark.parametrize("whose", [f"organisation/{ORGANISATION}", f"workspace/{WORKSPACE}"])
+def test_enabling_one_key_ends_what_its_organisation_is_held_against_for(keys, whose):
+    """Given keys of one workspace, for which no key of it may be used, when one is enabled, then both are valid."""
+    cause = Cause("out_of_credit", 400, machine_time())
+    keys.known(
+        learn("third", ORGANISATION, WORKSPACE),
+        learn("second", ORGANISATION, WORKSPACE),
+        lambda store: store.cool(whose, machine_time() + 600, 0, cause),
+    )
+    assert [keys.listed()[name]["state"] for name in ("second", "third")] == ["cooling down"] * 2
+    assert keys.run("enable", "second", "--json") == 0
+    assert [keys.listed()[name]["state"] for name in ("second", "third")] == ["valid"] * 2
+
+
 @pytest.mark.parametrize("marks", [[cool("second", 600)], [retire("second")], []], ids=["cooling", "retired", "valid"])
 def test_disabled_key_is_out_of_use_until_it_is_enabled(keys, marks):
     """Given a key, when it is disabled, then it is out of use, over a restart too, until it is enabled."""

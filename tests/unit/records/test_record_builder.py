@@ -154,6 +154,23 @@ def test_an_attempt_that_nobody_ended_was_abandoned() -> None:
     assert record.attempts == (Attempt(0, "k0", "abandoned", 0, 0.0, 0.0, 7.0, None),)
 
 
+@pytest.mark.parametrize("status", [0, 200, 400, 529])
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_a_lost_answer_is_billed_if_the_upstream_was_at_work_on_it(was_sent: bool, status: int) -> None:
+    """Given a client that leaves before the answer, then its prompt is billed, but for one that the upstream has not
+    had, or has refused."""
+    builder = builder_of()
+    builder.asked("claude-opus-5", True, None, b"x" * 4000)
+    builder.attempt_began(Key("k0", Secret("s")))
+    if status:
+        builder.answered(status, None)
+    elif not was_sent:
+        builder.not_sent()
+    builder.failed(ClientGone())
+    is_at_work = status == 200 or (status == 0 and was_sent)
+    assert [usage.kind for usage in builder.finished(499).usage] == (["lost"] if is_at_work else [])
+
+
 ENDS = [
     (InvalidRequest("no"), "rejected", "invalid_request_error: no"),
     (RateLimited("all"), "exhausted", "rate_limit_error: all"),

@@ -55,7 +55,7 @@ def quick() -> GrowingPause:
 def test_pauses_grow_up_to_a_limit_and_are_no_two_alike(monkeypatch):
     """Given failures one after the other, then each pause is drawn up to twice the last, from its half on; and once it
     has worked they begin anew."""
-    monkeypatch.setattr("random.uniform", lambda least, most: (least, most))
+    monkeypatch.setattr("random.SystemRandom.uniform", lambda self, least, most: (least, most))
     pause = GrowingPause()
     drawn = [pause.next_seconds() for _ in range(6)]
     assert drawn == [(0.25, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 4.0), (2.5, 5.0), (2.5, 5.0)]

@@ -6,7 +6,8 @@ import os
 import select
 
 from gateway.runtime.lifecycle import Lifecycle, Phase
-from tests.unit.fakes import race
+from tests.harness import wait_until
+from tests.unit.fakes import descriptors, race
 
 
 def is_readable(lifecycle: Lifecycle, timeout_seconds: float = 0.0) -> bool:
@@ -62,7 +63,7 @@ def test_its_descriptor_is_nobody_else_s_and_blocks_nobody(lifecycle):
 def test_a_worker_that_ends_leaves_nothing():
     """Given a worker that drains, when it ends before the time is over, then descriptors and timer are gone."""
     lifecycle = Lifecycle()
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     another = Lifecycle()
     another.drain(3600)
     timer = another._timer
@@ -70,7 +71,7 @@ def test_a_worker_that_ends_leaves_nothing():
     another.close()
     timer.join(30)
     assert not timer.is_alive()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert wait_until(lambda: descriptors() <= before, 30)
     lifecycle.close()
 
 

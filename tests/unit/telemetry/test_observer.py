@@ -140,7 +140,7 @@ def test_an_attempt_without_a_verdict_is_told_once(error: Exception, outcome: st
     metrics, (key,) = Metrics(), keys_of(1)
     observer = observer_of(metrics)
     observer.attempt_began(Call("POST", "/v1/messages", [], b"{}"), key)
-    observer.attempt_failed(key, error)
+    observer.attempt_failed(key, error, was_sent=True)
     [attempt] = observer.builder.finished(502).attempts
     assert (attempt.key, attempt.outcome) == ("k0", outcome)
     counted = metrics.registry.get_sample_value(

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.protocol.outcomes import Exhaustion
 from gateway.records.interception_record import Attempt, InterceptionRecord
-from gateway.telemetry.recent import MOST_EVENTS, NO_TOKEN, WINDOW_SECONDS, Event, Recent, RecentBoard, Traffic
+from gateway.telemetry.recent import MOST_EVENTS, NO_TOKEN, REFUSED, WINDOW_SECONDS, Event, Recent, RecentBoard, Traffic
 from tests.record_samples import record_of
 from tests.unit.fakes import NOW, FakeClock
 
@@ -45,7 +45,7 @@ def test_traffic_is_of_all_workers(workers: Workers) -> None:
     workers.two.refused("messages", 529)
     traffic = workers.one.traffic()
     assert traffic == workers.two.traffic()
-    assert traffic == Traffic(WINDOW_SECONDS, 6, 4, 1, 1, 1, (("bob", 2), (NO_TOKEN, 1)))
+    assert traffic == Traffic(WINDOW_SECONDS, 6, 4, 1, 1, 1, (("bob", 2), (REFUSED, 1), (NO_TOKEN, 1)))
     assert (traffic.requests_per_minute, traffic.upstream_troubles) == (1.2, 3)
     assert round(traffic.failed_percent) == 67
 
@@ -54,7 +54,6 @@ def test_traffic_is_of_all_workers(workers: Workers) -> None:
     ("outcome", "status", "has_failed"),
     [
         ("completed", 200, False),
-        ("completed", 400, False),
         ("client_disconnected", 499, False),
         ("rejected", 413, False),
         ("completed", 500, True),
@@ -71,6 +70,30 @@ def test_what_is_the_clients_doing_has_not_failed(
 ) -> None:
     """Given a request that ended in some way, then it has failed only if that was no fault of the client's."""
     workers.one.ended(ended(outcome, status))
+    assert workers.two.traffic().failed == has_failed
+
+
+@pytest.mark.parametrize(
+    ("status", "last", "credential", "has_failed"),
+    [
+        (400, "client_error", "pooled", False),
+        (404, "client_error", "pooled", False),
+        (403, "request", "pooled", False),
+        (429, "not_entitled", "pooled", False),
+        (401, "unauthorized", "byok", False),
+        (400, "out_of_credit", "pooled", True),
+        (200, "ok", "pooled", True),
+        (200, "ok", "byok", True),
+        (529, "overloaded", "pooled", True),
+        (500, "server_error", "byok", True),
+    ],
+)
+def test_error_of_the_upstream_that_is_about_the_request_is_no_failure(
+    workers: Workers, status: int, last: str, credential: str, has_failed: bool
+) -> None:
+    """Given an error of the upstream's, then the request has failed unless it is for the client to mend."""
+    record = ended("upstream_error", status, attempts=("rate_limited", last))
+    workers.one.ended(msgspec.structs.replace(record, credential=credential))
     assert workers.two.traffic().failed == has_failed
 
 

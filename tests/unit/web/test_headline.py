@@ -180,6 +180,13 @@ def test_headline_says_of_the_keys_what_is_wrong_and_what_to_do(count, acts, sec
             id="redis-down",
         ),
         pytest.param(
+            {"store": "Redis", "is_store_up": False, "needs_store": True},
+            BAD,
+            "Redis cannot be used: what happens to a key is not shared until it can. Clients that have limits are "
+            "refused (529), others are served.",
+            id="redis-down-and-limits-closed",
+        ),
+        pytest.param(
             {"is_store_up": False},
             BAD,
             "The data folder cannot be used: what happens to a key is not shared until it can. Requests are served.",

@@ -8,6 +8,7 @@ hangs, the command ends.
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 
 from gateway import __version__
@@ -15,6 +16,7 @@ from gateway.access.credential import Key
 from gateway.cli.bounded import begun
 from gateway.cli.check_places import Trouble, troubles_of_places
 from gateway.cli.output import complain, say
+from gateway.config.capacity import descriptors_for
 from gateway.config.settings import Settings, SettingsError
 from gateway.keys.look import Finding, look_at
 from gateway.keys.places import NOWHERE, Place
@@ -87,8 +89,15 @@ def _result(faults: int, weak: int) -> str:
 
 
 def _doubts(settings: Settings) -> list[str]:
-    """Limits for nobody, and a gateway for nobody."""
+    """Limits for nobody, a gateway for nobody, and more requests than there are descriptors for."""
     doubts = settings.doubts()
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = descriptors_for(settings.max_requests)
+    if allowed != resource.RLIM_INFINITY and needed > allowed:
+        doubts.append(
+            f"GATEWAY_MAX_REQUESTS: {settings.max_requests} requests at once may need {needed} open files, and "
+            f"{allowed} are allowed here: raise the hard limit (`ulimit -Hn`), or lower the setting"
+        )
     if settings.tokens == ():
         doubts.append(
             f"GATEWAY_CLIENT_TOKENS_FILE: {settings.client_tokens_file} holds no token, so nobody can use the gateway: "

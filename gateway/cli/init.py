@@ -21,6 +21,7 @@ from gateway.cli.output import complain, say
 from gateway.cli.tokens import new_token
 from gateway.config.key_entries import keys_from
 from gateway.config.loader import CONFIG_NAME, load_settings
+from gateway.config.setting_faults import in_key
 from gateway.config.settings import SettingsError, setting_specs
 from gateway.config.values import BadValue
 from gateway.runtime.whole_file import read_now
@@ -182,6 +183,8 @@ def _keys_in(path: str) -> list[str]:
     stripped = [line.strip() for line in text.splitlines()]
     entries = {number: line for number, line in enumerate(stripped, start=1) if line and not line.startswith("#")}
     _, complaints = keys_from((f"--keys-from, line {number}", entry) for number, entry in entries.items())
+    faults = {number: in_key(entry) for number, entry in entries.items()}
+    complaints += [f"--keys-from, line {number}: {fault}" for number, fault in faults.items() if fault]
     if complaints:
         raise _Refused("\n".join(complaints))
     if not entries:
@@ -199,6 +202,8 @@ def _asked_keys() -> list[str]:
         if not entry and entries:
             return entries
         keys, complaints = keys_from(("that is not a key", each) for each in (*entries, entry))
+        if (fault := in_key(entry)) is not None:
+            complaints.append(fault)
         if not entry:
             say("  at least one key is needed")
         elif complaints:

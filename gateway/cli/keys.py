@@ -21,6 +21,7 @@ from gateway.keys.overview import KeyView, ScopeView, overview, short
 from gateway.keys.pool import BY_OPERATOR, Pool
 from gateway.keys.standing import Doubt
 from gateway.keys.store import Store
+from gateway.runtime.machine_clock import machine_time
 from gateway.web import configured
 
 _COLUMNS = ("key", "hint", "state", "until", "organisation", "workspace")
@@ -95,6 +96,11 @@ def _change(pool: Pool, arguments: argparse.Namespace) -> None:
         raise _Refused("SECONDS must be a positive number")
     else:
         status = next(status for status in pool.statuses() if status.key == key)
+        record = status.standing.whole.record
+        if record.is_permanent:
+            raise _Refused(f"{key.name} gets no requests at all until it is enabled: nothing was changed")
+        if record.cooling_until_at > machine_time() + arguments.seconds:
+            raise _Refused(f"{key.name} already cools down for longer than that: nothing was changed")
         pool.cool(status, arguments.seconds, BY_OPERATOR, 0)
 
 

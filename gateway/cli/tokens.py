@@ -10,6 +10,7 @@ import argparse
 import os
 import secrets
 import tomllib
+from dataclasses import replace
 
 from gateway.access.authentication import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
 from gateway.access.credential import Secret
@@ -108,18 +109,25 @@ def _make(path: str, name: str, is_operator: bool, group: str | None) -> int:
         known = parse_tokens(text)
         separator = "" if not text or text.endswith("\n") else "\n"
         new = f"{text}{separator}{made.line}\n"
-        try:
-            is_good = parse_tokens(new) == (*known, made)  # `#ann` would make a comment of the line
-        except TokenFileError:
-            is_good = False
-        if not is_good:
-            what = f"{name!r} cannot be used: the file has it already, or it has characters that are not allowed"
-            raise _CannotBeDone(what if group is None else f"{what}, or the group {group!r} has")
+        if any(token.name == name for token in known):
+            raise _CannotBeDone(f"the file has a token called {name} already")
+        if not _is_good(made):
+            is_group = _is_good(replace(made, group=None))
+            what = f"the group {group!r} cannot be one" if is_group else f"{name!r} cannot be a name"
+            raise _CannotBeDone(f"{what}: letters, digits, `.`, `_`, `@` and `-` were expected")
         return new
 
     edit(path, with_line, lambda text: made in parse_tokens(text), may_be_new=True)
     say(token)
     return 0
+
+
+def _is_good(made: ClientToken) -> bool:
+    """Whether a token's line says what was meant; `#ann` would make a comment of it."""
+    try:
+        return parse_tokens(made.line) == (made,)
+    except TokenFileError:
+        return False
 
 
 def _revoke(path: str, name: str) -> int:

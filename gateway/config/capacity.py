@@ -18,6 +18,11 @@ _BYTES_A_REQUEST = 128 * 1024
 _SHARE_OF_MEMORY = 0.5
 
 
+def descriptors_for(requests: int) -> int:
+    """How many descriptors a worker of so many requests at once may need."""
+    return (1 + FOR_EACH_REQUEST) * requests + IDLE_CONNECTIONS + BESIDE_REQUESTS
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """What a machine, or a container, has: descriptors of one process, and bytes of memory."""

@@ -148,11 +148,16 @@ class KeyNews:
             _tell_back(marked)
 
     def _note(self, marked: _Marked, before: Record, was: _Use, use: _Use, now: float) -> None:
-        """Say as an event what has changed."""
+        """Say as an event what has changed; and in the log what no mark that is there now tells."""
         record = marked.subject.record
         is_marked = record.marked_at > before.marked_at
         ago_seconds = max(0.0, now - record.marked_at) if is_marked else 0.0
         what = _event_words(marked, before, was, use)
+        if _is_refused_again(before, record, was, use):
+            log.info(
+                "key %s (%s) was enabled, or accepted by the upstream, and was refused again within a second",
+                *(marked.key.name, marked.key.hint),
+            )
         if what:
             self._happened(what, marked.key.name, ago_seconds)
 
@@ -183,12 +188,19 @@ def _event_words(marked: _Marked, before: Record, was: _Use, use: _Use) -> str:
     if use is _Use.DISABLED:
         return "was disabled by the operator" if was is not _Use.DISABLED else ""
     if use is _Use.RETIRED:
+        if _is_refused_again(before, record, was, use):
+            return f"was valid for a moment, was refused ({record.status}) again and is retired"
         return f"was refused ({record.status}) and is retired" if was is not _Use.RETIRED else ""
     if is_by_operator:
         return f"was put aside by the operator for {seconds:.0f} s" if seconds > 0 else "was enabled by the operator"
     if use is _Use.COOLING or (is_marked and record.generation == before.generation):  # so shortly that it is over
         return f"is cooling down for {seconds:.0f} s{marked.part}: {_reason(record).replace('_', ' ')}"
     return f"is accepted again{marked.part}" if record.generation != before.generation else f"is back{marked.part}"
+
+
+def _is_refused_again(before: Record, record: Record, was: _Use, use: _Use) -> bool:
+    """Whether a retired key became valid and was refused between two looks."""
+    return was is use is _Use.RETIRED and record.generation != before.generation
 
 
 def _tell_back(marked: _Marked) -> None:

@@ -144,6 +144,18 @@ def test_limits_for_nobody_are_warned_of(check):
     assert check.run("--strict") == 1
 
 
+def test_more_requests_than_descriptors_are_a_warning(check, monkeypatch):
+    """Given more requests at once than the hard limit of open files is enough for, then a warning says so."""
+    monkeypatch.setattr("resource.getrlimit", lambda which: (1000, 20_000))
+    monkeypatch.setenv("GATEWAY_MAX_REQUESTS", "9400")
+    assert check.run() == 0
+    assert "warning" not in check.out
+    monkeypatch.setenv("GATEWAY_MAX_REQUESTS", "9401")
+    assert check.run("--strict") == 1
+    said = "warning   GATEWAY_MAX_REQUESTS: 9401 requests at once may need 20002 open files, and 20000 are allowed here"
+    assert said in check.out
+
+
 @pytest.mark.parametrize(
     ("fail", "what"), [("open", "are limited by what this machine knows"), ("closed", "are refused")]
 )

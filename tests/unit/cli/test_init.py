@@ -111,6 +111,15 @@ def test_bad_key_is_told_by_its_line_without_the_secret(tmp_path, keys_file, cap
     assert capsys.readouterr().err == "gateway: --keys-from, line 3: b has the same secret as a\n"
 
 
+@pytest.mark.parametrize("key", ["sk-ant-oat01-abc", "${KEY}", '"sk-ant-1"'])
+def test_what_cannot_be_a_key_is_told_by_its_line(tmp_path, keys_file, capsys, key) -> None:
+    """Given what `gateway check` would refuse as a key, then nothing is written."""
+    keys_file.write_text(f"a=sk-ant-1\nb={key}\n")
+    assert main(["init", str(tmp_path / "new"), "--yes", "--keys-from", str(keys_file)]) == 1
+    assert capsys.readouterr().err.startswith("gateway: --keys-from, line 2: ")
+    assert not (tmp_path / "new").exists()
+
+
 def test_failed_writing_leaves_nothing(tmp_path, keys_file, capsys, monkeypatch) -> None:
     """Given a disk that is full after the first file, then that one is gone, too, and one line says why."""
     true_open = os.open

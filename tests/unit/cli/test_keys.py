@@ -294,17 +294,23 @@ def test_cooled_key_cools_for_that_long(keys, seconds):
 
 
 @pytest.mark.parametrize(
-    ("marks", "state"),
-    [([retire("second")], "retired"), ([disable("second")], "disabled"), ([cool("second", 600)], "cooling down")],
+    ("mark", "state", "said"),
+    [
+        (retire("second"), "retired", "second gets no requests at all until it is enabled"),
+        (disable("second"), "disabled", "second gets no requests at all until it is enabled"),
+        (cool("second", 600), "cooling down", "second already cools down for longer than that"),
+    ],
     ids=["retired", "disabled", "cooling-longer"],
 )
-def test_cooling_makes_no_key_more_usable(keys, marks, state):
-    """Given a key that is out of use, or cools down for longer, when it is cooled by hand, then that stands."""
-    keys.known(*marks)
-    until_at = keys.records()["second"].cooling_until_at
-    assert keys.run("cool", "second", "5") == 0
+def test_cooling_that_would_change_nothing_is_refused(keys, mark, state, said):
+    """Given a key that is out of use, or cools down for longer, when it is cooled by hand, then that is told, and it
+    stands."""
+    keys.known(mark)
+    before = keys.records()["second"]
+    assert keys.run("cool", "second", "5") == 1
+    assert keys.err == f"gateway: {said}: nothing was changed\n"
+    assert keys.records()["second"] == before
     assert keys.listed()["second"]["state"] == state
-    assert keys.records()["second"].cooling_until_at >= until_at
 
 
 def test_a_running_gateway_sees_the_change_at_its_next_walk(keys):

@@ -218,6 +218,7 @@ def test_name_that_cannot_be_used_is_told(tokens, name):
     before = tokens.file.read_bytes()
     assert tokens.run("make", name) == 1
     assert len(tokens.err.splitlines()) == 1
+    assert ("has a token called ann already" if name == "ann" else "cannot be a name") in tokens.err
     assert tokens.out == ""
     assert tokens.file.read_bytes() == before
 

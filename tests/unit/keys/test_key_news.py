@@ -233,6 +233,17 @@ def test_every_change_is_an_event_whoever_made_it(scene: Scene) -> None:
     ]
 
 
+def test_key_that_was_enabled_and_refused_again_is_told(scene: Scene) -> None:
+    """Given a retired key that is enabled, and refused before the next look, then the log and the events say so."""
+    scene.pool.retire(scene.pool.statuses(SCOPE)[0], "unauthorized", 401)
+    scene.told(1.0)
+    scene.others.enable(scene.pool.keys[0])
+    scene.pool.retire(scene.pool.statuses(SCOPE)[0], "unauthorized", 401)
+    assert scene.told(1.0) == ["key k0 was enabled, or accepted by the upstream, and was refused again within a second"]
+    assert scene.events[-1] == ("was valid for a moment, was refused (401) again and is retired", "k0", 1.0)
+    assert scene.told() == []
+
+
 def test_a_scope_that_was_answered_for_is_back_as_an_event(scene: Scene) -> None:
     """Given a cooldown whose end a request was quick to confirm, then it is an event of now."""
     scene.cool(scene.pool, 0, 30.0, concern=Concern.SCOPE)

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
             where = " in what could be read" if troubles else ""
             complain(
                 f"no record of {arguments.id}{where}: searched {configured.open_database(settings).place} and the "
-                f"spool in {spool}; records are kept for {settings.record_retention_days} days"
+                f"spool in {spool}; records are kept for {settings.record_retention_days} days. What was refused "
+                "for its token, for a limit or for want of room has none: see the access log"
             )
         return 1
     timelines = (tell(record) for record in sorted(found.values(), key=lambda record: record.started_at))

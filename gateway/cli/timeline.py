@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from gateway.pricing.money import dollars
 from gateway.protocol.outcomes import ABANDONED, Ending, Outcome, ToolOutcome
 from gateway.protocol.safe_text import safe_text
+from gateway.protocol.usage import LOST
 from gateway.records.interception_record import Attempt, InterceptionRecord, PassedOver, ToolCall, TurnUsage
 
 _LONGEST_LINE = 1000
@@ -84,6 +85,7 @@ _KINDS = {
     "compaction": " of the compaction",
     "fallback_message": " of the fallback",
     "advisor_message": " of the advisor",
+    LOST: "",
     "other": " of another kind",
 }
 
@@ -167,6 +169,8 @@ def _tried(attempt: Attempt) -> str:
 
 
 def _spent(usage: TurnUsage) -> str:
+    if usage.kind == LOST:
+        return f"nobody waited for the answer: what its prompt may cost, by its size{_priced(usage)}"
     counts = f"{usage.input_tokens} input, {usage.cache_read_tokens} read from cache, {_written(usage)}"
     words = f"{counts}, {usage.output_tokens} output tokens"
     if usage.certainty == "estimated":

@@ -395,5 +395,6 @@ def test_explain_says_when_there_is_nothing(command: Command, recorded: None, da
         1,
         "",
         f"gateway: no record of req_unknown: searched {data_dir}/records.db and the spool in "
-        f"{data_dir}/journal; records are kept for 90 days\n",
+        f"{data_dir}/journal; records are kept for 90 days. What was refused for its token, for a limit or for want of "
+        "room has none: see the access log\n",
     )

@@ -10,7 +10,7 @@ from gateway.cli import timeline
 from gateway.cli.timeline import tell
 from gateway.protocol import iterations
 from gateway.protocol.outcomes import ABANDONED, Ending, Outcome
-from gateway.protocol.usage import Certainty
+from gateway.protocol.usage import LOST, Certainty
 from gateway.records.interception_record import Attempt, PassedOver, ToolCall
 from tests.record_samples import PLAIN, record_of, usage_of
 
@@ -64,6 +64,10 @@ def test_a_bare_record_is_told_without_gaps() -> None:
         ({"credential": "byok", "key": None}, "paid by the client's own credential (sk-ant-...last)"),
         ({"request_id": "req_gw_1"}, "req_gw_1"),
         ({"route": "count_tokens"}, "what POST /v1/messages/count_tokens, claude-a, streamed"),
+        (
+            {"usage": (usage_of(kind="lost", price="claude-a", cost_picodollars=10**10, is_cost_estimated=True),)},
+            "nobody waited for the answer: what its prompt may cost, by its size; 0.010000 dollars, an estimate",
+        ),
         ({"usage": (usage_of(certainty="partial"),)}, "the answer broke off: at least this many"),
         (
             {"usage": (usage_of(certainty="estimated", guessed_output_tokens=700),)},
@@ -157,4 +161,4 @@ def test_every_word_that_a_record_can_hold_is_known_here() -> None:
     assert {ending.value for ending in Ending} == set(timeline._ENDINGS)
     assert {outcome.value for outcome in Outcome} | {ABANDONED} == set(timeline._OUTCOMES)
     assert {certainty.value for certainty in Certainty} == set(timeline._CERTAINTIES)
-    assert {*iterations._KINDS, iterations.OTHER_KIND} == set(timeline._KINDS)
+    assert {*iterations._KINDS, iterations.OTHER_KIND, LOST} == set(timeline._KINDS)

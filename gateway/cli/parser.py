@@ -11,6 +11,7 @@ import argparse
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import shtab
@@ -47,6 +48,7 @@ gateway completion zsh > ~/.zfunc/_gateway
 gateway completion fish > ~/.config/fish/completions/gateway.fish
 """
 _FIRST_STEPS = 3
+_OPTION = re.compile(r"--[\w-]+")
 _NAMES_OF_FILES = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
 _UNKNOWN = re.compile(r"argument (?P<what>.+?): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.+)\)")
 
@@ -81,15 +83,28 @@ class Parser(argparse.ArgumentParser):
         more = "\n`gateway COMMAND --help` shows more about a command.\n" if is_whole else ""
         return super().format_help() + "".join(["\nexamples:\n", *(f"  {line}\n" for line in shown), more])
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; but a command refuses by itself what it does not know, with its own usage."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and " " in self.prog:
+            hints = (_near(word.partition("=")[0], _OPTION.findall(self.format_usage())) for word in unknown)
+            hint = next((f"; did you mean {near}?" for near in hints if near), "")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         """End with status 2; a word that is nearly right gets the right one named."""
         unknown = _UNKNOWN.fullmatch(message)
         if unknown is not None:
             choices = re.findall(r"[\w-]+", unknown["choices"])
-            near = difflib.get_close_matches(unknown["given"], choices, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(choices)}"
+            near = _near(unknown["given"], choices)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(choices)}"
             message = f"{unknown['what']}: {unknown['given']!r} is not known; {hint}"
         super().error(message)
+
+
+def _near(given: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(given, list(known), n=1)), None)
 
 
 def _existing(path: str) -> str:

@@ -7,6 +7,7 @@ gateway notices a change within two seconds.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import secrets
 import tomllib
@@ -133,7 +134,8 @@ def _is_good(made: ClientToken) -> bool:
 def _revoke(path: str, name: str) -> int:
     def without_line(text: str) -> str:
         if not _holds(text, name):
-            raise _CannotBeDone(f"there is no token called {name}")
+            near = difflib.get_close_matches(name, [token.name for token in parse_tokens(text)], n=1)
+            raise _CannotBeDone(f"there is no token called {name}{f'; did you mean {near[0]}?' if near else ''}")
         return "".join(line for line in text.splitlines(keepends=True) if line.split(None, 1)[:1] != [name])
 
     edit(path, without_line, lambda text: not _holds(text, name))

@@ -90,6 +90,9 @@ def test_file_that_is_not_there_is_told(capsys, line) -> None:
         ("token list", "COMMAND: 'token' is not known; did you mean 'tokens'?"),
         ("keys enabel key-1", "ACTION: 'enabel' is not known; did you mean 'enable'?"),
         ("limits --format jsn", "--format: 'jsn' is not known; did you mean 'json'?"),
+        ("serve --keysfile k", "unrecognized arguments: --keysfile k; did you mean --keys-file?"),
+        ("keys list --jsn", "unrecognized arguments: --jsn; did you mean --json?"),
+        ("check --upstrem=true", "unrecognized arguments: --upstrem=true; did you mean --upstream?"),
         ("limits --format xml", "--format: 'xml' is not known; there are table, json"),
     ],
 )

@@ -229,6 +229,7 @@ def test_name_that_cannot_be_used_is_told(tokens, name):
         pytest.param(None, ["list"], "No such file", id="list-without-a-file"),
         pytest.param(None, ["revoke", "ann"], "No such file", id="revoke-without-a-file"),
         pytest.param(b"", ["revoke", "ann"], "there is no token called ann", id="revoke-unknown"),
+        pytest.param(b"ann sha256:" + b"0" * 64, ["revoke", "anne"], "anne; did you mean ann?", id="revoke-typo"),
         pytest.param(b"# ann\n", ["revoke", "ann"], "there is no token called ann", id="revoke-a-comment"),
         pytest.param(b"nonsense\n", ["list"], "line 1", id="list-of-a-bad-file"),
         pytest.param(b"nonsense\n", ["make", "ann"], "line 1", id="make-in-a-bad-file"),

@@ -130,7 +130,7 @@ class Observer:
 
     def exhausted(self, error: GatewayError, attempts: int) -> None:
         """A walk found no usable key."""
-        log.warning("%s: %s, after %d attempts", self.builder.name, error.message, attempts)
+        log.warning("%s: %s (attempts: %d)", self.builder.name, error.message, attempts)
         self._metrics.count_exhaustion(exhaustion_of(error))
         self._metrics.failover_attempts.observe(attempts)
 

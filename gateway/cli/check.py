@@ -8,7 +8,6 @@ hangs, the command ends.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 from gateway import __version__
@@ -22,6 +21,7 @@ from gateway.keys.look import Finding, look_at
 from gateway.keys.places import NOWHERE, Place
 from gateway.protocol.outcomes import Outcome
 from gateway.runtime.lifecycle import Lifecycle
+from gateway.runtime.machine_limits import most_descriptors
 from gateway.upstream import Upstream
 from gateway.web import configured
 from gateway.web.service import route_of, tool_limits_of
@@ -91,9 +91,8 @@ def _result(faults: int, weak: int) -> str:
 def _doubts(settings: Settings) -> list[str]:
     """Limits for nobody, a gateway for nobody, and more requests than there are descriptors for."""
     doubts = settings.doubts()
-    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = descriptors_for(settings.max_requests)
-    if allowed != resource.RLIM_INFINITY and needed > allowed:
+    needed, allowed = descriptors_for(settings.max_requests), most_descriptors()
+    if needed > allowed:
         doubts.append(
             f"GATEWAY_MAX_REQUESTS: {settings.max_requests} requests at once may need {needed} open files, and "
             f"{allowed} are allowed here: raise the hard limit (`ulimit -Hn`), or lower the setting"

@@ -87,8 +87,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; but a command refuses by itself what it does not know, with its own usage."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and " " in self.prog:
-            hints = (_near(word.partition("=")[0], _OPTION.findall(self.format_usage())) for word in unknown)
-            hint = next((f"; did you mean {near}?" for near in hints if near), "")
+            hints = (near(word.partition("=")[0], _OPTION.findall(self.format_usage())) for word in unknown)
+            hint = next((f"; did you mean {meant}?" for meant in hints if meant), "")
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found, unknown
 
@@ -97,13 +97,14 @@ class Parser(argparse.ArgumentParser):
         unknown = _UNKNOWN.fullmatch(message)
         if unknown is not None:
             choices = re.findall(r"[\w-]+", unknown["choices"])
-            near = _near(unknown["given"], choices)
-            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(choices)}"
+            meant = near(unknown["given"], choices)
+            hint = f"did you mean {meant!r}?" if meant else f"there are {', '.join(choices)}"
             message = f"{unknown['what']}: {unknown['given']!r} is not known; {hint}"
         super().error(message)
 
 
-def _near(given: str, known: Iterable[str]) -> str | None:
+def near(given: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
     return next(iter(difflib.get_close_matches(given, list(known), n=1)), None)
 
 

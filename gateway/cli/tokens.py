@@ -7,7 +7,6 @@ gateway notices a change within two seconds.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import secrets
 import tomllib
@@ -16,6 +15,7 @@ from dataclasses import replace
 from gateway.access.authentication import TOKEN_PREFIX, ClientToken, TokenFileError, parse_tokens
 from gateway.access.credential import Secret
 from gateway.cli.output import complain, say
+from gateway.cli.parser import near
 from gateway.config.loader import CONFIG_NAME
 from gateway.runtime.edited_file import edit
 from gateway.runtime.whole_file import read_now
@@ -134,8 +134,8 @@ def _is_good(made: ClientToken) -> bool:
 def _revoke(path: str, name: str) -> int:
     def without_line(text: str) -> str:
         if not _holds(text, name):
-            near = difflib.get_close_matches(name, [token.name for token in parse_tokens(text)], n=1)
-            raise _CannotBeDone(f"there is no token called {name}{f'; did you mean {near[0]}?' if near else ''}")
+            meant = near(name, (token.name for token in parse_tokens(text)))
+            raise _CannotBeDone(f"there is no token called {name}{f'; did you mean {meant}?' if meant else ''}")
         return "".join(line for line in text.splitlines(keepends=True) if line.split(None, 1)[:1] != [name])
 
     edit(path, without_line, lambda text: not _holds(text, name))

@@ -9,24 +9,24 @@ from __future__ import annotations
 import logging
 import resource
 
-from gateway.config.capacity import BESIDE_REQUESTS, FOR_EACH_REQUEST
+from gateway.config.capacity import BESIDE_REQUESTS, FOR_EACH_REQUEST, IDLE_CONNECTIONS, descriptors_for
 
 log = logging.getLogger(__name__)
 
 
-def raise_limit(connections: int, requests: int) -> None:
-    """Raise this process's limit as far as it may, and warn if that is too little for so many clients' connections and
-    requests at once.
+def raise_limit(requests: int) -> None:
+    """Raise this process's limit as far as it may, and warn if that is too little for so many requests at once, beside
+    idle connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + FOR_EACH_REQUEST * requests + BESIDE_REQUESTS
+    wanted = descriptors_for(requests)
     granted = wanted if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < granted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
     if granted < wanted:
         log.warning(
             "%d open files are allowed, and a worker of %d requests may need %d: it takes %d connections at most",
-            *(granted, requests, wanted, most_connections(connections, requests)),
+            *(granted, requests, wanted, most_connections(requests + IDLE_CONNECTIONS, requests)),
         )
 
 

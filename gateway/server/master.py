@@ -91,7 +91,7 @@ def on_starting(server: Any) -> None:
         _refuse(f"--worker-class: only {_WORKER_CLASS} keeps the gateway's promises")
     if server.cfg.is_ssl:
         _refuse("--certfile, --keyfile: end TLS in the proxy in front; its deadlines are not kept here")
-    descriptors.raise_limit(worker_connections(settings), settings.max_requests)
+    descriptors.raise_limit(settings.max_requests)
     _take_data_folder(settings)
     try:
         listening.refuse_taken_addresses(server.cfg.address)

@@ -148,13 +148,14 @@ class SocketAdapter(BaseAdapter):
 
         The body is left in `raw`, a WireBody. Raises as `send` does, and ClientGone and Stopping.
         """
+        watch.has_sent = False
         kept = self._connections.take()
         if kept is not None:
             try:
                 return (yield from self._exchange(kept, request, timeout_seconds, watch))
             except _ClosedUnanswered:
+                watch.has_sent = False
                 yield from watch.to_thread()
-        watch.has_sent = False
         try:
             fresh = yield from self._connections.dial(watch)
             return (yield from self._exchange(fresh, request, timeout_seconds, watch))
@@ -209,7 +210,6 @@ def _converse(
 ) -> Generator[Pause, None, None]:
     """Write the request and read until the answer's head is there."""
     has_arrived = False
-    watch.has_sent = False
 
     def heard(arrived: bytes) -> bool:
         nonlocal has_arrived

@@ -183,7 +183,8 @@ def _open_writer(settings: Settings) -> Writer:
 
 def open_limiter(settings: Settings) -> Limiter:
     """What holds this worker's requests to their limits; after the fork."""
-    counters, link, fails_closed = MachineCounters(Path(settings.data_dir)), None, settings.limits_fail == "closed"
+    counters, link = MachineCounters(Path(settings.data_dir)), None
+    fails_closed = settings.limits_fail == "closed"
     if settings.state_url is not None:
         from gateway.limits.link import Link  # most gateways have no Redis, and need not load its client
 

@@ -162,7 +162,7 @@ def begin(stack: ExitStack, gateway: GatewayProcess) -> list[Client]:
 
 def test_a_client_that_leaves_while_connecting_frees_its_slot(stuck: Stuck) -> None:
     """Given a dozen requests that connect without end, and so hold every place, when their clients hang up, each in
-    its way, then every slot is free, long before the deadline.
+    its way, then every slot is free, long before the deadline, and nothing is charged.
     """
     gateway = stuck()
     with ExitStack() as stack:
@@ -175,6 +175,7 @@ def test_a_client_that_leaves_while_connecting_frees_its_slot(stuck: Stuck) -> N
             client.close()
         assert wait_until(lambda: gateway.metric("requests_inflight", route="messages") == 0, SOON_SECONDS)
     assert gateway.counted("requests_total", route="messages", credential="pooled", status="499") == 2 * ADMITTED
+    assert gateway.total("cost_dollars_total") == 0, "the upstream has had none of them"
 
 
 @pytest.mark.parametrize(

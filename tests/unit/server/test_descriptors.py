@@ -45,7 +45,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
 def test_the_limit_is_raised(limit, caplog, soft, hard, raised):
     """Given a soft limit, then it is raised as far as the hard one allows, without a word if that is enough."""
     limit.soft, limit.hard = soft, hard
-    descriptors.raise_limit(1064, 64)
+    descriptors.raise_limit(64)
     assert (limit.soft, limit.hard) == (raised, hard)
     assert caplog.records == []
 
@@ -54,7 +54,7 @@ def test_too_low_a_limit_is_told(limit, caplog):
     """Given a hard limit that is too low, then a warning says what is missing, and what follows from it."""
     caplog.set_level(logging.WARNING)
     limit.soft, limit.hard = 512, 700
-    descriptors.raise_limit(1064, 64)
+    descriptors.raise_limit(64)
     (record,) = caplog.records
     assert record.getMessage() == (
         "700 open files are allowed, and a worker of 64 requests may need 1328: it takes 461 connections at most"

@@ -599,9 +599,29 @@ def test_client_s_hang_up_interrupts_a_silent_exchange(lifecycle):
         ours,
         TinyServer(script) as server,
         closing(upstream(server.url)) as upper,
-        pytest.raises(ClientGone),
     ):
-        upper.send(post(), POOLED, Watch(ours, lifecycle))
+        watch = Watch(ours, lifecycle)
+        with pytest.raises(ClientGone):
+            upper.send(post(), POOLED, watch)
+        assert watch.has_sent
+
+
+def test_request_that_has_not_gone_upstream_whole_is_known_as_such(lifecycle):
+    """Given a client that leaves while its request is sent, then the upstream is known not to have it."""
+    ours, theirs = socket.socketpair()
+    released = threading.Event()
+
+    def script(client: socket.socket) -> None:
+        theirs.close()
+        released.wait(60)
+
+    with ours, TinyServer(script) as server, closing(upstream(server.url)) as upper:
+        watch = Watch(ours, lifecycle)
+        watch.has_sent = True  # in an earlier exchange
+        with pytest.raises(ClientGone):
+            upper.send(post(b"x" * (16 << 20)), POOLED, watch)
+        released.set()
+    assert not watch.has_sent
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,7 @@ def test_every_fault_of_the_chaos_is_promised(kind: type[Fault]) -> None:
 @pytest.mark.parametrize(
     ("seconds", "requests", "pause_seconds"),
     [
-        pytest.param(0.0, 500, 0.2, id="short", marks=[pytest.mark.timeout(300)]),
+        pytest.param(0.0, 500, 0.4, id="short", marks=[pytest.mark.timeout(300)]),
         pytest.param(300.0, 100_000, 0.0, id="long", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
 )

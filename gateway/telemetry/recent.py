@@ -43,9 +43,9 @@ _FAILURES = frozenset(ending.value for ending in Ending if ending not in (*NO_FA
 # An upstream's error that came with such an attempt is about the request, and the client's to mend.
 _CLIENTS = frozenset(outcome.value for outcome in (Outcome.CLIENT_ERROR, Outcome.REQUEST, Outcome.NOT_ENTITLED))
 _EXHAUSTIONS = {
-    Exhaustion.RATE_LIMITED: "no key left: all cool down",
+    Exhaustion.RATE_LIMITED: "no key left: all are cooling down or retired",
     Exhaustion.AUTH_FAILED: "no key left: all were refused",
-    Exhaustion.OUT_OF_MONEY: "no key left: all are out of money",
+    Exhaustion.OUT_OF_MONEY: "no key left: all are out of money or retired",
     Exhaustion.FORBIDDEN: "every key was forbidden the request",
 }
 

@@ -23,9 +23,9 @@ from gateway.web.headline import Health, Sentence, Tone, headline
 from gateway.web.service import Gateway
 
 _NO_KEY = {
-    Exhaustion.RATE_LIMITED: "all were cooling down",
+    Exhaustion.RATE_LIMITED: "all were cooling down or retired",
     Exhaustion.AUTH_FAILED: "all were refused by the upstream",
-    Exhaustion.OUT_OF_MONEY: "all were out of money",
+    Exhaustion.OUT_OF_MONEY: "all were out of money or retired",
     Exhaustion.FORBIDDEN: "each was forbidden the request",
 }
 _NEAR_PERCENT = 75

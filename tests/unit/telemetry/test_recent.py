@@ -147,7 +147,7 @@ def test_events_of_all_parts_are_told_latest_first(workers: Workers) -> None:
     workers.clock.advance(1)
     workers.two.exhausted(Exhaustion.RATE_LIMITED)
     assert [(event.at - NOW, event.key, event.what) for event in workers.one.events()] == [
-        (1, "", "no key left: all cool down"),
+        (1, "", "no key left: all are cooling down or retired"),
         (0, "k1", "is back"),
         (0, "", "the configuration was reloaded"),
         (-5, "k0", "was refused (401) and is retired"),
@@ -162,7 +162,7 @@ def test_the_same_again_is_counted_instead_of_told_again(workers: Workers) -> No
         workers.two.exhausted(Exhaustion.RATE_LIMITED)
         workers.clock.advance(0.5)
     (event,) = workers.one.events()
-    assert event == Event(NOW + 24.5, "no key left: all cool down", "", 100, NOW)
+    assert event == Event(NOW + 24.5, "no key left: all are cooling down or retired", "", 100, NOW)
     workers.clock.advance(100)
     workers.one.exhausted(Exhaustion.RATE_LIMITED)
     assert [event.times for event in workers.one.events()] == [1, 100]

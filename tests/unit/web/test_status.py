@@ -101,7 +101,9 @@ def test_data_says_what_the_page_says(gateway, clock):
     ]
     assert data["keys"][0]["next"] == "replace or enable it: gateway keys enable k1"
     assert data["keys"][1]["remaining_seconds"] == 20
-    assert [(event["what"], event["times"]) for event in data["events"]] == [("no key left: all cool down", 1)]
+    assert [(event["what"], event["times"]) for event in data["events"]] == [
+        ("no key left: all are cooling down or retired", 1)
+    ]
     assert (data["key_store"], data["last_reload"]) == ({"kind": "the data folder", "state": "up"}, "applied")
 
 
@@ -143,7 +145,7 @@ def test_counts_are_those_of_the_metrics(gateway):
     assert [each.count for each in status.no_key] == [1, 0, 0, 0]
     assert status.no_key[0].last_at > 0
     assert (status.failover_count, status.no_key_count, status.valid_count) == (3, 1, 3)
-    assert [event.what for event in status.events] == ["no key left: all cool down"]
+    assert [event.what for event in status.events] == ["no key left: all are cooling down or retired"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def check(tmp_path: Path, monkeypatch, capsys) -> Callable[..., tuple[int, list[
     monkeypatch.setenv("GATEWAY_API_KEYS", "sk-ant-anything-0123456789")
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("GATEWAY_BIND", "127.0.0.1:0")
-    monkeypatch.setenv("GATEWAY_MCP_START_SECONDS", "2")
+    monkeypatch.setenv("GATEWAY_MCP_START_SECONDS", "10")
 
     def run(*arguments: str, **urls: str) -> tuple[int, list[str]]:
         tables = (
@@ -65,7 +65,7 @@ def test_trouble_is_told_and_counts_if_asked_for(check, arguments, expected):
     assert [line.rpartition("): ")[2] for line in told] == [
         "1 tools",
         "down: it cannot be reached",
-        "down: it has not answered in 2 s",
+        "down: it has not answered in 10 s",
     ]
     (refusal,) = [line for line in lines if "is not offered" in line]
     assert "211 characters" in refusal

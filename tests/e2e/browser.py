@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +24,17 @@ from tests.ports import free_port
 
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 60.0
+_MOST_EXCHANGES = 20
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name of an element's reference
 # No screen, no sandbox for root, and nothing that looks for servers of its maker.
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
 )
+
+
+class _StaleElementError(Exception):
+    """The page has exchanged an element since it was looked for."""
 
 
 class Browser:
@@ -85,9 +90,13 @@ class Browser:
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
 
     def roles(self, selector: str) -> list[str]:
-        """The roles that these elements have for a screen reader."""
-        elements = self._ask("POST", "/elements", {"using": "css selector", "value": selector})
-        return [self._ask("GET", f"/element/{element[_ELEMENT]}/computedrole") for element in elements]
+        """The roles that these elements have for a screen reader. If the page exchanges them meanwhile, those of the
+        new ones."""
+        for _ in range(_MOST_EXCHANGES):
+            elements = self._ask("POST", "/elements", {"using": "css selector", "value": selector})
+            with suppress(_StaleElementError):
+                return [str(self._ask("GET", f"/element/{element[_ELEMENT]}/computedrole")) for element in elements]
+        raise AssertionError(f"the page exchanges {selector!r} without a pause")
 
     def show(self, *, width: int, height: int, scheme: str = "light", is_phone: bool = False) -> None:
         """Lay the page out for such a window, and such a preference of colours."""
@@ -119,6 +128,8 @@ class Browser:
     def _ask(self, method: str, path: str, document: object = None) -> Any:
         answer = self._http.request(method, self._url + path, json=document, timeout=_ANSWER_SECONDS)
         value = answer.json()["value"]
+        if not answer.ok and value["error"] == "stale element reference":
+            raise _StaleElementError(value["message"])
         assert answer.ok, value["message"]
         return value
 

@@ -46,7 +46,8 @@ class LimitedGateway:
 
     @contextmanager
     def one_running(self) -> Iterator[None]:
-        """A request of the group that runs meanwhile; later ones are answered."""
+        """A request of the group that runs meanwhile; later ones are answered, and earlier ones have ended."""
+        assert wait_until(lambda: self.process.total("requests_inflight") == 0, BOUND_SECONDS)
         self.upstream.script(POOLED, "stall:after=2 then ok")
         connection = http.client.HTTPConnection("127.0.0.1", self.process.port, timeout=BOUND_SECONDS)
         try:

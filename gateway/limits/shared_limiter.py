@@ -88,6 +88,7 @@ class SharedLimiter:
             over = link.ask(entry)
         except BaseException:
             self._counters.undo(entry)
+            link.changed(limited)  # the store may have counted it
             raise
         if over is None:
             return entry

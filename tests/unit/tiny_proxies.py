@@ -126,13 +126,16 @@ def _exactly(client: socket.socket, number: int) -> bytes:
 
 
 def carry(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until either side hangs up."""
+    """Carry bytes both ways until either side hangs up, or is closed."""
     with selectors.DefaultSelector() as selector:
         selector.register(one, selectors.EVENT_READ, other)
         selector.register(other, selectors.EVENT_READ, one)
         while True:
             for ready, _ in selector.select(30):
-                data = ready.fileobj.recv(65536)  # type: ignore[union-attr]
+                try:
+                    data = ready.fileobj.recv(65536)  # type: ignore[union-attr]
+                except ValueError:  # of a TLS socket that is closed
+                    return
                 if not data:
                     return
                 ready.data.sendall(data)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.config.limit_rules import Limited, Limits
-from gateway.limits.counters import MachineCounters
+from gateway.limits.counters import Entry, MachineCounters
 from gateway.limits.shared_limiter import SharedLimiter
+from gateway.limits.statements import Unanswered
 from gateway.pricing.money import PICODOLLARS
-from gateway.protocol.errors import LimitReached, SpendLimitReached
+from gateway.protocol.errors import LimitReached, Overloaded, SpendLimitReached
 from tests.harness import wait_until
 from tests.unit.fakes import FakeClock, race
 
@@ -232,3 +233,34 @@ def test_wall_clock_that_jumps_does_no_harm(rig: Rig) -> None:
         rig.spend(who, picodollars=10)
         with pytest.raises(SpendLimitReached):
             rig.enter(who)
+
+
+class _NeverAnswered:
+    """A link whose questions the store takes, and does not answer in time."""
+
+    is_up = True
+
+    def __init__(self) -> None:
+        self.told_anew: list[Limited] = []
+
+    def ask(self, entry: Entry) -> tuple[int, str] | None:
+        raise Unanswered
+
+    def changed(self, limited: Sequence[Limited]) -> None:
+        self.told_anew += limited
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_the_store_may_have_counted_is_told_anew(tmp_path: Path) -> None:
+    """Given a question that the store did not answer in time, then the request is refused, and not counted here; and
+    other machines, who may hear of it, are told that it does not run."""
+    link, who = _NeverAnswered(), group(concurrent=1)
+    counters = MachineCounters(tmp_path)
+    limiter = SharedLimiter(counters, link, fails_closed=True)  # type: ignore[arg-type]
+    with pytest.raises(Overloaded):
+        limiter.enter([who], costs=True, is_own=False)
+    assert counters.used([who])[0].running == 0
+    assert link.told_anew == [who]
+    limiter.close()
